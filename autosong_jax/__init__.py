@@ -1,0 +1,13 @@
+"""Train and sample song models in JAX: full lyrics and a genre in, music out."""
+
+__version__ = "0.1.0"
+
+
+def load(workdir: str):
+    """Loads a trained song model; see `autosong_jax.sampling.song.load`.
+
+    JAX is imported here, not with the package, so that `data_prep` can share the package's schema and audio files.
+    """
+    from autosong_jax.sampling.song import load as load_song_model
+
+    return load_song_model(workdir)

@@ -1,0 +1,48 @@
+"""What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from absl import flags
+
+from autosong_jax.errors import UserError
+
+
+def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+    """Parses the flags, calls `main` and exits.
+
+    Exit status: what `main` returns (0 if None); 2 after a wrong flag or a `UserError`, with one line on stderr;
+    130 after Ctrl+C. `--help` prints the flags of the module that defines `main` and exits with 0.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    module = sys.modules[main.__module__]
+    try:
+        if any(a in ("--help", "-help", "-h") for a in argv[1:]):
+            print((module.__doc__ or "").strip(), "\n")
+            print(flags.FLAGS.module_help(module.__spec__.name if module.__spec__ else module.__name__)
+                  if module.__name__ != "__main__" else flags.FLAGS.main_module_help())
+            sys.exit(0)
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise UserError(f"unexpected argument {rest[1]!r}: every option is a flag (--name=value); see --help")
+        sys.exit(main() or 0)
+    except flags.Error as error:
+        fail(str(error).replace("FATAL Flags parsing error:", "").strip())
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """Prints `error: message` as one line on stderr and exits with status 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def progress(items: Iterable | None = None, **options):
+    """A tqdm progress bar on stderr, silent when stderr is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(items, disable=None, dynamic_ncols=True, **options)
