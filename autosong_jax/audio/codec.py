@@ -1,0 +1,58 @@
+"""What a codec is, and how one is loaded from a directory.
+
+A codec turns audio into K streams of small integers and back. Its directory holds `codec.json`, which for every codec
+has `name`, `sample_rate`, `channels`, `frame_rate`, `num_codebooks` and `codebook_size` beside settings of its own.
+"""
+
+import json
+import pathlib
+from typing import Protocol
+
+import numpy as np
+
+from autosong_jax.audio import melrvq
+from autosong_jax.errors import UserError
+
+
+class Codec(Protocol):
+    """Audio <-> codes. T frames, K codebooks, V entries in each."""
+
+    sample_rate: int  # Hz
+    channels: int
+    frame_rate: float  # frames a second
+    num_codebooks: int  # K
+    codebook_size: int  # V
+
+    def encode(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [channels, samples] -> uint16 [T, K], codes in [0, V)."""
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """integer [T, K] -> float32 [channels, samples]."""
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes `codec.json` and whatever else `load_codec` needs."""
+
+
+def load_codec(directory: str | pathlib.Path) -> Codec:
+    """Loads the codec saved in `directory`.
+
+    Raises:
+      UserError: there is no readable `codec.json`, or it names a codec that cannot be loaded here.
+    """
+    path = pathlib.Path(directory) / "codec.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a codec description ({error!r}): give a directory that a codec was saved in"
+                        ) from error
+    if name not in _LOADERS:
+        raise UserError(f"{path} names the codec {name!r}, expected one of {', '.join(_LOADERS)}")
+    return _LOADERS[name](directory)
+
+
+def _load_encodec(directory: str | pathlib.Path) -> Codec:
+    raise UserError(f"the codec in {directory} is EnCodec, whose codes cannot be turned into audio here yet: "
+                    "generate with --codes_output to keep the codes")
+
+
+_LOADERS = {"melrvq": melrvq.MelRVQ.load, "encodec": _load_encodec}

@@ -1,0 +1,115 @@
+"""Short-time spectra: audio to band magnitudes and back, with numpy alone, in bounded memory.
+
+A signal of F * hop samples has F frames; frame f is windowed around the middle of samples [f * hop, (f + 1) * hop).
+Shape letters: F frames, N bins (n_fft // 2 + 1), M bands.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.fft
+
+_BLOCK = 512  # frames transformed at once: small enough to stay in the cache
+
+
+def band_filters(sample_rate: int, n_fft: int, num_bands: int, corner: float) -> np.ndarray:
+    """Triangular filters, equally spaced on the scale log(1 + f / corner), from 0 Hz to half the sample rate.
+
+    A corner of 700 Hz is the mel scale; a lower one gives more of the bands to low frequencies. A filter is never
+    narrower than the distance between two bins, so that none is empty.
+
+    Returns:
+      float32 [M, N]; each filter's weights add up to 1.
+    """
+    bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+    edges = corner * np.expm1(np.linspace(0, np.log1p(sample_rate / 2 / corner), num_bands + 2))
+    width = sample_rate / n_fft
+    lower = np.maximum(edges[1:-1] - edges[:-2], width)[:, None]
+    upper = np.maximum(edges[2:] - edges[1:-1], width)[:, None]
+    offset = bins - edges[1:-1, None]
+    filters = np.clip(np.minimum(1 + offset / lower, 1 - offset / upper), 0, None)
+    return (filters / filters.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def hann(n_fft: int) -> np.ndarray:
+    """The periodic Hann window, float32 [n_fft], scaled so that a sine of amplitude a has a peak magnitude of a."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    return (window * 2 / window.sum()).astype(np.float32)
+
+
+def stft_blocks(audio: np.ndarray, window: np.ndarray, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (first frame, complex64 [at most _BLOCK, N]) for float32 `audio` [F * hop]; outside of it is silence."""
+    if not len(audio):
+        return
+    n_fft = len(window)
+    before = (n_fft - hop) // 2
+    padded = np.pad(audio, (before, n_fft - hop - before))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+    for first in range(0, len(frames), _BLOCK):
+        yield first, scipy.fft.rfft(frames[first:first + _BLOCK] * window, axis=1)
+
+
+def band_magnitudes(audio: np.ndarray, window: np.ndarray, hop: int, filters: np.ndarray) -> np.ndarray:
+    """float32 `audio` [F * hop] -> float32 [F, M], the magnitudes that each of `filters` [M, N] lets through."""
+    out = np.empty((len(audio) // hop, len(filters)), np.float32)
+    for first, spectra in stft_blocks(audio, window, hop):
+        out[first:first + len(spectra)] = np.abs(spectra) @ filters.T
+    return out
+
+
+def unfilter(bands: np.ndarray, filters: np.ndarray, iterations: int = 30) -> np.ndarray:
+    """Non-negative magnitudes [F, N] whose filtered values are close to `bands` [F, M], both float32.
+
+    Multiplicative updates for the least squares problem (Lee and Seung, 2001), from a smooth start.
+    """
+    spread = filters / np.maximum(filters.sum(axis=0), 1e-8)
+    magnitudes = bands @ spread
+    target = bands @ filters
+    gram = filters.T @ filters
+    for _ in range(iterations):
+        magnitudes *= target / np.maximum(magnitudes @ gram, 1e-12)
+    return magnitudes
+
+
+def griffin_lim(magnitudes: np.ndarray, window: np.ndarray, hop: int, *, iterations: int = 32, momentum: float = 0.99,
+                seed: int = 0) -> np.ndarray:
+    """A signal with the given short-time magnitudes: the fast Griffin-Lim algorithm (Perraudin et al., 2013).
+
+    The algorithm's extrapolation of spectra is done on signals, which is the same as the transform is linear; so the
+    state is two signals, and spectra exist one block at a time.
+
+    Args:
+      magnitudes: float32 [F, N].
+      window: float32 [n_fft].
+      hop: samples between frames.
+      iterations: projections made.
+      momentum: weight of the extrapolation; 0 is the plain algorithm.
+      seed: of the noise that the phases start from.
+
+    Returns:
+      float32 [F * hop].
+    """
+    n_fft, count = len(window), len(magnitudes)
+    before = (n_fft - hop) // 2
+    parts = -(-n_fft // hop)  # hops that a frame reaches over
+
+    def overlap_add(frames: np.ndarray, out: np.ndarray, first: int) -> None:
+        padded = np.zeros((len(frames), parts * hop), np.float32)
+        padded[:, :n_fft] = frames
+        padded = padded.reshape(len(frames), parts, hop)
+        for part in range(parts):
+            out[first + part:first + part + len(frames)] += padded[:, part]
+
+    weight = np.zeros((count + parts, hop), np.float32)
+    overlap_add(np.broadcast_to(window * window, (count, n_fft)), weight, 0)
+    weight = np.maximum(weight.reshape(-1)[before:before + count * hop], 1e-8)
+
+    signal = np.random.default_rng(seed).standard_normal(count * hop, dtype=np.float32)
+    previous = signal
+    for _ in range(iterations):
+        total = np.zeros((count + parts, hop), np.float32)
+        for first, spectra in stft_blocks(signal + momentum * (signal - previous), window, hop):
+            spectra *= magnitudes[first:first + len(spectra)] / np.maximum(np.abs(spectra), 1e-12)
+            overlap_add(scipy.fft.irfft(spectra, n_fft, axis=1) * window, total, first)
+        previous, signal = signal, total.reshape(-1)[before:before + count * hop] / weight
+    return signal
