@@ -1,0 +1,132 @@
+"""What may import what: JAX and PyTorch never meet, commands start light, every package used is a declared dependency.
+
+First by running: processes in which the forbidden packages cannot be imported. Then by reading the source, which also
+sees imports inside functions.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec"}
+JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
+# What data_prep takes from the JAX side: these import no JAX either.
+SHARED = ["autosong_jax." + name for name in ("audio", "cli", "data", "errors", "evaluation.notes")]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    """Every module of a package in the checkout, by its dotted name."""
+    return {module_name(path): path for path in sorted((ROOT / package).rglob("*.py"))}
+
+
+AUTOSONG_JAX = modules_of("autosong_jax")
+DATA_PREP = modules_of("data_prep")
+MODULES = AUTOSONG_JAX | DATA_PREP
+COMMANDS = [name for name, path in MODULES.items() if '__name__ == "__main__"' in path.read_text()]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of the modules that a file imports, at module level or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (members & MODULES.keys()) or {node.module}
+    return names
+
+
+def top_level(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def is_shared(module: str) -> bool:
+    return any(module == shared or module.startswith(shared + ".") for shared in SHARED)
+
+
+def run_python(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
+
+
+def test_hiding_a_package_hides_it(environment_without):
+    process = run_python("-c", "import torch.nn", env=environment_without("torch"))
+    assert process.returncode == 1
+    assert "ModuleNotFoundError: No module named 'torch' (hidden by a test)" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("modules", "hidden"),
+    [
+        pytest.param(list(AUTOSONG_JAX), TORCH_SIDE, id="autosong_jax without torch and tensorflow"),
+        pytest.param(list(DATA_PREP), JAX_SIDE, id="data_prep without jax"),
+    ],
+)
+def test_every_module_imports(modules, hidden, environment_without):
+    process = run_python("-c", "\n".join(f"import {name}" for name in modules), env=environment_without(*hidden))
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_heavy_package(command, environment_without):
+    """`--help` answers without JAX and PyTorch: a wrong flag must not cost the seconds that their imports take."""
+    process = run_python("-m", command, "--help", env=environment_without(*TORCH_SIDE, *JAX_SIDE))
+    assert process.returncode == 0, process.stderr
+    assert "--" in process.stdout, "no flags are listed"
+
+
+def test_documented_commands_exist():
+    documented = set(re.findall(r"python -m ([a-z_.]+)", (ROOT / "README.md").read_text()))
+    assert documented, "README.md names no command"
+    assert documented <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", AUTOSONG_JAX)
+def test_autosong_jax_names_no_torch(name):
+    names = imports_of(AUTOSONG_JAX[name])
+    assert not top_level(names) & (TORCH_SIDE | {"data_prep"})
+    if is_shared(name):
+        assert not top_level(names) & JAX_SIDE, "data_prep uses this module, so it imports no jax"
+
+
+@pytest.mark.parametrize("name", DATA_PREP)
+def test_data_prep_names_no_jax(name):
+    names = imports_of(DATA_PREP[name])
+    assert not top_level(names) & JAX_SIDE
+    assert not {used for used in names & AUTOSONG_JAX.keys() if not is_shared(used)}
+
+
+def requirement_names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+@pytest.mark.parametrize(
+    ("modules", "extras"),
+    [pytest.param(AUTOSONG_JAX, [], id="autosong_jax"), pytest.param(DATA_PREP, ["prep", "encodec"], id="data_prep")],
+)
+def test_every_import_is_a_declared_dependency(modules, extras):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = requirement_names(project["dependencies"]).union(
+        *(requirement_names(project["optional-dependencies"][extra]) for extra in extras)
+    )
+    used = top_level(set().union(*map(imports_of, modules.values()))) - set(sys.stdlib_module_names)
+    used -= {"autosong_jax", "data_prep"}
+    distributions = packages_distributions()
+    # A package that is not installed here (encodec) is taken to be called as it is imported.
+    undeclared = {
+        name for name in used if not {d.lower().replace("_", "-") for d in distributions.get(name, [name])} & declared
+    }
+    assert not undeclared
