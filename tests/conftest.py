@@ -1,4 +1,4 @@
-"""What all tests share: JAX on eight virtual CPU devices, a cache of compiled programs, processes that lack packages."""
+"""What all tests share: JAX on eight virtual CPU devices, a cache of compiled programs, processes lacking packages."""
 
 import importlib.util
 import os
