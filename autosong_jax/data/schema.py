@@ -45,8 +45,8 @@ def source_features(kind: str) -> dict[str, dict[str, str]]:
 def song_features(num_codebooks: int, text: TextEncoderInfo) -> tfds.features.FeaturesDict:
     """The features of one record.
 
-    `id`, `group` (the songs that must stay in one split), `codes` uint16 [T, K], `frame_rate` (frames a second),
-    `lyrics`, `genre`, `description` (as given, empty where missing), `text_encoder`, `text_encoder_revision`, and what the
+    `id`; `group` (songs of one group are in one split); `codes` uint16 [T, K]; `frame_rate` (frames a second); `lyrics`,
+    `genre`, `description` (as given, empty where missing); `text_encoder`, `text_encoder_revision`; and what the
     encoder made: `text_ids`, `section_ids`, `line_ids`, `genre_ids`, `description_ids` int32 [L], or `text_states`,
     `genre_states`, `description_states` bfloat16 [L, D].
     """

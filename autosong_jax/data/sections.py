@@ -1,6 +1,7 @@
 """Section tags of lyrics: a line such as `[Chorus 2]` names the section of the lines below it.
 
-Tags as people write them (numbers, singers' names, other languages) become one of a few kinds, whose ids a model embeds.
+Tags as people write them (numbers, singers' names, other languages) become one of a few kinds, and a model embeds the
+id of the kind.
 """
 
 import re
@@ -43,15 +44,16 @@ def tag_in(line: str) -> str | None:
 def section_id(tag: str) -> int:
     """The id of a tag's kind: its place in `KINDS`.
 
-    Case, accents, numbers (`Verse 2`, `Verse II`, `Chorus x2`) and what follows a colon or parenthesis (`Verse: Ana`) do
-    not count. A name that is not known as a whole goes by its last word: `Guitar Solo` is a solo. Any other tag is
-    "other", with one warning that names it.
+    Case, accents, numbers (`Verse 2`, `Verse II`, `Chorus x2`) and what follows a colon or parenthesis (`Verse: Ana`)
+    do not count. A name that is not known as a whole goes by its last word: `Guitar Solo` is a solo. Any other tag is
+    "other", with a warning that names it.
     """
     words = _words(tag)
     for name in ("".join(words), words[-1] if words else ""):
         if name in _IDS:
             return _IDS[name]
-    warnings.warn(f"section tag [{tag}] is not known and counts as 'other'; known tags: {', '.join(KINDS[1:])}")
+    warnings.warn(f"section tag [{tag}] is not known and counts as 'other'; known tags: {', '.join(KINDS[1:])}",
+                  stacklevel=2)
     return KINDS.index("other")
 
 

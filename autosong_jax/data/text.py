@@ -1,15 +1,16 @@
 """Text encoders: lyrics, genres and descriptions as ids, which a model embeds.
 
-`bytes` takes any text as its UTF-8 bytes. `pinyin` spells Han characters as syllables with a tone number, so that a model
-hears that 行 is xing2 here and hang2 there; all other text is as with `bytes`. Both have the same ids:
+`bytes` takes any text as its UTF-8 bytes. `pinyin` spells Han characters as syllables with a tone number, so that a
+model reads how 行 sounds, xing2 here and hang2 there; all other text is as with `bytes`. Both have the same ids:
 
   0 padding · 1 section tag · 2 start of a syllable · 3 + b the byte b
 
-A syllable is spelled in ASCII behind id 2, so the vocabulary depends on no dictionary. The frozen encoders (BERT, T5) give
-states instead of ids; what runs them is elsewhere, here is only how a dataset or a workdir says which one it was.
+A syllable is spelled in ASCII behind id 2, so the vocabulary depends on no dictionary. The frozen encoders (BERT, T5)
+give states instead of ids; what runs them is elsewhere, here is only how a dataset or a workdir says which one it was.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -105,8 +106,8 @@ class TextEncoder:
     def encode_lyrics(self, lyrics: str) -> EncodedText:
         """Lyrics as ids with the section and the line of each.
 
-        A section tag becomes the one id `SECTION` and is the section from there on. Every other line ends with the id of
-        the byte 10; a blank line, however tall, is that id alone. Lines are numbered without tags and blank lines.
+        A section tag becomes the one id `SECTION` and is the section from there on. Every other line ends with the id
+        of the byte 10; blank lines, however many, are that id alone. Lines are numbered without tags and blank lines.
         """
         ids, section_ids, line_ids = [], [], []
         section = line = 0
@@ -135,17 +136,17 @@ def rebuild_text_encoder(info: TextEncoderInfo) -> TextEncoder:
     """The id encoder that `info` describes. Raises UserError where this version's encoder of that name differs."""
     encoder = get_text_encoder(info.name)
     if encoder.info != info:
-        raise UserError(f"the texts went through the encoder {info.name!r} of revision {info.revision}, but this version "
-                        f"of autosong_jax has revision {encoder.revision}: use the version that exported the songs, or "
-                        "export and train again")
+        raise UserError(f"the texts went through the encoder {info.name!r} of revision {info.revision}, but this "
+                        f"version of autosong_jax has revision {encoder.revision}: use the version that exported the "
+                        "songs, or export and train again")
     return encoder
 
 
 def _lines(text: str) -> list[str]:
     """The lines of a text in NFC, stripped, with no blank line at either end and no two in a row."""
     lines = [line.strip() for line in unicodedata.normalize("NFC", text).removeprefix("\ufeff").splitlines()]
-    lines = [line for line, before in zip(lines, ["", *lines]) if line or before]
-    return lines if not lines or lines[-1] else lines[:-1]
+    lines = [line for before, line in itertools.pairwise(["", *lines]) if line or before]
+    return lines[:-1] if lines and not lines[-1] else lines
 
 
 def _spell_bytes(text: str) -> list[int]:

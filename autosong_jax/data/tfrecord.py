@@ -1,8 +1,7 @@
 """TFRecord files: write one, find where its records start, read any record.
 
-A record is its length (uint64), a checksum of those 8 bytes, its payload and a checksum of the payload, all little-endian;
-the checksum is CRC-32C, rotated and shifted as TensorFlow does ("masked"), since a checksum of data that holds checksums
-is weak.
+A record is its length (uint64), a checksum of those 8 bytes, its payload and a checksum of the payload, all
+little-endian. The checksum is TensorFlow's "masked" CRC-32C, rotated and shifted.
 """
 
 import contextlib
@@ -28,7 +27,8 @@ def write_records(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
     """
     count = 0
     with _replacing(pathlib.Path(path)) as file:
-        for count, payload in enumerate(records, start=1):
+        for payload in records:
+            count += 1
             length = len(payload).to_bytes(8, "little")
             file.write(length + _CHECKSUM.pack(_masked_crc(length)) + payload + _CHECKSUM.pack(_masked_crc(payload)))
     return count
@@ -37,8 +37,9 @@ def write_records(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
 def record_offsets(path: str | pathlib.Path, cache: bool = True) -> np.ndarray:
     """Where the records of a file are: int64 [records, 2], the offset of a payload and its length, both in bytes.
 
-    Reads the headers only, one after another, and checks their checksums. The answer is kept in a hidden file beside it,
-    for as long as size and modification time stay the same; where that cannot be written, it is found again next time.
+    Reads the headers only, one after another, and checks their checksums. The answer is kept in a hidden file beside
+    the records and holds while their size and modification time stay the same; where that file cannot be written, the
+    next call scans again.
 
     Raises:
       UserError: the file is missing, or a record is cut short or has a broken header; names file and offset.
@@ -63,7 +64,8 @@ def read_record(path: str | pathlib.Path, offset: int, length: int) -> bytes:
     """The payload of `length` bytes at `offset`, as `record_offsets` gave them.
 
     Raises:
-      UserError: the file cannot be read, or the payload is cut short or differs from its checksum; names file and offset.
+      UserError: the file cannot be read, or the payload is cut short or differs from its checksum; names file and
+        offset.
     """
     try:
         with open(path, "rb") as file:
@@ -131,5 +133,5 @@ def _masked_crc(data: bytes) -> int:
 
 
 def _damaged(path: str | pathlib.Path, offset: int, what: str) -> UserError:
-    return UserError(f"{path}: the record at byte {offset} {what}: the file is damaged; copy the dataset again from where "
-                     "it came from, or delete this file and export again")
+    return UserError(f"{path}: the record at byte {offset} {what}: copy this file again from where the dataset came "
+                     "from, or delete it and export again")

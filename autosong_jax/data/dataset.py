@@ -1,0 +1,213 @@
+"""An exported dataset at training time: whole songs by number, and batches of windows by step.
+
+Batch `step` is a function of (seed, step) alone: which songs it holds and where their windows start are drawn from the
+place of each example in one endless stream. So a run resumes at any step with nothing saved, and any number of hosts
+reads the same batches, each its own rows.
+
+Letters: B batch, T frames of a window, K codebooks, V codebook size, L length of a text, D width of a frozen encoder.
+"""
+
+import bisect
+import itertools
+import json
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autosong_jax.data import schema, tfrecord
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.errors import UserError
+
+if TYPE_CHECKING:  # at run time inside functions: grain imports jax, and whoever only reads songs needs neither
+    import grain
+
+Batch = dict[str, Any]
+
+
+class SongDataset:
+    """The songs of one split, in the order of the shards; `dataset[i]` reads one from the disk. Threads may share it.
+
+    Attributes:
+      path, split: what was opened.
+      codec: what `codec/codec.json` holds.
+      num_codebooks, codebook_size: K and V.
+      frame_rate: frames a second.
+      features: of one record, see `schema.song_features`.
+      text: the encoder that the texts went through, of kind `ids` or `states`.
+    """
+
+    def __init__(self, path: str | pathlib.Path, split: str):
+        """Reads the descriptions and finds where each song is.
+
+        Raises:
+          UserError: no dataset is there, it is damaged, its parts contradict each other, its format is another one, or
+            the split is missing or empty.
+        """
+        self.path, self.split = pathlib.Path(path), split
+        self.features, shard_lengths = schema.read_dataset_info(self.path)
+        if not sum(shard_lengths.get(split, ())):
+            others = ", ".join(f"{name} ({sum(lengths)} songs)" for name, lengths in shard_lengths.items())
+            raise UserError(f"{self.path} has no songs in the split {split!r}, but these splits: {others or 'none'}")
+        self.text = TextEncoderInfo.load(self.path)
+        self.codec = _read_codec(self.path / "codec" / "codec.json")
+        self.num_codebooks, self.codebook_size = self.codec["num_codebooks"], self.codec["codebook_size"]
+        self.frame_rate = float(self.codec["frame_rate"])
+        codebooks = self.features["codes"].shape[1]
+        if codebooks != self.num_codebooks:
+            raise UserError(f"the songs in {self.path} have {codebooks} codebooks, but its codec has "
+                            f"{self.num_codebooks}: export the songs again")
+        self._shards, self._offsets = [], []
+        for i, length in enumerate(shard_lengths[split]):
+            shard = schema.shard_path(self.path, split, i, len(shard_lengths[split]))
+            offsets = tfrecord.record_offsets(shard)
+            if len(offsets) != length:
+                raise UserError(f"{shard} holds {len(offsets)} songs, but dataset_info.json says {length}: copy the "
+                                "dataset again from where it came from, or export again")
+            self._shards.append(shard)
+            self._offsets.append(offsets)
+        self._ends = list(itertools.accumulate(shard_lengths[split]))  # songs in a shard and all shards before it
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Song `index` as a record, see `schema.song_features`. Raises UserError if it is damaged on the disk."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"song {index} of {len(self)}")
+        shard = bisect.bisect_right(self._ends, index)
+        offset, length = self._offsets[shard][index - self._ends[shard]]  # counted from the shard's end
+        return schema.deserialize(self.features, tfrecord.read_record(self._shards[shard], int(offset), int(length)))
+
+
+def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
+                  seed: int, process_index: int = 0, process_count: int = 1) -> "grain.MapDataset[Batch]":
+    """Batches for training without end: `batches[step]` for any step, or one after another with `iterate`.
+
+    Every epoch has all songs in a new order, and a batch may hold the end of one and the start of the next. A song is
+    its frames and, with `end_of_song`, one frame more, whose codes are all V. Of a song longer than `frames` a window is
+    cut that lies within the song, each start as likely as any other.
+
+    Args:
+      batch_size: B of all hosts together; a multiple of `process_count`.
+      frames: T.
+      sources: the sources wanted (`lyrics`, `genre`, `description`) and for each its L; of a longer text the end is
+        cut off, with a warning for the first song of each source.
+      seed: in [0, 2**32).
+      process_index, process_count: which of how many equal slices of the global batch to read: rows
+        [index * B / count, (index + 1) * B / count).
+
+    Returns:
+      Batches of
+        `codes`: int32 [B, T, K], V where the song has ended;
+        `num_frames`: int32 [B], how many frames count, the end of the song among them;
+        `sources`: for each source `length` int32 [B], 0 if the song has none, and either
+          `ids` int32 [B, L], for lyrics also `sections` and `lines`, or `states` bfloat16 [B, L, D]; 0 as padding.
+
+    Raises:
+      UserError: a source that records do not hold, or a batch that the hosts cannot share.
+    """
+    import grain
+
+    rows = _rows(batch_size, process_index, process_count)
+    windows = _Windows(dataset, frames, sources, end_of_song, seed)
+    stream = grain.MapDataset.range(len(dataset)).shuffle(seed=seed).repeat()
+    # Global batches of song numbers, which cost nothing; then only this host's songs are read.
+    batches = stream.map_with_index(lambda example, song: (example, song)).batch(batch_size, batch_fn=list)
+    return batches.map(lambda examples: _stack([windows.cut(*example) for example in examples[rows]]))
+
+
+def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
+                 process_index: int = 0, process_count: int = 1) -> "grain.MapDataset[Batch]":
+    """Batches for evaluation: every song once, in order, always with the same window; otherwise as `train_batches`.
+
+    The last batch is filled up with songs of `num_frames` 0, without any source.
+    """
+    import grain
+
+    rows = _rows(batch_size, process_index, process_count)
+    windows = _Windows(dataset, frames, sources, end_of_song, seed=0)
+    examples = grain.MapDataset.range(-(-len(dataset) // batch_size) * batch_size)
+    batches = examples.batch(batch_size, batch_fn=list)
+    return batches.map(lambda songs: _stack([windows.cut(i, i if i < len(dataset) else None) for i in songs[rows]]))
+
+
+def iterate(batches: "grain.MapDataset[Batch]", start_step: int = 0, *, threads: int = 4,
+            prefetch: int = 8) -> Iterator[Batch]:
+    """`batches[start_step]` and what follows, read ahead by threads; at most `prefetch` batches wait in memory."""
+    import grain
+
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+    return iter(batches[start_step:].to_iter_dataset(options))
+
+
+class _Windows:
+    """Cuts one window out of a song and brings the song's texts to fixed lengths."""
+
+    def __init__(self, dataset: SongDataset, frames: int, sources: Mapping[str, int], end_of_song: bool, seed: int):
+        known = schema.source_features(dataset.text.kind)
+        for source in sources:
+            if source not in known:
+                raise UserError(f"source {source!r} is not in the songs of {dataset.path}, expected some of "
+                                f"{', '.join(known)}")
+        self._dataset, self._frames, self._end, self._seed = dataset, frames, int(end_of_song), seed
+        self._sources = {source: (known[source], length) for source, length in sources.items()}
+        arrays = {feature for arrays, _ in self._sources.values() for feature in arrays.values()}
+        specs = {feature: dataset.features[feature] for feature in ("codes", *arrays)}
+        self._nothing = {name: np.zeros((0, *spec.shape[1:]), spec.np_dtype) for name, spec in specs.items()}
+        self._cut_sources = set()
+
+    def cut(self, example: int, song: int | None) -> Batch:
+        """Example `example` of the stream: a window of song number `song`; of None, only padding."""
+        record = self._nothing if song is None else self._dataset[song]
+        song_frames = 0 if song is None else len(record["codes"]) + self._end
+        generator = np.random.Generator(np.random.Philox(key=[self._seed, example]))
+        start = generator.integers(max(song_frames - self._frames, 0), endpoint=True)
+        window = record["codes"][start : start + self._frames]
+        # Whatever the song does not fill is V: its end, then padding.
+        codes = np.full((self._frames, self._dataset.num_codebooks), self._dataset.codebook_size, np.int32)
+        codes[: len(window)] = window
+        return {"codes": codes, "num_frames": np.int32(min(song_frames - start, self._frames)),
+                "sources": {source: self._text(source, record) for source in self._sources}}
+
+    def _text(self, source: str, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        arrays, max_length = self._sources[source]
+        texts = {name: record[feature] for name, feature in arrays.items()}
+        length = len(next(iter(texts.values())))
+        if length > max_length and source not in self._cut_sources:
+            self._cut_sources.add(source)
+            warnings.warn(f"the {source} of song {record['id']!r} has length {length} and is cut to {max_length}, as will "
+                          f"be any other {source} longer than that: raise the config's length to keep them whole",
+                          stacklevel=2)
+        padded = {name: np.zeros((max_length, *text.shape[1:]), text.dtype) for name, text in texts.items()}
+        for name, text in texts.items():
+            padded[name][:length] = text[:max_length]
+        return {**padded, "length": np.int32(min(length, max_length))}
+
+
+def _read_codec(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        codec = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"num_codebooks", "codebook_size", "frame_rate"} - codec.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not describe a codec ({error}): export the songs again") from error
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: export the songs again")
+    return codec
+
+
+def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch that one of the hosts reads."""
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f"the batch size is {batch_size}, expected a multiple of the number of hosts, {process_count}")
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
+def _stack(examples: list[Any]) -> Any:
+    """A list of equal trees of arrays as one tree of arrays with a batch axis in front."""
+    if isinstance(examples[0], dict):
+        return {name: _stack([example[name] for example in examples]) for name in examples[0]}
+    return np.stack(examples)
