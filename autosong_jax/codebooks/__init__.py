@@ -1,0 +1,1 @@
+"""How K codebooks a frame become a sequence of steps."""

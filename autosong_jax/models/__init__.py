@@ -1,0 +1,1 @@
+"""Flax NNX modules: attention, the transformer, condition sources and the song model."""

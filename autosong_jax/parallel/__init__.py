@@ -1,0 +1,1 @@
+"""Where arrays live: one mesh, one table of rules."""

@@ -1,0 +1,1 @@
+"""Samplers: a memory, and perhaps a prompt, in; codes and songs out."""

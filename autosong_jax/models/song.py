@@ -1,0 +1,140 @@
+"""The song model: steps of codebook ids and a memory in, logits for the next step out.
+
+Letters: B batch, S steps, K codebooks, V codebook size, M memory length, D width.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from autosong_jax.errors import UserError
+from autosong_jax.models.conditions import Conditions, Memory, null_memory
+from autosong_jax.models.transformer import KeysValues, Transformer, TransformerConfig
+
+FUSIONS = ("cross", "prefix")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What decoding keeps from step to step.
+
+    Attributes:
+      layers: keys and values of the steps so far, one pair a layer.
+      memory: keys and values of the memory, one pair a layer; empty for prefix fusion, which keeps them in `layers`.
+      memory_lengths: int32 [B].
+      offset: int32 [] or [B]: where step 0 stands in `layers`.
+    """
+
+    layers: list[KeysValues]
+    memory: list[KeysValues]
+    memory_lengths: Array
+    offset: Array
+
+
+class SongModel(nnx.Module):
+    """Summed codebook embeddings, a causal transformer fused with the memory, one head a codebook.
+
+    Args:
+      num_codebooks, codebook_size: K and V. Ids are in [0, V]; V is the special id, which stands where no code does.
+      end_of_song: whether the heads also predict the special id: then a frame of it says that the song is over.
+      decoder: the transformer; its `cross_attention` is decided by `fusion`.
+      fusion: "cross" attends to the memory, "prefix" reads it before step 0.
+      sources: the modules of the condition sources by name; may be empty.
+    """
+
+    def __init__(self, num_codebooks: int, codebook_size: int, end_of_song: bool, decoder: TransformerConfig, fusion: str,
+                 sources: Mapping[str, nnx.Module], *, rngs: nnx.Rngs):
+        if fusion not in FUSIONS:
+            raise UserError(f"model fusion {fusion!r}: expected one of {', '.join(FUSIONS)}")
+        self.num_codebooks, self.special, self.fusion = num_codebooks, codebook_size, fusion
+        decoder = dataclasses.replace(decoder, cross_attention=fusion == "cross" and bool(sources))
+        width = decoder.width
+        init = nnx.initializers.truncated_normal(width**-0.5)
+        self.embeddings = nnx.Param(init(rngs.params(), (num_codebooks, codebook_size + 1, width)))
+        self.conditions = Conditions(sources, width, rngs=rngs) if sources else None
+        self.decoder = Transformer(decoder, rngs=rngs)
+        self.heads = nnx.Param(init(rngs.params(), (num_codebooks, width, codebook_size + int(end_of_song))))
+
+    @property
+    def source_names(self) -> list[str]:
+        """The condition sources, in the order of the columns of `keep`."""
+        return self.conditions.names if self.conditions else []
+
+    def encode(self, sources: Mapping[str, Mapping[str, Array]], keep: Array, key: Array | None = None) -> Memory:
+        """The memory of a batch; see `Conditions.__call__`. `keep` is bool [B, number of sources]."""
+        if self.conditions is None:
+            return null_memory(keep.shape[0], self.decoder.config.width, self.decoder.config.dtype)
+        return self.conditions(sources, keep, key)
+
+    def __call__(self, steps: Array, memory: Memory, key: Array | None = None) -> Array:
+        """Teacher forcing.
+
+        Args:
+          steps: int [B, S, K], ids in [0, V].
+          memory: from `encode`.
+          key: PRNG key of dropout; None for none.
+
+        Returns:
+          float32 [B, S, K, V] (V + 1 with end of song): at step s the logits of step s + 1.
+        """
+        x = self._embed(steps)
+        if self.fusion == "cross":
+            x, _ = self.decoder(x, memory=memory.states, memory_lengths=memory.lengths, key=key)
+            return self._logits(x)
+        # Prefix: step s of example b stands at lengths[b] + s, right after the memory that counts, and padding goes to the
+        # end, where causal attention never looks. So no mask is needed, and padding cannot change a result.
+        m, s = memory.states.shape[1], steps.shape[1]
+        slots = jnp.arange(m + s)
+        at = slots - memory.lengths[:, None]
+        x = jnp.concatenate([memory.states.astype(x.dtype), x], axis=1)
+        x = jnp.take_along_axis(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1))[..., None], axis=1)
+        x, _ = self.decoder(x, jnp.where(at < 0, slots, at), key=key)
+        x = jnp.take_along_axis(x, (memory.lengths[:, None] + jnp.arange(s))[..., None], axis=1)
+        return self._logits(x)
+
+    def start(self, memory: Memory, num_steps: int) -> Cache:
+        """The cache before step 0, for songs of `num_steps` steps. Wants an `unstacked` model."""
+        batch, m = memory.states.shape[:2]
+        if self.fusion == "prefix":
+            layers = self.decoder.empty_cache(batch, m + num_steps)
+            _, layers = self.decoder(memory.states, cache=layers, index=jnp.int32(0))
+            return Cache(layers, [], memory.lengths, memory.lengths)
+        layers = self.decoder.empty_cache(batch, num_steps)
+        projected = self.decoder.project_memory(memory.states) if self.decoder.config.cross_attention else []
+        return Cache(layers, projected, memory.lengths, jnp.int32(0))
+
+    def step(self, ids: Array, index: Array, cache: Cache) -> tuple[Array, Cache]:
+        """One step of decoding: what `__call__` gives at step `index`, from the cache of the steps before it.
+
+        Args:
+          ids: int [B, K], the ids of step `index`.
+          index: int [].
+          cache: from `start` or from the step before.
+
+        Returns:
+          float32 [B, K, V] (V + 1 with end of song), the logits of step index + 1; the new cache.
+        """
+        x, layers = self.decoder(
+            self._embed(ids[:, None]), index[None], memory=cache.memory, memory_lengths=cache.memory_lengths,
+            cache=cache.layers, index=cache.offset + index)
+        return self._logits(x)[:, 0], dataclasses.replace(cache, layers=layers)
+
+    def unstacked(self) -> "SongModel":
+        """This model with separate arrays a decoder layer, as `start` and `step` want it."""
+        copy = nnx.clone(self)
+        copy.decoder = self.decoder.unstacked()
+        return copy
+
+    def _embed(self, ids: Array) -> Array:
+        """int [B, S, K] -> [B, S, D], the sum over the codebooks."""
+        tables = self.embeddings[...].astype(self.decoder.config.dtype)
+        return sum(tables[k][ids[..., k]] for k in range(self.num_codebooks))
+
+    def _logits(self, x: Array) -> Array:
+        heads = self.heads[...].astype(x.dtype)
+        return jnp.einsum("bsd,kdv->bskv", x, heads, preferred_element_type=jnp.float32)

@@ -1,0 +1,75 @@
+"""From a batch to what a model reads and must predict, and the loss of its prediction.
+
+An objective turns codes into `Examples`; everything after that is the same for all of them. The loss of a codebook is the
+mean cross-entropy over its valid targets, and the loss is the mean over the codebooks that have any (MusicGen's rule).
+
+Letters: B batch, T frames, S steps, K codebooks, V codebook size.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from autosong_jax.codebooks.patterns import Pattern
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """What a model reads and what it must predict.
+
+    Attributes:
+      inputs: int32 [B, S, K], ids in [0, V].
+      targets: int32 [B, S, K], ids in [0, V].
+      mask: bool [B, S, K], the targets that count.
+    """
+
+    inputs: Array
+    targets: Array
+    mask: Array
+
+    def normalizer(self) -> Array:
+        """float32 [K]: what the summed cross-entropy of each codebook is divided by, over the batch as a whole.
+
+        It is computed before a batch is cut into the parts of gradient accumulation, so the parts add up to the loss
+        of the whole whatever the number of valid targets in each.
+        """
+        counts = self.mask.sum(axis=(0, 1)).astype(jnp.float32)
+        return jnp.maximum(counts, 1.0) * jnp.maximum((counts > 0).sum(), 1)
+
+
+def next_step(codes: Array, num_frames: Array, pattern: Pattern, special: int) -> Examples:
+    """Every step from the steps before it.
+
+    Args:
+      codes: int32 [B, T, K].
+      num_frames: int32 [B], the frames that are not padding.
+      pattern: a pattern of T frames.
+      special: V.
+    """
+    valid = pattern.valid(num_frames)
+    # What stands in padding is never a target; as input it is the special id, as after the end of a song.
+    steps = jnp.where(valid, pattern.interleave(codes, special), special)
+    return Examples(steps[:, :-1], steps[:, 1:], valid[:, 1:])
+
+
+def codebook_sums(logits: Array, targets: Array, mask: Array) -> dict[str, Array]:
+    """Sums over valid targets: {"cross_entropy", "correct", "count"}, each float32 [K].
+
+    Args:
+      logits: float32 [B, S, K, V] or [B, S, K, V + 1].
+      targets: int32 [B, S, K].
+      mask: bool [B, S, K].
+    """
+    # Targets outside the mask may be the special id, for which a model without end of song has no logit.
+    targets = jnp.where(mask, targets, 0)
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    cross_entropy = jax.nn.logsumexp(logits, axis=-1) - target_logits
+    correct = jnp.argmax(logits, axis=-1) == targets
+
+    def total(x):
+        return jnp.where(mask, x, 0).sum(axis=(0, 1), dtype=jnp.float32)
+
+    return {"cross_entropy": total(cross_entropy), "correct": total(correct), "count": total(jnp.ones_like(mask))}

@@ -1,0 +1,182 @@
+"""The training state and the step that changes it: pure functions under one jit.
+
+Letters: B batch, A accumulation parts, K codebooks.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import nnx
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from autosong_jax.codebooks.patterns import Pattern
+from autosong_jax.models.song import SongModel
+from autosong_jax.objectives.objective import Examples, codebook_sums, next_step
+from autosong_jax.parallel.sharding import BATCH, tree_shardings
+
+Batch = Mapping[str, Any]
+Parameters = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+      step: int32 [], the number of steps done. Everything random in a step follows from the seed and this number.
+      params: the parameters, float32, a tree of dictionaries.
+      ema: their moving average, or an empty tree.
+      optimizer: the optimizer's state.
+    """
+
+    step: Array
+    params: Parameters
+    ema: Parameters
+    optimizer: Any
+
+    @property
+    def average(self) -> Parameters:
+        """The weights to evaluate and sample with."""
+        return self.ema or self.params
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """The compiled functions of one training run, and what they close over.
+
+    Attributes:
+      mesh: the devices.
+      graph: the model without its parameters; `nnx.merge(graph, params)` is the model.
+      abstract: a `TrainState` of shapes and dtypes.
+      shardings: a `TrainState` of shardings.
+      init: seed -> TrainState.
+      train_step: (TrainState, batch) -> TrainState, sums. The state is donated.
+      eval_step: (params, batch) -> sums.
+
+    `sums` holds "cross_entropy", "correct" and "count" [K], the loss, and for training the gradient norm.
+    """
+
+    mesh: Mesh
+    graph: Any
+    abstract: TrainState
+    shardings: TrainState
+    init: Callable[[int], TrainState]
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+    eval_step: Callable[[Parameters, Batch], dict[str, Array]]
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """Linear warm-up from 0, then a cosine to the final rate at the last step."""
+    optimizer = config.optimizer
+    warmup = min(optimizer.warmup_steps, config.train.steps - 1)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, optimizer.learning_rate, warmup, config.train.steps, optimizer.final_learning_rate)
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """AdamW with clipping by global norm; weight decay on kernels, embeddings and heads, not on biases and norms."""
+    optimizer = config.optimizer
+
+    def decayed(params):
+        def is_decayed(path, _):
+            return path[-1].key not in ("bias", "scale")
+        return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+    return optax.chain(
+        optax.clip_by_global_norm(optimizer.clip_norm),
+        optax.adamw(make_schedule(config), optimizer.b1, optimizer.b2, optimizer.eps,
+                    weight_decay=optimizer.weight_decay, mask=decayed))
+
+
+def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.Rngs], SongModel], pattern: Pattern,
+                 mesh: Mesh) -> Trainer:
+    """Compiles nothing yet; shapes and shardings come from abstract evaluation.
+
+    Args:
+      config: see `configs/default.py`.
+      create_model: makes the model with fresh parameters.
+      pattern: of as many frames as a batch has.
+      mesh: from `parallel.sharding.make_mesh`.
+    """
+    train = config.train
+    optimizer = make_optimizer(config)
+    abstract_model = nnx.eval_shape(lambda: create_model(nnx.Rngs(0)))
+    graph, _ = nnx.split(abstract_model)
+    special = abstract_model.special
+    rates = jnp.array([config.sources[name].dropout for name in abstract_model.source_names])
+
+    def create_state(seed) -> TrainState:
+        params = nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(seed)), nnx.Param))
+        ema = params if train.ema_decay else {}
+        return TrainState(jnp.int32(0), params, ema, optimizer.init(params))
+
+    abstract = jax.eval_shape(create_state, 0)
+    shardings = tree_shardings(abstract, mesh)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    batch_sharding = NamedSharding(mesh, BATCH)
+
+    def sums(params: Parameters, examples: Examples, sources, keep, normalizer, key):
+        model = nnx.merge(graph, params)
+        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+        logits = model(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key)
+        result = codebook_sums(logits, examples.targets, examples.mask)
+        result["loss"] = (result["cross_entropy"] / normalizer).sum()
+        return result["loss"], result
+
+    def accumulate(params: Parameters, whole, normalizer, key):
+        """Gradients and sums over the parts of a batch; `whole` is (examples, sources, keep)."""
+        gradient = jax.grad(sums, has_aux=True)
+        if train.accumulation == 1:
+            return gradient(params, *whole, normalizer, key)
+        # Example i goes to part i mod A, which keeps every example on its device.
+        parts = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
+            x.reshape(-1, train.accumulation, *x.shape[1:]).swapaxes(0, 1),
+            NamedSharding(mesh, PartitionSpec(None, *BATCH))), whole)
+        keys = None if key is None else jax.random.split(key, train.accumulation)
+        shapes = jax.eval_shape(lambda xs: gradient(params, *xs, normalizer, key), jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(total, xs):
+            part, key = xs
+            return jax.tree.map(jnp.add, total, gradient(params, *part, normalizer, key)), None
+
+        return jax.lax.scan(add, zeros, (parts, keys))[0]
+
+    def train_step(state: TrainState, batch: Batch):
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        keep_key, dropout_key = jax.random.split(key)
+        examples = next_step(batch["codes"], batch["num_frames"], pattern, special)
+        keep = jax.random.uniform(keep_key, (batch["codes"].shape[0], len(rates))) >= rates
+        gradients, metrics = accumulate(
+            state.params, (examples, batch["sources"], keep), examples.normalizer(),
+            dropout_key if config.model.dropout else None)
+        updates, new_optimizer = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        step = state.step + 1
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        return TrainState(step, params, average(state.ema, params, step), new_optimizer), metrics
+
+    def average(ema: Parameters, params: Parameters, step: Array) -> Parameters:
+        if not ema:
+            return ema
+        rate = jnp.where(step % train.ema_every == 0, 1.0 - train.ema_decay, 0.0)
+        return jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)
+
+    def eval_step(params: Parameters, batch: Batch):
+        examples = next_step(batch["codes"], batch["num_frames"], pattern, special)
+        keep = jnp.ones((batch["codes"].shape[0], len(rates)), bool)
+        return sums(params, examples, batch["sources"], keep, examples.normalizer(), None)[1]
+
+    return Trainer(
+        mesh, graph, abstract, shardings,
+        init=jax.jit(create_state, out_shardings=shardings, static_argnums=0),
+        train_step=jax.jit(train_step, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, replicated),
+                           donate_argnums=0),
+        eval_step=jax.jit(eval_step, in_shardings=(shardings.params, batch_sharding), out_shardings=replicated))

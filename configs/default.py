@@ -1,0 +1,95 @@
+"""Every field of a config, with its meaning. The other files say only what differs from this one.
+
+python -m autosong_jax.train --config=configs/default.py --config.data.path=DATASET --workdir=DIR
+"""
+
+import ml_collections
+
+from autosong_jax.config import parse_arg, run_local
+
+
+def base() -> ml_collections.ConfigDict:
+    """The default values."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of the initial parameters, the order and windows of the songs, dropout and samples
+
+    config.data = data = ml_collections.ConfigDict()
+    data.path = ""  # a dataset that data_prep.export made
+    data.seconds = 30.0  # window of a training example, cut at a random place of the song
+    data.batch_size = 192  # songs a step, over all devices and accumulation parts
+    data.end_of_song = True  # train the model to say when a song is over
+
+    # Condition sources by name: lyrics, genre, description. Codec and text encoder are those of the dataset: id encoders
+    # are read by a bidirectional transformer of the size given here, frozen states by one linear layer.
+    config.sources = ml_collections.ConfigDict()
+    config.sources.lyrics = source(max_length=2048, width=512, heads=8, layers=6)
+    config.sources.genre = source(max_length=64, width=128, heads=4, layers=1)
+
+    config.model = model = ml_collections.ConfigDict()
+    model.width = 512
+    model.heads = 8
+    model.layers = 12
+    model.mlp_width = 2048
+    model.norm = "pre"  # pre | post
+    model.activation = "gelu"  # gelu (exact) | relu
+    model.positions = "sinusoidal"  # sinusoidal | learned | rotary
+    model.max_positions = 4096  # size of the table of learned positions
+    model.bias = False  # in attention and MLP
+    model.dropout = 0.0
+    model.fusion = "cross"  # cross (attention to the memory) | prefix (the memory is read first)
+    model.pattern = "delay"  # delay | flatten | parallel | coarse_first
+    model.delays = ()  # frames by which each codebook is late; () is 0, 1, 2, ...
+    model.dtype = "auto"  # of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32.
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.learning_rate = 3e-4  # AdamW, peak of the schedule
+    optimizer.final_learning_rate = 0.0  # at the last step, by a cosine
+    optimizer.warmup_steps = 1000  # linear, from 0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.95
+    optimizer.eps = 1e-8
+    optimizer.weight_decay = 0.1  # of kernels and embeddings
+    optimizer.clip_norm = 1.0  # global norm of the gradient
+
+    config.train = train = ml_collections.ConfigDict()
+    train.steps = 100_000
+    train.accumulation = 1  # parts that a batch is computed in
+    train.ema_decay = 0.99  # moving average of the weights, used for evaluation and sampling; 0 for none
+    train.ema_every = 10  # steps between its updates
+    train.remat = "none"  # none | dots | full: what the backward pass computes again instead of keeping
+    train.log_every = 50
+    train.eval_every = 1000  # steps between passes over the validation split; 0 for none
+    train.checkpoint_every = 1000
+    train.keep_last = 2  # checkpoints kept: the newest, and the best by validation loss
+    train.keep_best = 3
+    train.sample_every = 5000  # steps between samples of `prompts`, written as audio to workdir/samples; 0 for none
+    train.prompts = ("validation:0", "validation:1", "train:0")  # songs of the dataset whose lyrics and genre are sung
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.data = 1  # devices along each axis; -1 is all that are left
+    mesh.fsdp = -1
+    mesh.tensor = 1
+
+    config.sampling = sampling = ml_collections.ConfigDict()  # what `generate` does unless told otherwise
+    sampling.temperature = 1.0
+    sampling.top_k = 250
+    sampling.top_p = 1.0
+    sampling.cfg_scale = 3.0  # guidance, of every source that sampling.cfg_scales does not name
+    sampling.cfg_scales = ml_collections.ConfigDict()
+    sampling.overlap = 0.4  # share of a window that the next one starts from, in songs longer than data.seconds
+    return config
+
+
+def source(*, max_length: int, width: int, heads: int, layers: int, dropout: float = 0.1) -> ml_collections.ConfigDict:
+    """A condition source: `max_length` in ids or states, `dropout` the share of songs for which it is dropped."""
+    return ml_collections.ConfigDict(
+        {"max_length": max_length, "dropout": dropout, "width": width, "heads": heads, "layers": layers})
+
+
+def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+    """Applies the argument that every config takes: `runlocal` shrinks it to a minute on a laptop."""
+    return run_local(config) if parse_arg(arg, runlocal=False).runlocal else config
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    return finish(base(), arg)

@@ -1,0 +1,163 @@
+"""The song model: decoding step by step, causality, padding, against teacher forcing and naive computation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from autosong_jax.codebooks.patterns import get_pattern
+from autosong_jax.models.conditions import IdSource, Memory, StateSource
+from autosong_jax.models.song import SongModel
+from autosong_jax.models.transformer import TransformerConfig
+
+K, V, T, B = 3, 11, 5, 2
+DECODER = TransformerConfig(width=16, heads=2, layers=2, mlp_width=32, max_positions=64)
+ENCODER = dataclasses.replace(DECODER, causal=False, layers=1)
+
+
+def make_model(fusion="cross", **decoder):
+    rngs = nnx.Rngs(0)
+    sources = {
+        "lyrics": IdSource(20, 4, 6, ENCODER, DECODER.width, rngs=rngs),
+        "genre": StateSource(6, DECODER.width, "float32", rngs=rngs),
+    }
+    model = SongModel(K, V, True, dataclasses.replace(DECODER, **decoder), fusion, sources, rngs=rngs)
+    # Biases and norms start at zero and one; random ones let a wrong use of them show.
+    params = nnx.state(model, nnx.Param)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [p + 0.1 * jax.random.normal(key, p.shape) for p, key in zip(leaves, keys, strict=True)]
+    nnx.update(model, jax.tree.unflatten(tree, leaves))
+    return model
+
+
+def make_sources(lyrics_length=7, rng=None):
+    rng = rng or np.random.default_rng(0)
+    return {
+        "lyrics": {"ids": rng.integers(1, 20, (B, lyrics_length)), "sections": rng.integers(0, 4, (B, lyrics_length)),
+                   "lines": rng.integers(0, 6, (B, lyrics_length)), "length": np.array([lyrics_length, 4])},
+        "genre": {"states": rng.normal(size=(B, 3, 6)).astype(np.float32), "length": np.array([0, 3])},
+    }
+
+
+def random_steps(pattern, seed=0):
+    codes = np.random.default_rng(seed).integers(0, V, (B, pattern.steps.shape[0], K))
+    return pattern.interleave(jnp.asarray(codes), V)
+
+
+def decode_by_steps(model, steps, memory):
+    model = model.unstacked()
+
+    @jax.jit
+    def run(steps, memory):
+        cache = model.start(memory, steps.shape[1])
+
+        def one(cache, xs):
+            logits, cache = model.step(xs[1], xs[0], cache)
+            return cache, logits
+
+        return jax.lax.scan(one, cache, (jnp.arange(steps.shape[1]), steps.swapaxes(0, 1)))[1].swapaxes(0, 1)
+
+    return run(steps, memory)
+
+
+@pytest.mark.parametrize("pattern", ["delay", "flatten", "parallel", "coarse_first"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+def test_decoding_step_by_step_equals_teacher_forcing(pattern, positions, fusion):
+    model = make_model(fusion, positions=positions)
+    steps = random_steps(get_pattern(pattern, T, K))
+    memory = model.encode(make_sources(), jnp.ones((B, 2), bool))
+    forced = nnx.jit(lambda model: model(steps, memory))(model)
+    np.testing.assert_allclose(decode_by_steps(model, steps, memory), forced, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"norm": "post"}, {"bias": True}, {"activation": "relu"}, {"remat": "dots"},
+                                     {"remat": "full"}], ids=str)
+def test_decoding_equals_teacher_forcing_for_other_blocks(options):
+    model = make_model(**options)
+    steps = random_steps(get_pattern("delay", T, K))
+    memory = model.encode(make_sources(), jnp.ones((B, 2), bool))
+    np.testing.assert_allclose(decode_by_steps(model, steps, memory), model(steps, memory), atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+def test_a_step_depends_on_no_later_step(fusion):
+    model = make_model(fusion)
+    memory = model.encode(make_sources(), jnp.ones((B, 2), bool))
+    graph, params = nnx.split(model)
+    steps = random_steps(get_pattern("delay", T, K))
+    logits = model(steps, memory)
+    for s in range(steps.shape[1]):
+        changed = steps.at[:, s + 1:].set((steps[:, s + 1:] + 1) % V)
+        np.testing.assert_array_equal(model(changed, memory)[:, : s + 1], logits[:, : s + 1])
+
+    def embedded(x, s):
+        """A scalar of step s's output as a function of the decoder's inputs."""
+        decoder = nnx.merge(graph, params).decoder
+        kwargs = {"memory": memory.states, "memory_lengths": memory.lengths} if fusion == "cross" else {}
+        return decoder(x, **kwargs)[0][:, s].sum()
+
+    x = jax.random.normal(jax.random.key(0), (B, steps.shape[1], DECODER.width))
+    for s in (0, 3):
+        gradient = jax.grad(embedded)(x, s)
+        assert np.all(gradient[:, s + 1:] == 0) and np.any(gradient[:, s] != 0)
+
+
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+def test_padding_of_the_sources_changes_nothing(fusion):
+    model = make_model(fusion)
+    sources, keep = make_sources(), jnp.ones((B, 2), bool)
+    steps = random_steps(get_pattern("delay", T, K))
+    expected = model(steps, model.encode(sources, keep))
+    padded = {name: {k: v if k == "length" else np.concatenate([v, np.ones_like(v[:, :2]) * 3], axis=1)
+                     for k, v in source.items()} for name, source in sources.items()}
+    padded["lyrics"]["ids"][1, 4:] = 19
+    padded["genre"]["states"][0] = 1e6
+    np.testing.assert_allclose(model(steps, model.encode(padded, keep)), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+def test_a_dropped_source_is_as_if_absent_and_alone(fusion):
+    model = make_model(fusion)
+    steps = random_steps(get_pattern("delay", T, K))
+    sources = make_sources()
+    dropped = model(steps, model.encode(sources, jnp.array([[True, False], [True, True]])))
+    absent = make_sources()
+    absent["lyrics"]["length"] = np.array([0, 4])
+    np.testing.assert_allclose(dropped, model(steps, model.encode(absent, jnp.ones((B, 2), bool))), atol=2e-6)
+    sources["lyrics"]["ids"] = (sources["lyrics"]["ids"] + 1) % 20
+    other = model(steps, model.encode(sources, jnp.array([[True, False], [True, True]])))
+    np.testing.assert_allclose(other[0], dropped[0], atol=2e-6)
+    assert np.abs(other[1] - dropped[1]).max() > 1e-3
+
+
+def test_no_memory_at_all_is_finite_and_has_finite_gradients():
+    model = make_model()
+    steps = random_steps(get_pattern("delay", T, K))
+
+    def loss(model):
+        return jnp.square(model(steps, model.encode(make_sources(), jnp.zeros((B, 2), bool)))).mean()
+
+    value, gradients = nnx.value_and_grad(loss)(model)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+def test_songs_of_a_batch_do_not_touch_each_other():
+    model = make_model("prefix")
+    steps = random_steps(get_pattern("delay", T, K))
+    memory = model.encode(make_sources(), jnp.ones((B, 2), bool))
+    flipped = model(steps[::-1], Memory(memory.states[::-1], memory.lengths[::-1]))
+    np.testing.assert_allclose(flipped[::-1], model(steps, memory), atol=2e-6)
+
+
+def test_dropout_is_drawn_per_layer_and_off_without_a_key():
+    model = make_model(dropout=0.5)
+    steps = random_steps(get_pattern("delay", T, K))
+    memory = model.encode(make_sources(), jnp.ones((B, 2), bool))
+    one, same, other = (model(steps, memory, jax.random.key(i)) for i in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-2 and np.abs(one - model(steps, memory)).max() > 1e-2
