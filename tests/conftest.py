@@ -9,11 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# JAX reads these when it is first imported, here and in every process that a test starts. Eight devices are for the
-# sharding tests. A silent broadcast between ranks is an error, because it is mostly a missing axis.
+# JAX reads these when it is first imported, here and in every process that a test starts. The eight devices are for the
+# sharding tests.
 assert "jax" not in sys.modules, "jax was imported before tests/conftest.py could set it up"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
