@@ -86,9 +86,10 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
                   seed: int, process_index: int = 0, process_count: int = 1) -> "grain.MapDataset[Batch]":
     """Batches for training without end: `batches[step]` for any step, or one after another with `iterate`.
 
-    Every epoch has all songs in a new order, and a batch may hold the end of one and the start of the next. A song is
-    its frames and, with `end_of_song`, one frame more, whose codes are all V. Of a song longer than `frames` a window is
-    cut that lies within the song, each start as likely as any other.
+    Every epoch has all songs, one window of each, in a new order; a batch may hold the end of one epoch and the start
+    of the next. A song is its frames and, with `end_of_song`, one frame more, whose codes are all V. The window of a
+    song longer than `frames` lies within the song, each start as likely as any other; that of a shorter one is all of
+    it.
 
     Args:
       batch_size: B of all hosts together; a multiple of `process_count`.
@@ -178,8 +179,8 @@ class _Windows:
         length = len(next(iter(texts.values())))
         if length > max_length and source not in self._cut_sources:
             self._cut_sources.add(source)
-            warnings.warn(f"the {source} of song {record['id']!r} has length {length} and is cut to {max_length}, as will "
-                          f"be any other {source} longer than that: raise the config's length to keep them whole",
+            warnings.warn(f"the {source} of song {record['id']!r} has length {length} and is cut to {max_length}; so "
+                          f"is any other {source} longer than that: raise the config's length to keep them whole",
                           stacklevel=2)
         padded = {name: np.zeros((max_length, *text.shape[1:]), text.dtype) for name, text in texts.items()}
         for name, text in texts.items():

@@ -45,9 +45,9 @@ def source_features(kind: str) -> dict[str, dict[str, str]]:
 def song_features(num_codebooks: int, text: TextEncoderInfo) -> tfds.features.FeaturesDict:
     """The features of one record.
 
-    `id`; `group` (songs of one group are in one split); `codes` uint16 [T, K]; `frame_rate` (frames a second); `lyrics`,
-    `genre`, `description` (as given, empty where missing); `text_encoder`, `text_encoder_revision`; and what the
-    encoder made: `text_ids`, `section_ids`, `line_ids`, `genre_ids`, `description_ids` int32 [L], or `text_states`,
+    `id`; `group` (songs of one group are in one split); `codes` uint16 [T, K]; `frame_rate` (frames a second);
+    `lyrics`, `genre`, `description` (as given, empty where missing); `text_encoder`, `text_encoder_revision`; and what
+    the encoder made: `text_ids`, `section_ids`, `line_ids`, `genre_ids`, `description_ids` int32 [L], or `text_states`,
     `genre_states`, `description_states` bfloat16 [L, D].
     """
     if text.kind == "ids":
@@ -125,7 +125,7 @@ def read_dataset_info(directory: str | pathlib.Path) -> tuple[tfds.features.Feat
     try:
         proto = tfds.core.dataset_info.read_proto_from_builder_dir(directory)
         features = tfds.features.FeaturesDict.from_config(str(directory))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the parsers behind tfds raise, some of it theirs alone
         raise UserError(f"{directory} is not a dataset ({error}): make one with `python -m data_prep.export "
                         f"--input SONGS --output {directory}`") from error
     if proto.name != DATASET_NAME or proto.version.split(".")[0] != FORMAT_VERSION.split(".")[0]:

@@ -1,0 +1,293 @@
+import collections
+import json
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
+from autosong_jax.errors import UserError
+
+V = 50  # the codebook size of these datasets, and so the special id
+LENGTHS = (4, 9, 23, 40, 5)
+SOURCES = {"lyrics": 6, "genre": 2}
+OPTIONS = {"batch_size": 4, "frames": 8, "sources": SOURCES, "end_of_song": True}
+
+
+@pytest.fixture
+def records(make_record, text):
+    return [make_record(name, frames, text, length=i + 1) for i, (name, frames) in
+            enumerate(zip("abcde", LENGTHS, strict=True))]
+
+
+@pytest.fixture
+def directory(write_dataset, records, text):
+    return write_dataset({"train": [records[:2], [], records[2:]], "test": [[]]}, text)
+
+
+@pytest.fixture
+def dataset(directory):
+    return SongDataset(directory, "train")
+
+
+def assert_equal(a, b):
+    """Two batches have the same names, shapes, dtypes and values."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_equal(a[name], b[name])
+    else:
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert np.array_equal(a, b)
+
+
+def rows(batch):
+    """Yields each example of a batch."""
+    for b in range(len(batch["num_frames"])):
+        sources = {source: {k: v[b] for k, v in arrays.items()} for source, arrays in batch["sources"].items()}
+        yield batch["codes"][b], int(batch["num_frames"][b]), sources
+
+
+def places(codes, num_frames, records, end_of_song=True):
+    """Every (song, start) whose frames, followed by the end, then by padding, are these codes."""
+    found = []
+    for song, record in enumerate(records):
+        end = np.full((int(end_of_song), codes.shape[1]), V)
+        whole = np.concatenate([record["codes"], end])
+        for start in range(max(len(whole) - len(codes), 0) + 1):
+            window = whole[start : start + len(codes)]
+            padded = np.concatenate([window, np.full((len(codes) - len(window), codes.shape[1]), V)])
+            if len(window) == num_frames and np.array_equal(padded, codes):
+                found.append((song, start))
+    return found
+
+
+def stream(batches, records, steps):
+    """(song, start) of every example of the first steps, one after another."""
+    examples = [example for step in range(steps) for example in rows(batches[step])]
+    found = [places(codes, num_frames, records) for codes, num_frames, _ in examples]
+    assert all(len(place) == 1 for place in found), "each window is one place in one song"
+    return [place for (place,) in found]
+
+
+def test_songs_are_the_records_in_order(dataset, records, assert_same_record):
+    assert len(dataset) == len(records)
+    for i, record in enumerate(records):
+        assert_same_record(dataset[i], record)
+    for beyond in (-1, len(records)):
+        with pytest.raises(IndexError, match=f"song {beyond} of 5"):
+            dataset[beyond]
+
+
+def test_facts(dataset, text):
+    assert (dataset.num_codebooks, dataset.codebook_size, dataset.frame_rate) == (3, V, 50.0)
+    assert dataset.codec["name"] == "melrvq"
+    assert dataset.text == text
+
+
+def test_shapes_and_dtypes(dataset, text):
+    batch = train_batches(dataset, seed=0, **OPTIONS)[0]
+    assert batch["codes"].shape == (4, 8, 3)
+    assert batch["codes"].dtype == batch["num_frames"].dtype == np.int32
+    lyrics, genre = batch["sources"]["lyrics"], batch["sources"]["genre"]
+    described = {name: (value.shape, value.dtype.name) for name, value in lyrics.items()}
+    assert described.pop("length") == ((4,), "int32")
+    if text.kind == "ids":
+        assert described == dict.fromkeys(("ids", "sections", "lines"), ((4, 6), "int32"))
+        assert genre.keys() == {"ids", "length"}
+    else:
+        assert described == {"states": ((4, 6, 8), "bfloat16")}
+        assert genre.keys() == {"states", "length"}
+
+
+def test_every_epoch_has_every_song_once_in_a_new_order(dataset, records):
+    songs = [song for song, _ in stream(train_batches(dataset, seed=3, **OPTIONS), records, steps=25)]
+    epochs = [tuple(songs[i : i + 5]) for i in range(0, 100, 5)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len(set(epochs)) > 10
+
+
+def test_windows_start_anywhere_up_to_the_end_of_the_song(write_dataset, make_record):
+    record = make_record("a", 20)
+    record["codes"][:] = np.arange(20)[:, None]
+    dataset = SongDataset(write_dataset({"train": [[record]]}), "train")
+    batch = train_batches(dataset, batch_size=2000, frames=8, sources={}, end_of_song=True, seed=0)[0]
+    starts = collections.Counter(batch["codes"][:, 0, 0].tolist())
+    assert starts.keys() == set(range(14)), "start 13 is the window of 7 frames and the end"
+    assert all(abs(count - 2000 / 14) < 5 * (2000 / 14) ** 0.5 for count in starts.values())
+    assert (batch["num_frames"] == 8).all()
+
+
+def test_without_end_of_song_every_frame_that_counts_is_the_songs(dataset, records):
+    batches = train_batches(dataset, seed=0, **(OPTIONS | {"end_of_song": False}))
+    for step in range(20):
+        for codes, num_frames, _ in rows(batches[step]):
+            (place,) = places(codes, num_frames, records, end_of_song=False)
+            assert num_frames == min(LENGTHS[place[0]], 8)
+            assert (codes[:num_frames] < V).all()
+            assert (codes[num_frames:] == V).all()
+
+
+def test_texts_are_those_of_the_song_cut_or_padded(dataset, records, text):
+    names = {"ids": "text_ids", "sections": "section_ids", "lines": "line_ids", "states": "text_states"}
+    batches = train_batches(dataset, seed=0, **(OPTIONS | {"sources": {"genre": 2, "lyrics": 3}}))
+    with pytest.warns(UserWarning, match=r"the lyrics of song '[de]' has length [45] and is cut to 3") as caught:
+        examples = [example for step in range(5) for example in rows(batches[step])]
+    assert len(caught) == 1, "one warning for the source, not one a song"
+    for codes, num_frames, sources in examples:
+        ((song, _),) = places(codes, num_frames, records)
+        length = min(song + 1, 3)
+        assert sources["lyrics"].pop("length") == length
+        assert sources["genre"]["length"] == 0
+        for name, value in sources["lyrics"].items():
+            assert np.array_equal(value[:length], records[song][names[name]][:length])
+            assert not value[length:].any()
+
+
+def test_any_step_first_and_in_any_order(directory):
+    steps = [7, 0, 1000, 3]
+    a = [train_batches(SongDataset(directory, "train"), seed=5, **OPTIONS)[step] for step in steps]
+    batches = train_batches(SongDataset(directory, "train"), seed=5, **OPTIONS)
+    for step, batch in sorted(zip(steps, a, strict=True), key=lambda pair: pair[0]):
+        assert_equal(batches[step], batch)
+
+
+def test_seeds_differ(dataset, records):
+    first, second = (stream(train_batches(dataset, seed=seed, **OPTIONS), records, steps=5) for seed in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize("start", [0, 6, 10**6])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_iteration_is_random_access(start, threads, dataset):
+    batches = train_batches(dataset, seed=2, **OPTIONS)
+    iterator = iterate(batches, start, threads=threads, prefetch=4)
+    for step in range(start, start + 9):
+        assert_equal(next(iterator), batches[step])
+    iterator.close()
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_read_slices_of_one_batch(hosts, directory, monkeypatch):
+    whole = train_batches(SongDataset(directory, "train"), seed=2, **OPTIONS)
+    songs_read = []
+    monkeypatch.setattr(SongDataset, "__getitem__", counting(SongDataset.__getitem__, songs_read))
+    parts = [train_batches(SongDataset(directory, "train"), seed=2, process_index=i, process_count=hosts, **OPTIONS)
+             for i in range(hosts)]
+    for step in (0, 1, 8):
+        songs_read.clear()
+        slices = [part[step] for part in parts]
+        assert len(songs_read) == 4, "each host reads its own songs only"
+        assert_equal(concatenate(slices), whole[step])
+
+
+def counting(method, calls):
+    def counted(self, index):
+        calls.append(index)
+        return method(self, index)
+
+    return counted
+
+
+def concatenate(batches):
+    if isinstance(batches[0], dict):
+        return {name: concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return np.concatenate(batches)
+
+
+def test_evaluation_has_every_song_once_then_padding(dataset, records):
+    batches = eval_batches(dataset, **OPTIONS)
+    assert len(batches) == 2
+    assert [song for song, _ in stream(batches, records, steps=1)] == [0, 1, 2, 3]
+    (last, *padding) = rows(batches[1])
+    assert places(*last[:2], records)[0][0] == 4
+    assert len(padding) == 3
+    for codes, num_frames, sources in padding:
+        assert num_frames == 0
+        assert (codes == V).all()
+        assert not any(array.any() for arrays in sources.values() for array in arrays.values())
+
+
+def test_evaluation_is_always_the_same_also_on_several_hosts(directory):
+    whole = list(iterate(eval_batches(SongDataset(directory, "train"), **OPTIONS)))
+    hosts = [eval_batches(SongDataset(directory, "train"), process_index=i, process_count=2, **OPTIONS) for i in (0, 1)]
+    assert len(whole) == 2
+    for step, batch in enumerate(whole):
+        assert_equal(concatenate([host[step] for host in hosts]), batch)
+
+
+def test_one_song_alone(write_dataset, make_record):
+    record = make_record("a", 4)
+    dataset = SongDataset(write_dataset({"train": [[record]]}), "train")
+    assert stream(train_batches(dataset, seed=0, **OPTIONS), [record], steps=3) == [(0, 0)] * 12
+
+
+def test_a_closed_iterator_leaves_no_thread(dataset):
+    before = threading.active_count()
+    iterator = iterate(train_batches(dataset, seed=0, **OPTIONS))
+    next(iterator)
+    iterator.close()
+    for thread in threading.enumerate():
+        if "grain" in thread.name:
+            thread.join(timeout=10)
+    assert threading.active_count() == before
+
+
+def test_damaged_song_is_named_by_file_and_offset(directory):
+    shard = directory / "autosong-train.tfrecord-00000-of-00003"
+    data = bytearray(shard.read_bytes())
+    data[-10] ^= 1
+    shard.write_bytes(data)
+    iterator = iterate(eval_batches(SongDataset(directory, "train"), **OPTIONS))
+    with pytest.raises(UserError, match=r"autosong-train.tfrecord-00000-of-00003: the record at byte [1-9]\d* differs"):
+        next(iterator)
+
+
+def test_dataset_that_cannot_be_written_to(directory, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert len(SongDataset(directory, "train")) == 5
+    assert not list(directory.glob(".*"))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_split_without_songs(split, directory):
+    with pytest.raises(UserError, match=rf"no songs in the split '{split}', but these splits: .*train \(5 songs\)"):
+        SongDataset(directory, split)
+
+
+def test_parts_that_contradict_each_other(directory):
+    path = directory / "codec" / "codec.json"
+    codec = json.loads(path.read_text())
+    path.write_text(json.dumps(codec | {"num_codebooks": 4}))
+    with pytest.raises(UserError, match="have 3 codebooks, but its codec has 4: export the songs again"):
+        SongDataset(directory, "train")
+    path.write_text(json.dumps({"name": "melrvq"}))
+    with pytest.raises(UserError, match=r"codec.json lacks codebook_size, frame_rate, num_codebooks"):
+        SongDataset(directory, "train")
+    path.unlink()
+    with pytest.raises(UserError, match=r"codec.json does not describe a codec .*export the songs again"):
+        SongDataset(directory, "train")
+    path.write_text(json.dumps(codec))
+    first, _, third = sorted(directory.glob("autosong-train*"))
+    first.write_bytes(third.read_bytes())
+    with pytest.raises(UserError, match=r"00000-of-00003 holds 3 songs, but dataset_info.json says 2"):
+        SongDataset(directory, "train")
+    first.unlink()
+    with pytest.raises(UserError, match=r"cannot read .*00000-of-00003: No such file"):
+        SongDataset(directory, "train")
+
+
+def test_missing_directory(tmp_path):
+    with pytest.raises(UserError, match=r"songs is not a dataset .*data_prep.export"):
+        SongDataset(tmp_path / "songs", "train")
+
+
+def test_wrong_requests(dataset):
+    with pytest.raises(UserError, match=r"source 'melody' is not in the songs of .*, expected some of lyrics, genre"):
+        train_batches(dataset, seed=0, **(OPTIONS | {"sources": {"melody": 3}}))
+    with pytest.raises(UserError, match=r"batch size is 4, expected a multiple of the number of hosts, 3"):
+        train_batches(dataset, seed=0, process_count=3, **OPTIONS)
