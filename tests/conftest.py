@@ -10,21 +10,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # JAX reads these when it is first imported, here and in every process that a test starts. The eight devices are for the
-# sharding tests.
+# sharding tests; compiled programs are kept from one run to the next.
 assert "jax" not in sys.modules, "jax was imported before tests/conftest.py could set it up"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def pytest_addoption(parser):
     parser.addoption("--network", action="store_true", help="also run the tests that download something")
-
-
-def pytest_configure(config):
-    """Keeps compiled programs from one run to the next, and for the commands that tests run in other processes."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def pytest_collection_modifyitems(config, items):
