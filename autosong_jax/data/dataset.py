@@ -31,7 +31,7 @@ class SongDataset:
     """The songs of one split, in the order of the shards; `dataset[i]` reads one from the disk. Threads may share it.
 
     Attributes:
-      path, split: what was opened.
+      path: the dataset's directory.
       codec: what `codec/codec.json` holds.
       num_codebooks, codebook_size: K and V.
       frame_rate: frames a second.
@@ -46,7 +46,7 @@ class SongDataset:
           UserError: no dataset is there, it is damaged, its parts contradict each other, its format is another one, or
             the split is missing or empty.
         """
-        self.path, self.split = pathlib.Path(path), split
+        self.path = pathlib.Path(path)
         self.features, shard_lengths = schema.read_dataset_info(self.path)
         if not sum(shard_lengths.get(split, ())):
             others = ", ".join(f"{name} ({sum(lengths)} songs)" for name, lengths in shard_lengths.items())
@@ -74,12 +74,21 @@ class SongDataset:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Song `index` as a record, see `schema.song_features`. Raises UserError if it is damaged on the disk."""
+        """Song `index` as a record, see `schema.song_features`.
+
+        Raises:
+          UserError: the record is damaged, or holds codes that the codec does not have.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"song {index} of {len(self)}")
         shard = bisect.bisect_right(self._ends, index)
         offset, length = self._offsets[shard][index - self._ends[shard]]  # counted from the shard's end
-        return schema.deserialize(self.features, tfrecord.read_record(self._shards[shard], int(offset), int(length)))
+        record = schema.deserialize(self.features, tfrecord.read_record(self._shards[shard], int(offset), int(length)))
+        largest = record["codes"].max(initial=0)
+        if largest >= self.codebook_size:  # an embedding would clip it and train on without a word
+            raise UserError(f"song {record['id']!r} in {self.path} holds the code {largest}, but its codec has "
+                            f"{self.codebook_size} per codebook: export the songs again")
+        return record
 
 
 def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
@@ -108,10 +117,12 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
           `ids` int32 [B, L], for lyrics also `sections` and `lines`, or `states` bfloat16 [B, L, D]; 0 as padding.
 
     Raises:
-      UserError: a source that records do not hold, or a batch that the hosts cannot share.
+      UserError: a source that records do not hold, a batch that the hosts cannot share, or a seed out of range.
     """
     import grain
 
+    if not 0 <= seed < 2**32:
+        raise UserError(f"the seed is {seed}, expected 0 to {2**32 - 1}")
     rows = _rows(batch_size, process_index, process_count)
     windows = _Windows(dataset, frames, sources, end_of_song, seed)
     stream = grain.MapDataset.range(len(dataset)).shuffle(seed=seed).repeat()

@@ -34,7 +34,7 @@ def write_records(path: str | pathlib.Path, records: Iterable[bytes]) -> int:
     return count
 
 
-def record_offsets(path: str | pathlib.Path, cache: bool = True) -> np.ndarray:
+def record_offsets(path: str | pathlib.Path) -> np.ndarray:
     """Where the records of a file are: int64 [records, 2], the offset of a payload and its length, both in bytes.
 
     Reads the headers only, one after another, and checks their checksums. The answer is kept in a hidden file beside
@@ -47,16 +47,15 @@ def record_offsets(path: str | pathlib.Path, cache: bool = True) -> np.ndarray:
     path = pathlib.Path(path)
     try:
         stat = path.stat()
-        cached = _cached_offsets(path, stat) if cache else None
+        cached = _cached_offsets(path, stat)
         if cached is not None:
             return cached
         with open(path, "rb") as file:
             offsets = _scan(file, stat.st_size, path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if cache:
-        with contextlib.suppress(OSError), _replacing(_cache_path(path)) as file:
-            np.save(file, np.concatenate([[[stat.st_size, stat.st_mtime_ns]], offsets]))
+    with contextlib.suppress(OSError), _replacing(_cache_path(path)) as file:
+        np.save(file, np.concatenate([[[stat.st_size, stat.st_mtime_ns]], offsets]))
     return offsets
 
 

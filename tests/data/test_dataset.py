@@ -281,6 +281,14 @@ def test_parts_that_contradict_each_other(directory):
         SongDataset(directory, "train")
 
 
+def test_codes_that_the_codec_does_not_have(write_dataset, make_record):
+    record = make_record("a", 4)
+    record["codes"][3, 1] = V
+    dataset = SongDataset(write_dataset({"train": [[record]]}), "train")
+    with pytest.raises(UserError, match=r"song 'a' in .* holds the code 50, but its codec has 50 per codebook"):
+        dataset[0]
+
+
 def test_missing_directory(tmp_path):
     with pytest.raises(UserError, match=r"songs is not a dataset .*data_prep.export"):
         SongDataset(tmp_path / "songs", "train")
@@ -289,5 +297,7 @@ def test_missing_directory(tmp_path):
 def test_wrong_requests(dataset):
     with pytest.raises(UserError, match=r"source 'melody' is not in the songs of .*, expected some of lyrics, genre"):
         train_batches(dataset, seed=0, **(OPTIONS | {"sources": {"melody": 3}}))
+    with pytest.raises(UserError, match="the seed is -1, expected 0 to 4294967295"):
+        train_batches(dataset, seed=-1, **OPTIONS)
     with pytest.raises(UserError, match=r"batch size is 4, expected a multiple of the number of hosts, 3"):
         train_batches(dataset, seed=0, process_count=3, **OPTIONS)
