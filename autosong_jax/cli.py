@@ -1,11 +1,14 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
 
 from autosong_jax.errors import UserError
+
+log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
 
 
 def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
@@ -16,6 +19,11 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
     """
     argv = list(sys.argv if argv is None else argv)
     module = sys.modules[main.__module__]
+    handler = _ProgressHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
     try:
         if any(a in ("--help", "-help", "-h") for a in argv[1:]):
             print((module.__doc__ or "").strip(), "\n")
@@ -35,14 +43,23 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         sys.exit(130)
 
 
+class _ProgressHandler(logging.Handler):
+    """Writes to stderr, above a progress bar if there is one."""
+
+    def emit(self, record):
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
 def fail(message: str) -> None:
     """Prints `error: message` as one line on stderr and exits with status 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 
-def progress(items: Iterable | None = None, **options):
-    """A tqdm progress bar on stderr, silent when stderr is not a terminal."""
+def progress(items: Iterable | None = None, *, show: bool = True, **options):
+    """A tqdm progress bar on stderr, silent when stderr is not a terminal or `show` is false."""
     from tqdm import tqdm
 
-    return tqdm(items, disable=None, dynamic_ncols=True, **options)
+    return tqdm(items, disable=None if show else True, dynamic_ncols=True, **options)

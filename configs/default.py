@@ -19,8 +19,8 @@ def base() -> ml_collections.ConfigDict:
     data.batch_size = 192  # songs a step, over all devices and accumulation parts
     data.end_of_song = True  # train the model to say when a song is over
 
-    # Condition sources by name: lyrics, genre, description. Codec and text encoder are those of the dataset: id encoders
-    # are read by a bidirectional transformer of the size given here, frozen states by one linear layer.
+    # Condition sources by name: lyrics, genre, description. Codec and text encoder are those of the dataset: ids are
+    # read by a bidirectional transformer of the size given here, the states of a frozen encoder by one linear layer.
     config.sources = ml_collections.ConfigDict()
     config.sources.lyrics = source(max_length=2048, width=512, heads=8, layers=6)
     config.sources.genre = source(max_length=64, width=128, heads=4, layers=1)

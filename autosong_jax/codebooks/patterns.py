@@ -1,6 +1,6 @@
 """Codebook patterns: the order in which a model reads and writes the K codebooks of T frames.
 
-A pattern is one array, `frames` [S, K]: the frame whose code stands at step s in codebook k, or -1 where no code stands.
+A pattern is one array, `frames` [S, K]: the frame whose code stands at step s in codebook k, or -1 where none does.
 Step 0 holds no code: it is what a model sees before it has written anything. Everything else follows from that array:
 interleaving and its inverse are one gather each, the loss mask is `frames >= 0`, the sampler walks its rows.
 
@@ -61,8 +61,8 @@ class Pattern:
 def delay(num_frames: int, delays: Sequence[int]) -> Pattern:
     """Codebook k is written `delays[k]` steps late: step s holds frame s - 1 - delays[k].
 
-    MusicGen's pattern (Copet et al. 2023, figure 1) is `delays` = 0, 1, 2, 3; its stereo models interleave left and right
-    with 0, 0, 1, 1, 2, 2, 3, 3. S = T + 1 + max(delays).
+    MusicGen's pattern (Copet et al. 2023, figure 1) is `delays` = 0, 1, 2, 3; its stereo models interleave left and
+    right with 0, 0, 1, 1, 2, 2, 3, 3. S = T + 1 + max(delays).
     """
     steps = np.arange(num_frames + 1 + max(delays))[:, None]
     frames = steps - 1 - np.asarray(delays)[None]

@@ -1,7 +1,8 @@
 """Condition sources: what a song is conditioned on, each encoded by itself, together one memory.
 
-A source is what a record of the dataset holds of it: ids, which an encoder learned with the model reads, or the states of
-a frozen encoder, which one linear layer reads. The memory is all sources one after another, the slots that count first.
+A source is what a record of the dataset holds of it: ids, which an encoder learned with the model reads, or the states
+of a frozen encoder, which one linear layer reads. The memory is all sources one after another, the slots that count
+first.
 
 Letters: B batch, L length of a source, M memory length, D width of the decoder.
 """
@@ -55,7 +56,7 @@ class IdSource(nnx.Module):
         self.projection = nnx.Linear(config.width, width, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
-        """{"ids": int [B, L], "length": int [B], and where there are tables "sections", "lines": int [B, L]} -> [B, L, D]."""
+        """{"ids": int [B, L], "length": int [B], for lyrics also "sections", "lines": int [B, L]} -> [B, L, D]."""
         x = self.ids(source["ids"])
         if hasattr(self, "sections"):
             x = x + self.sections(source["sections"]) + self.lines(source["lines"])

@@ -47,8 +47,8 @@ class SongModel(nnx.Module):
       sources: the modules of the condition sources by name; may be empty.
     """
 
-    def __init__(self, num_codebooks: int, codebook_size: int, end_of_song: bool, decoder: TransformerConfig, fusion: str,
-                 sources: Mapping[str, nnx.Module], *, rngs: nnx.Rngs):
+    def __init__(self, num_codebooks: int, codebook_size: int, end_of_song: bool, decoder: TransformerConfig,
+                 fusion: str, sources: Mapping[str, nnx.Module], *, rngs: nnx.Rngs):
         if fusion not in FUSIONS:
             raise UserError(f"model fusion {fusion!r}: expected one of {', '.join(FUSIONS)}")
         self.num_codebooks, self.special, self.fusion = num_codebooks, codebook_size, fusion
@@ -86,8 +86,8 @@ class SongModel(nnx.Module):
         if self.fusion == "cross":
             x, _ = self.decoder(x, memory=memory.states, memory_lengths=memory.lengths, key=key)
             return self._logits(x)
-        # Prefix: step s of example b stands at lengths[b] + s, right after the memory that counts, and padding goes to the
-        # end, where causal attention never looks. So no mask is needed, and padding cannot change a result.
+        # Prefix: step s of example b stands at lengths[b] + s, right after the memory that counts, and padding goes to
+        # the end, where causal attention never looks. So no mask is needed, and padding cannot change a result.
         m, s = memory.states.shape[1], steps.shape[1]
         slots = jnp.arange(m + s)
         at = slots - memory.lengths[:, None]

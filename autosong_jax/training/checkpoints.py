@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 import jax
-import orbax.checkpoint.v1 as ocp
+from orbax.checkpoint import v1 as ocp
 
 from autosong_jax.errors import UserError
 from autosong_jax.training.step import TrainState

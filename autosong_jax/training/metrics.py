@@ -29,7 +29,8 @@ def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     loss = cross_entropy[used].mean()
     result = {"loss": loss, "accuracy": accuracy[used].mean(), "perplexity": np.exp(loss)}
     for k in range(len(count)):
-        result |= {f"loss_{k}": cross_entropy[k], f"accuracy_{k}": accuracy[k], f"perplexity_{k}": np.exp(cross_entropy[k])}
+        result |= {f"loss_{k}": cross_entropy[k], f"accuracy_{k}": accuracy[k],
+                   f"perplexity_{k}": np.exp(cross_entropy[k])}
     return {name: float(value) for name, value in result.items()}
 
 

@@ -53,6 +53,7 @@ class Trainer:
 
     Attributes:
       mesh: the devices.
+      pattern: of a window.
       graph: the model without its parameters; `nnx.merge(graph, params)` is the model.
       abstract: a `TrainState` of shapes and dtypes.
       shardings: a `TrainState` of shardings.
@@ -64,6 +65,7 @@ class Trainer:
     """
 
     mesh: Mesh
+    pattern: Pattern
     graph: Any
     abstract: TrainState
     shardings: TrainState
@@ -113,7 +115,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     rates = jnp.array([config.sources[name].dropout for name in abstract_model.source_names])
 
     def create_state(seed) -> TrainState:
-        params = nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(seed)), nnx.Param))
+        params = nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(jax.random.key(seed))), nnx.Param))
         ema = params if train.ema_decay else {}
         return TrainState(jnp.int32(0), params, ema, optimizer.init(params))
 
@@ -175,8 +177,8 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         return sums(params, examples, batch["sources"], keep, examples.normalizer(), None)[1]
 
     return Trainer(
-        mesh, graph, abstract, shardings,
-        init=jax.jit(create_state, out_shardings=shardings, static_argnums=0),
+        mesh, pattern, graph, abstract, shardings,
+        init=jax.jit(create_state, out_shardings=shardings),
         train_step=jax.jit(train_step, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, replicated),
                            donate_argnums=0),
         eval_step=jax.jit(eval_step, in_shardings=(shardings.params, batch_sharding), out_shardings=replicated))

@@ -1,0 +1,44 @@
+"""Trains a song model.
+
+python -m autosong_jax.train --config=configs/small.py --config.data.path=DATASET --workdir=DIR
+
+Any field of the config can be set with --config.field=value; configs/default.py explains them all. The same command
+again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they stop.
+"""
+
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from autosong_jax import cli
+from autosong_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """In a function, so that several commands can be imported into one process."""
+    config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples go.")
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> int:
+    config = FLAGS.config
+    if not config.data.path:
+        raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
+                        "--output DATASET` makes one from a folder of songs")
+    from autosong_jax.training import loop
+
+    try:
+        loop.train(config, pathlib.Path(FLAGS.workdir))
+    except loop.Stopped as stopped:
+        cli.log.info("%s", stopped)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,244 @@
+"""The training loop: data, steps, metrics, checkpoints, samples, and how a run stops and goes on."""
+
+import dataclasses
+import math
+import pathlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from clu import parameter_overview
+
+from autosong_jax import config as config_file
+from autosong_jax.cli import log, progress
+from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
+from autosong_jax.errors import UserError
+from autosong_jax.models.build import build_model
+from autosong_jax.parallel.sharding import make_mesh, put_batch
+from autosong_jax.sampling.song import window_pattern
+from autosong_jax.training.checkpoints import Checkpoints
+from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
+from autosong_jax.training.samples import SampleWriter
+from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_trainer
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved itself; the message says how to go on."""
+
+
+@dataclasses.dataclass
+class Run:
+    """What the parts of the loop share."""
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    trainer: Trainer
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    validation: Any  # batches of the validation split, or None
+    samples: SampleWriter
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains until `config.train.steps`, from the newest checkpoint in `workdir` or from the start.
+
+    Raises:
+      UserError: if the dataset, the config or the workdir cannot be used, or the loss is not finite.
+      Stopped: after SIGTERM or Ctrl+C, once the state is saved.
+    """
+    dataset = SongDataset(config.data.path, "train")
+    pattern = window_pattern(config, dataset.codec)
+    mesh = make_mesh(config.mesh)
+    _check_batch(config, mesh)
+
+    def create_model(rngs):
+        return build_model(config, dataset.codec, dataset.text, rngs=rngs)
+
+    trainer = make_trainer(config, create_model, pattern, mesh)
+    _prepare_workdir(config, dataset, workdir)
+    checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
+    first_step = checkpoints.latest or 0
+    if first_step:
+        log.info("Going on from step %d of %s", first_step, workdir)
+        state = checkpoints.restore(trainer.abstract, trainer.shardings, first_step)
+    else:
+        state = trainer.init(config.seed)
+    log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
+
+    frames = pattern.steps.shape[0]
+    reading = {
+        "batch_size": config.data.batch_size, "frames": frames,
+        "sources": {name: source.max_length for name, source in config.sources.items()},
+        "end_of_song": config.data.end_of_song,
+        "process_index": jax.process_index(), "process_count": jax.process_count()}
+    batches = iterate(train_batches(dataset, seed=config.seed, **reading), first_step)
+    validation = None
+    if config.train.eval_every:
+        try:
+            validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
+        except UserError as error:
+            log.warning("No validation: %s", error)
+    run = Run(config, workdir, trainer, checkpoints, MetricsWriter(workdir, first_step), validation,
+              SampleWriter(config, workdir, trainer.graph))
+    try:
+        _loop(run, state, first_step, batches)
+    finally:
+        checkpoints.close()
+        run.writer.close()
+
+
+def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> None:
+    config, train = run.config, run.config.train
+    schedule = make_schedule(config)
+    interval = Interval(run)
+    stop = StopSignal()
+    pending = None  # the sums of the step before, fetched once the next one is on its way
+    started = time.perf_counter()
+    with stop, progress(total=train.steps, initial=first_step, unit="step", desc="training") as bar:
+        for step in range(first_step + 1, train.steps + 1):
+            waiting = time.perf_counter()
+            batch = put_batch(next(batches), run.trainer.mesh)
+            waited = time.perf_counter() - waiting
+            state, sums = run.trainer.train_step(state, batch)
+            if step == first_step + 1:
+                jax.block_until_ready(sums)
+                log.info("First step done after %.1f s (compilation included)", time.perf_counter() - started)
+                interval.start()
+            if pending is not None:
+                interval.add(step - 1, pending)
+            pending = sums
+            interval.waited += waited
+            bar.update()
+            at_end = step == train.steps or stop.requested
+            evaluate = run.validation is not None and (_due(step, train.eval_every) or step == train.steps)
+            save = at_end or _due(step, train.checkpoint_every)
+            if evaluate or save or _due(step, train.log_every):
+                loss = interval.add(step, pending)
+                pending = None
+                bar.set_postfix(loss=f"{loss:.3f}")
+            if _due(step, train.log_every) or at_end:
+                interval.report(step, float(schedule(step - 1)))
+            validation_loss = _evaluate(run, state, step) if evaluate else None
+            if save:
+                run.checkpoints.save(state, step, validation_loss)
+            if _due(step, train.sample_every):
+                run.samples.write(state.average, step, run.writer)
+            if evaluate or save:
+                interval.start()
+            if stop.requested:
+                run.checkpoints.wait()
+                raise Stopped(f"stopped at step {step} and saved; the same command goes on from there")
+    run.checkpoints.wait()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _evaluate(run: Run, state: TrainState, step: int) -> float:
+    """One pass over the validation split with the averaged weights; writes the metrics and returns the loss."""
+    total = None
+    for batch in run.validation:
+        sums = run.trainer.eval_step(state.average, put_batch(batch, run.trainer.mesh))
+        total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
+    values = summarize(jax.device_get(total))
+    run.writer.write(step, "validation", values)
+    log.info("Step %d: validation loss %.4f, accuracy %.4f", step, values["loss"], values["accuracy"])
+    return values["loss"]
+
+
+class Interval:
+    """The sums and times since the last report."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._count = sum(math.prod(p.shape) for p in jax.tree.leaves(run.trainer.abstract.params))
+        self._sums: list[Mapping[str, np.ndarray]] = []
+        self.start()
+
+    def start(self) -> None:
+        """Forgets the time so far: compilation, evaluation and saving are not training speed."""
+        self._started, self._timed, self.waited = time.perf_counter(), 0, 0.0
+
+    def add(self, step: int, sums: Any) -> float:
+        """Fetches the sums of `step` and returns its loss. Raises UserError if that is not finite."""
+        sums = jax.device_get(sums)
+        if not (np.isfinite(sums["loss"]) and np.isfinite(sums["gradient_norm"])):
+            good = self._run.checkpoints.latest
+            saved = f"the last good checkpoint is {self._run.workdir}/checkpoints/{good}" if good else "none was saved"
+            raise UserError(f"the loss at step {step} is {sums['loss']}, the gradient norm {sums['gradient_norm']}; "
+                            f"{saved}: lower optimizer.learning_rate or optimizer.clip_norm and start again")
+        self._sums.append(sums)
+        self._timed += 1
+        return float(sums["loss"])
+
+    def report(self, step: int, learning_rate: float) -> None:
+        """Writes the metrics of the steps since the last report."""
+        total = jax.tree.map(lambda *x: np.sum(x, axis=0), *self._sums)
+        values = summarize(total)
+        values["gradient_norm"] = float(total["gradient_norm"] / len(self._sums))
+        values["learning_rate"] = learning_rate
+        seconds = time.perf_counter() - self._started
+        if self._timed:
+            codes = total["count"].sum() / len(self._sums) * self._timed
+            values |= {"steps_per_second": self._timed / seconds, "codes_per_second": float(codes / seconds),
+                       "data_wait": self.waited / seconds}
+            # 6 operations a parameter and position: a multiply and an add, forward and twice backward.
+            positions = self._run.config.data.batch_size * (self._run.trainer.pattern.num_steps - 1)
+            utilization = model_flops_utilization(6 * self._count * positions, seconds / self._timed)
+            if utilization is not None:
+                values["mfu"] = utilization
+        self._run.writer.write(step, "train", values)
+        log.info("Step %d: loss %.4f, accuracy %.4f, gradient norm %.3f, %.2f steps/s", step, values["loss"],
+                     values["accuracy"], values["gradient_norm"], values.get("steps_per_second", math.nan))
+        self._sums = []
+        self.start()
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl+C into `requested` while entered; a second Ctrl+C interrupts at once."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self):
+        self._before = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number, frame):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        log.warning("Stopping after this step; the state will be saved")
+
+
+def _check_batch(config: ml_collections.ConfigDict, mesh) -> None:
+    shares = mesh.shape["data"] * mesh.shape["fsdp"] * config.train.accumulation
+    if config.data.batch_size % shares:
+        raise UserError(f"data.batch_size {config.data.batch_size}: expected a multiple of {shares} "
+                        "(data x fsdp devices x train.accumulation)")
+
+
+def _prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
+    """Writes what `generate` needs beside checkpoints. Raises UserError if a run of another config lives there."""
+    path = workdir / "config.json"
+    if jax.process_index() != 0:
+        return
+    if path.exists():
+        old, new = config_file.load(path), config
+        for section in ("model", "sources", "seed"):
+            if old[section] != ml_collections.ConfigDict(new.to_dict())[section]:
+                raise UserError(f"{workdir} holds a run with another config.{section}: train with its config, or "
+                                "choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_file.save(config, path)
+    dataset.text.save(workdir)
+    shutil.copytree(pathlib.Path(config.data.path) / "codec", workdir / "codec", dirs_exist_ok=True)
