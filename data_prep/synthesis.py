@@ -42,7 +42,7 @@ class Instrument:
 def sing(syllable: str, midi: int, seconds: float, voice: Voice) -> np.ndarray:
     """One sung syllable, float64 [samples]: consonant, vowel, and `GAP` of silence, in `seconds` altogether.
 
-    The vowels of all notes are equally loud (RMS 0.1).
+    The vowels of all notes are equally loud (RMS 0.2).
     """
     samples, gap = round(seconds * RATE), round(GAP * RATE)
     consonant, vowel = syllable
@@ -52,26 +52,26 @@ def sing(syllable: str, midi: int, seconds: float, voice: Voice) -> np.ndarray:
     time = np.arange(start) / RATE
     pitch = 2 * np.pi * frequency(midi) * time
     if consonant == "m":
-        out[:start] += 0.018 * _fade(np.sin(pitch), 0.01, 0.01)
+        out[:start] += 0.036 * _fade(np.sin(pitch), 0.01, 0.01)
     elif consonant == "l":
-        out[:start] += 0.018 * _fade(np.sin(pitch) + 0.6 * np.sin(2 * pitch), 0.01, 0.01)
+        out[:start] += 0.036 * _fade(np.sin(pitch) + 0.6 * np.sin(2 * pitch), 0.01, 0.01)
     elif consonant == "s":
-        out[:start] += 0.02 * _fade(noise(start, 4500, 7500), 0.02, 0.01)
+        out[:start] += 0.04 * _fade(noise(start, 4500, 7500), 0.02, 0.01)
     elif consonant == "t":
         burst = round(0.02 * RATE)
-        out[start - burst : start] += 0.06 * _fade(noise(burst, 2500, 6500), 0.001, 0.012)
+        out[start - burst : start] += 0.12 * _fade(noise(burst, 2500, 6500), 0.001, 0.012)
     return out
 
 
 def _vowel(vowel: str, midi: int, samples: int, voice: Voice) -> np.ndarray:
-    """A sung vowel with vibrato that sets in after 0.15 s; float64 [samples], RMS 0.1."""
+    """A sung vowel with vibrato that sets in after 0.15 s; float64 [samples], RMS 0.2."""
     time = np.arange(samples) / RATE
     vibrato = voice.vibrato * np.clip(time / 0.15 - 1, 0, 1) * np.sin(2 * np.pi * 5.5 * time)
     pitch = frequency(midi + vibrato)
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     harmonics = np.arange(1, int(0.45 * RATE / frequency(midi)) + 1)
     gains = _formant_gain(vowel, harmonics * frequency(midi), frequency(midi), voice) / harmonics
-    gains *= 0.1 * np.sqrt(2) / np.linalg.norm(gains)
+    gains *= 0.2 * np.sqrt(2) / np.linalg.norm(gains)
     return _fade(gains @ np.sin(harmonics[:, None] * phase), 0.015, 0.03)
 
 

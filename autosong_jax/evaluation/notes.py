@@ -22,11 +22,14 @@ PITCHES = (60, 62, 64, 67, 69, 72, 74, 76, 79, 81)
 _TAG = re.compile(r"\[[^\]\n]*\]")
 _SYLLABLE = re.compile(f"[{CONSONANTS}][{VOWELS}]")
 
-WINDOW = 0.064
-"""Seconds of a frame: long enough to tell C4 from D4 (32 Hz), short enough to see the gap between two notes."""
-HOP = 0.01
+WINDOW, HOP = 0.064, 0.01
+"""Seconds of a frame, long enough to tell C4 from D4 (32 Hz) and short enough to see a gap; seconds between frames."""
 BAND = (60.0, 4000.0)
-"""Hz that are looked at: from the bass, whose presence speaks against a voice, to where consonants begin."""
+"""Hz that are looked at: from the bass, whose presence speaks against a voice, to where hisses begin."""
+CHANGE = 1.25
+"""Evidence that a change of note must gain over the frames that follow: lower counts glitches, higher misses notes."""
+SHORTEST = 0.09
+"""Seconds; what is shorter is a glitch. The songbook's shortest vowel has 0.14."""
 
 
 class Note(NamedTuple):
@@ -59,106 +62,108 @@ def frequency(midi: float) -> float:
 
 
 def sung_notes(audio: np.ndarray, rate: int) -> list[int]:
-    """The MIDI numbers of the notes sung in `audio` (float32 [samples]), in order; see `detect_notes`."""
+    """The MIDI numbers of the notes sung in `audio` (float [samples]), in order; see `detect_notes`."""
     return [note.midi for note in detect_notes(audio, rate)]
 
 
 def detect_notes(audio: np.ndarray, rate: int) -> list[Note]:
     """Finds the notes sung in `audio`, knowing the ten pitches but neither lyrics nor rhythm.
 
-    Every frame's magnitude spectrum is compared with that of a harmonic tone at each pitch. A frame is sung where one
-    tone explains most of the spectrum (cosine similarity), where that tone is not much weaker than the loudest one
-    nearby, and where it is not a mere trace of the clip's loudest. Viterbi decoding over ten notes and silence then
-    gives the sequence; a note sung twice is counted twice when a gap lies between.
+    Every frame's magnitude spectrum is compared with that of a harmonic tone at each pitch (cosine similarity, so that
+    noise, chords or a bass that dominate a frame speak against all of them). Viterbi decoding over ten notes and
+    silence gives the sequence. A frame is silent when its best tone is faint beside the loudest of the surrounding
+    0.3 s, beside the clip's loud parts, or absolutely: so a note that is sung twice counts twice if a gap lies between.
 
     Args:
-      audio: float [samples], any scale up to full scale 1.0.
-      rate: samples per second, at least 8000.
+      audio: float [samples], full scale 1.0.
+      rate: samples per second, 8000 or more.
 
     Returns:
-      The notes in order of time.
+      The notes in order of time; none in silence, noise or accompaniment alone.
 
     Raises:
-      ValueError: the audio is not one-dimensional, or the rate is below 8000.
+      ValueError: the audio is not one-dimensional or not finite, or the rate is below 8000.
     """
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 1 or rate < 2 * BAND[1]:
-        raise ValueError(f"expected audio [samples] at 8000 Hz or more, got shape {audio.shape} at {rate} Hz")
-    similarity, amplitude = _match(audio, rate)
-    states = _decode(_evidence(similarity, amplitude))
+        raise ValueError(f"expected audio [samples] at 8000 Hz or more, got the shape {audio.shape} at {rate} Hz")
+    if not np.isfinite(audio).all():
+        raise ValueError("the audio holds NaN or infinite samples")
+    states = _viterbi(_evidence(*_compare(audio, rate)), CHANGE)
     edges = np.flatnonzero(np.diff(states, prepend=-1, append=-1))
-    return [Note(PITCHES[states[a]], round(a * HOP, 3), round(b * HOP, 3))
-            for a, b in itertools.pairwise(edges) if states[a] < len(PITCHES) and b - a >= 5]
+    return [Note(PITCHES[states[a]], round(a * HOP, 3), round(b * HOP, 3)) for a, b in itertools.pairwise(edges)
+            if states[a] < len(PITCHES) and (b - a) * HOP >= SHORTEST]
 
 
-def _match(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarity of every frame with every pitch's tone, and that tone's amplitude; both [frames, pitches]."""
+def _compare(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compares the frames, centred on 0, HOP, 2 HOP, ... seconds, with a tone at each pitch.
+
+    Returns:
+      (cosine similarity, amplitude of the tone in the frame), both float [frames, pitches].
+    """
     size = round(WINDOW * rate)
-    window = np.hanning(size).astype(np.float32)
-    frequencies = np.fft.rfftfreq(size, 1 / rate)
-    band = (frequencies >= BAND[0]) & (frequencies <= BAND[1])
+    window = np.hanning(size) * 2 / size
+    hertz = np.fft.rfftfreq(size, 1 / rate)
+    band = (hertz >= BAND[0]) & (hertz <= BAND[1])
 
-    centres = (np.arange(0, len(audio) / rate, HOP) * rate).round().astype(int)
-    frames = np.pad(audio, size)[centres[:, None] + size // 2 + np.arange(size)]
-    spectrum = np.abs(np.fft.rfft(frames * window, axis=-1))[:, band] / window.sum()
-
-    time = np.arange(size) / rate
-    tones = []
-    for midi in PITCHES:
-        harmonics = np.arange(1, 5)[:, None]
-        tone = (np.cos(2 * np.pi * frequency(midi) * harmonics * time) / harmonics).sum(0)
-        tones.append(np.abs(np.fft.rfft(tone * window))[band])
-    tones = np.stack(tones, axis=1)
+    time, harmonics = np.arange(size) / rate, np.arange(1, 5)[:, None]
+    tones = [(np.sin(2 * np.pi * frequency(midi) * harmonics * time) / harmonics).sum(0) for midi in PITCHES]
+    tones = np.abs(np.fft.rfft(tones * window))[:, band].T
     tones /= np.linalg.norm(tones, axis=0)
-    amplitude = spectrum @ tones
-    return amplitude / (np.linalg.norm(spectrum, axis=1, keepdims=True) + 1e-9), amplitude
+
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(audio, (size // 2, size)), size)
+    starts = np.arange(0, len(audio) / rate, HOP) * rate
+    similarity, amplitude = np.zeros((2, len(starts), len(PITCHES)))
+    for first in range(0, len(starts), 500):  # 5 s at a time: an hour's spectra would not fit in memory
+        block = slice(first, first + 500)
+        spectra = np.abs(np.fft.rfft(frames[starts[block].round().astype(int)] * window))[:, band]
+        amplitude[block] = spectra @ tones
+        similarity[block] = amplitude[block] / (np.linalg.norm(spectra, axis=1, keepdims=True) + 1e-9)
+    return similarity, amplitude
 
 
 def _evidence(similarity: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
-    """Log-likelihoods [frames, pitches + 1], the last state being silence."""
+    """How much speaks for each pitch and, last, for silence; float [frames, pitches + 1]."""
     from scipy.ndimage import maximum_filter1d
 
-    level = amplitude.max(1, initial=0.0)
-    nearby = maximum_filter1d(level, round(0.3 / HOP)) if len(level) else level
-    loudest = np.percentile(level, 95) if len(level) else 0.0
-    floor = np.maximum(np.maximum(0.35 * nearby, 0.1 * loudest), 1e-3)
-    silent = np.where(level < floor, 1.0, 0.6)
-    return np.concatenate([similarity, silent[:, None]], axis=1) * 20
+    if not len(amplitude):
+        return np.zeros((0, len(PITCHES) + 1))
+    level = amplitude.max(axis=1)
+    nearby = maximum_filter1d(level, round(0.3 / HOP))
+    faint = level < np.maximum(np.maximum(0.2 * nearby, 0.15 * np.percentile(level, 95)), 1e-3)
+    silence = np.where(faint, 1.3, 0.45)  # 1.3 beats any similarity; 0.45 is too little for a voice
+    return np.concatenate([similarity, silence[:, None]], axis=1)
 
 
-def _decode(evidence: np.ndarray, change: float = 12.0) -> np.ndarray:
-    """The best state of every frame (Viterbi), each change of state costing `change`; int [frames]."""
+def _viterbi(evidence: np.ndarray, change: float) -> np.ndarray:
+    """The states, int [frames], of the greatest sum of evidence [frames, states] less `change` for every change."""
     frames, count = evidence.shape
+    before = np.zeros((frames, count), int)
     score = np.zeros(count)
-    back = np.zeros((frames, count), int)
-    for t in range(frames):
+    for frame in range(frames):
         best = int(score.argmax())
-        moved = score[best] - change > score
-        back[t] = np.where(moved, best, np.arange(count))
-        score = np.where(moved, score[best] - change, score) + evidence[t]
+        before[frame] = np.where(score < score[best] - change, best, np.arange(count))
+        score = np.maximum(score, score[best] - change) + evidence[frame]
     states = np.zeros(frames, int)
     state = int(score.argmax())
-    for t in range(frames - 1, -1, -1):
-        states[t] = state
-        state = back[t, state]
+    for frame in reversed(range(frames)):
+        states[frame] = state
+        state = before[frame, state]
     return states
 
 
 def align(reference: Sequence[int], hypothesis: Sequence[int]) -> list[tuple[int | None, int | None]]:
     """A shortest edit path: pairs of positions in (reference, hypothesis), None where one has no partner.
 
-    Insertions, deletions and substitutions cost 1 each (Levenshtein, 1966).
+    A deletion, an insertion and a substitution cost 1 each (Levenshtein, 1966).
     """
     rows, columns = len(reference), len(hypothesis)
-    cost = np.zeros((rows + 1, columns + 1), int)
-    cost[:, 0] = np.arange(rows + 1)
-    cost[0, :] = np.arange(columns + 1)
-    for i in range(1, rows + 1):
-        for j in range(1, columns + 1):
-            differs = reference[i - 1] != hypothesis[j - 1]
-            cost[i, j] = min(cost[i - 1, j - 1] + differs, cost[i - 1, j] + 1, cost[i, j - 1] + 1)
-    pairs = []
-    i, j = rows, columns
+    cost = np.add.outer(np.arange(rows + 1), np.arange(columns + 1))
+    for i in range(rows):
+        for j in range(columns):
+            swap = cost[i, j] + (reference[i] != hypothesis[j])
+            cost[i + 1, j + 1] = min(swap, cost[i, j + 1] + 1, cost[i + 1, j] + 1)
+    pairs, i, j = [], rows, columns
     while i or j:
         if i and j and cost[i, j] == cost[i - 1, j - 1] + (reference[i - 1] != hypothesis[j - 1]):
             i, j = i - 1, j - 1
@@ -173,12 +178,12 @@ def align(reference: Sequence[int], hypothesis: Sequence[int]) -> list[tuple[int
 
 
 def note_error_rate(reference: Sequence[int], hypothesis: Sequence[int]) -> float:
-    """Edit distance between two note sequences over the reference's length; 0 is perfect, it can exceed 1.
+    """Edit distance between two note sequences over the reference's length: 0 is perfect, and it can exceed 1.
 
     Raises:
       ValueError: the reference is empty.
     """
     if not len(reference):
-        raise ValueError("the reference has no notes: a note error rate needs lyrics with syllables of the songbook")
+        raise ValueError("the reference has no notes: the lyrics need syllables of the songbook, like `mila tose`")
     wrong = sum(i is None or j is None or reference[i] != hypothesis[j] for i, j in align(reference, hypothesis))
     return wrong / len(reference)
