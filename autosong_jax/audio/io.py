@@ -1,4 +1,4 @@
-"""Audio files in and out: any file that libsndfile reads, at the rate and number of channels asked for."""
+"""Audio files in and out: whatever libsndfile reads, at the rate and with the channels asked for."""
 
 import pathlib
 
@@ -7,49 +7,53 @@ import numpy as np
 from autosong_jax.errors import UserError
 
 _BLOCK_SECONDS = 60
-_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16"}
+_SUFFIXES = (".wav", ".flac")
 
 
 def read(path: str | pathlib.Path, sample_rate: int | None = None,
          channels: int | None = None) -> tuple[np.ndarray, int]:
-    """Reads an audio file (wav, flac, ogg, mp3, ...), block by block: memory is bounded by what is returned.
+    """Reads an audio file (wav, flac, ogg, mp3, ...).
+
+    It is mixed and resampled block by block, so an hour of 48 kHz stereo needs little more memory than what is
+    returned.
 
     Args:
       path: the file.
       sample_rate: the rate wanted, in Hz; None keeps the file's own.
-      channels: the number of channels wanted; None keeps the file's own. Fewer channels than the file has are each
-        the mean of all of its channels; more are copies of a mono file's one.
+      channels: the number of channels wanted; None keeps the file's own. Where they differ, each channel wanted is the
+        mean of all of the file's.
 
     Returns:
       (float32 [channels, samples], its rate in Hz), full scale at +-1.
 
     Raises:
-      UserError: the file is missing, is not readable audio, is cut short, holds no samples, or holds NaN or infinity.
+      UserError: the file is missing, is not readable audio, ends early, holds no samples, or holds NaN or infinity.
     """
     import soundfile
     import soxr
 
     if not pathlib.Path(path).is_file():
-        raise UserError(f"audio file {path} does not exist")
+        raise UserError(f"audio file {path} is missing or not a file")
     try:
         with soundfile.SoundFile(path) as file:
-            own_rate, own_channels = file.samplerate, file.channels
-            rate = sample_rate or own_rate
-            width = channels or own_channels
-            resampler = None if rate == own_rate else soxr.ResampleStream(own_rate, rate, width, dtype="float32")
-            parts = []
-            for block in file.blocks(_BLOCK_SECONDS * own_rate, dtype="float32", always_2d=True):
+            rate, width = sample_rate or file.samplerate, channels or file.channels
+            resampler = soxr.ResampleStream(file.samplerate, rate, width) if rate != file.samplerate else None
+            samples, parts = 0, []
+            while len(block := file.read(_BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
                 if not np.isfinite(block).all():
-                    raise UserError(f"audio file {path} holds NaN or infinite samples")
+                    raise UserError(f"audio file {path} holds NaN or infinite samples: repair or replace it")
+                samples += len(block)
                 block = _mix(block, width)
-                parts.append(block if resampler is None else resampler.resample_chunk(block))
-            if not parts:
+                parts.append(np.ascontiguousarray((resampler.resample_chunk(block) if resampler else block).T))
+            if not samples:
                 raise UserError(f"audio file {path} holds no samples")
-            if resampler is not None:
-                parts.append(resampler.resample_chunk(np.zeros((0, width), np.float32), last=True))
-    except soundfile.SoundFileError as error:
-        raise UserError(f"audio file {path} cannot be read: {error}") from error
-    return np.ascontiguousarray(np.concatenate(parts).T), rate
+            if samples < file.frames - file.samplerate:  # headers of intact mp3 files may be off by less than a second
+                raise UserError(f"audio file {path} ends early: {samples} of {file.frames} samples can be read")
+            if resampler:
+                parts.append(resampler.resample_chunk(np.zeros((0, width), np.float32), last=True).T)
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"audio file {path} is not readable audio (libsndfile: {error.error_string})") from error
+    return np.concatenate(parts, axis=1), rate
 
 
 def _mix(block: np.ndarray, channels: int) -> np.ndarray:
@@ -72,14 +76,13 @@ def write(path: str | pathlib.Path, audio: np.ndarray, sample_rate: int) -> int:
     import soundfile
 
     path = pathlib.Path(path)
-    subtype = _SUBTYPES.get(path.suffix.lower())
-    if subtype is None:
-        raise UserError(f"cannot write {path}: the suffix is {path.suffix!r}, expected one of {', '.join(_SUBTYPES)}")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise UserError(f"cannot write {path}: its suffix is {path.suffix!r}, expected {' or '.join(_SUFFIXES)}")
     audio = np.atleast_2d(np.asarray(audio, np.float32))
     if not np.isfinite(audio).all():
         raise ValueError(f"{path}: the audio holds NaN or infinite samples")
     try:
-        soundfile.write(path, np.clip(audio, -1, 1).T, sample_rate, subtype=subtype)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise UserError(f"cannot write {path}: {error}") from error
+        soundfile.write(path, np.clip(audio, -1, 1).T, sample_rate, subtype="PCM_16")
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"cannot write {path} (libsndfile: {error.error_string})") from error
     return int(np.count_nonzero(np.abs(audio) > 1))

@@ -10,17 +10,16 @@ _BLOCK = 1024  # points compared with a codebook at once
 
 
 def nearest(points: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    """Index of the entry [V, D] nearest to each point [P, D], the lowest of equals; both float32, intp [P]."""
+    """Index of the entry [V, D] nearest to each point [P, D], the first of equals; both float32, intp [P]."""
     half_norms = 0.5 * np.einsum("vd,vd->v", entries, entries)
     out = np.empty(len(points), np.intp)
     for first in range(0, len(points), _BLOCK):
-        block = points[first:first + _BLOCK]
-        out[first:first + _BLOCK] = np.argmin(half_norms - block @ entries.T, axis=1)
+        out[first:first + _BLOCK] = np.argmin(half_norms - points[first:first + _BLOCK] @ entries.T, axis=1)
     return out
 
 
 def quantize(points: np.ndarray, codebooks: np.ndarray) -> np.ndarray:
-    """Codes uint16 [P, K] of float32 `points` [P, D]: each codebook of [K, V, D] codes what the ones before left."""
+    """Codes uint16 [P, K] of float32 `points` [P, D]: each codebook of [K, V, D] codes what those before it left."""
     residual = points.copy()
     codes = np.empty((len(points), len(codebooks)), np.uint16)
     for level, entries in enumerate(codebooks):

@@ -17,22 +17,21 @@ from autosong_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class MelRVQConfig:
-    """What a MelRVQ is apart from its codebooks. One frame of codes stands for `subframes` consecutive spectra."""
+    """Settings of a MelRVQ. One frame of codes stands for `subframes` consecutive spectra."""
 
     sample_rate: int = 16000  # Hz
     hop: int = 640  # samples a frame of codes
     subframes: int = 2  # spectra in a frame of codes
-    n_fft: int = 1024  # samples a spectrum sees
-    n_mels: int = 128  # bands of a spectrum
-    corner: float = 300.0  # Hz; lower gives more of the bands to low frequencies; 700 is the mel scale
-    floor: float = 1e-3  # magnitudes well below this one (full-scale sine = 1) count little
+    n_fft: int = 1024  # samples that a spectrum sees
+    n_mels: int = 160  # bands of a spectrum
+    dynamic_range: float = 45.0  # dB; what is quieter than the loudest bands of the songs by more counts little
     num_codebooks: int = 4
     codebook_size: int = 512
 
     def __post_init__(self):
         if self.hop % self.subframes or self.n_fft < self.hop // self.subframes:
-            raise UserError(f"hop {self.hop} must be a multiple of subframes {self.subframes}, and n_fft {self.n_fft} at "
-                            "least their quotient")
+            raise UserError(f"hop is {self.hop}, expected a multiple of subframes ({self.subframes}), at most "
+                            f"subframes * n_fft ({self.subframes * self.n_fft})")
         if not 1 <= self.codebook_size <= 65536:
             raise UserError(f"codebook_size is {self.codebook_size}, expected 1 to 65536: codes are 16-bit")
 
@@ -40,18 +39,19 @@ class MelRVQConfig:
 class MelRVQ:
     """See the module's docstring. Satisfies `autosong_jax.audio.codec.Codec`.
 
-    A spectrum m becomes log(1 + m / floor), so silence is the zero vector. Entry 0 of every codebook is the zero vector
-    too: silence has the codes 0, 0, ... and they decode to exact silence.
+    A magnitude m is coded as log(1 + m / floor), so silence is the zero vector. Entry 0 of every codebook is the zero
+    vector, too: silence has the codes 0, 0, ... and they decode to exact silence.
     """
 
     channels = 1
 
-    def __init__(self, config: MelRVQConfig, codebooks: np.ndarray):
-        """codebooks: float32 [K, V, subframes * n_mels]."""
+    def __init__(self, config: MelRVQConfig, floor: float, codebooks: np.ndarray):
+        """floor: magnitude (full-scale sine = 1) below which little counts; codebooks: float32 [K, V, D]."""
         expected = (config.num_codebooks, config.codebook_size, config.subframes * config.n_mels)
         if codebooks.shape != expected:
-            raise ValueError(f"codebooks have the shape {codebooks.shape}, expected {expected}")
+            raise UserError(f"the codebooks have the shape {codebooks.shape}, expected {expected} of these settings")
         self.config = config
+        self.floor = floor
         self.codebooks = codebooks
         self.sample_rate = config.sample_rate
         self.frame_rate = config.sample_rate / config.hop
@@ -59,81 +59,78 @@ class MelRVQ:
         self.codebook_size = config.codebook_size
 
     @classmethod
-    def fit(cls, songs: Iterable[np.ndarray], *, seed: int = 0, max_frames: int = 50_000, iterations: int = 20,
+    def fit(cls, songs: Iterable[np.ndarray], *, seed: int = 0, max_frames: int = 30_000, iterations: int = 15,
             **settings) -> "MelRVQ":
         """Fits the codebooks to songs.
 
         Args:
-          songs: audio, float32 [1, samples] each, at the config's sample rate; gone through once.
+          songs: audio, float32 [1, samples] each, at the rate of the settings; gone through once.
           seed: of everything random; the same songs and seed give the same codec.
-          max_frames: how many frames, drawn evenly from all songs, k-means sees; bounds memory and time.
+          max_frames: how many frames, drawn evenly from all songs, k-means sees: bounds memory and time.
           iterations: of k-means, for each codebook.
           **settings: fields of MelRVQConfig.
 
         Raises:
-          UserError: the songs hold no audio.
+          UserError: the songs hold no sample, or the settings contradict each other.
         """
         config = MelRVQConfig(**settings)
-        rng = np.random.default_rng(seed)
-        kept, ranks = np.zeros((0, config.subframes * config.n_mels), np.float32), np.zeros(0)
-        for song in songs:
-            features = _features(song, config)
-            kept, ranks = np.concatenate([kept, features]), np.concatenate([ranks, rng.random(len(features))])
-            chosen = np.sort(np.argsort(ranks, kind="stable")[:max_frames])  # the lowest ranks: a uniform sample
-            kept, ranks = kept[chosen], ranks[chosen]
-        if not len(kept):
-            raise UserError("no audio to fit the codec to: the songs hold 0 samples")
-        return cls(config, kmeans.fit(kept, config.num_codebooks, config.codebook_size, iterations=iterations, seed=seed))
+        bands = _draw((_bands(song, config) for song in songs), max_frames, np.random.default_rng(seed))
+        if not len(bands):
+            raise UserError("there is no audio to fit the codec to: the songs hold 0 samples")
+        loud = float(np.percentile(bands.max(axis=1), 99))
+        floor = max(loud * 10 ** (-config.dynamic_range / 20), 1e-6)
+        codebooks = kmeans.fit(np.log1p(bands / np.float32(floor)), config.num_codebooks, config.codebook_size,
+                               iterations=iterations, seed=seed)
+        return cls(config, floor, codebooks)
 
     def encode(self, audio: np.ndarray) -> np.ndarray:
         """float32 [1, samples] -> uint16 [T, K], T = ceil(samples / hop)."""
-        return kmeans.quantize(_features(audio, self.config), self.codebooks)
+        return kmeans.quantize(self._features(audio), self.codebooks)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Integers [T, K] in [0, V) -> float32 [1, T * hop] within +-1; the same codes give the same samples.
 
         Raises:
-          ValueError: a code is out of range or there are not K of them in a frame.
+          ValueError: the shape is another one, or a code is out of range.
         """
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
             raise ValueError(f"codes have the shape {codes.shape}, expected [frames, {self.num_codebooks}]")
         if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
-            raise ValueError(f"codes span {codes.min()} to {codes.max()}, expected 0 to {self.codebook_size - 1}")
-        config = self.config
-        bands = _bands(kmeans.dequantize(codes, self.codebooks), config)
-        window, filters = _transform(config)
-        audio = spectrum.griffin_lim(spectrum.unfilter(bands, filters), window, config.hop // config.subframes)
+            raise ValueError(f"codes go from {codes.min()} to {codes.max()}, expected 0 to {self.codebook_size - 1}")
+        window, filters, hop = _transform(self.config)
+        bands = self._magnitudes(kmeans.dequantize(codes, self.codebooks)).reshape(-1, self.config.n_mels)
+        audio = spectrum.griffin_lim(spectrum.unfilter(bands, filters), window, hop)
         return audio[None] / max(1.0, float(np.abs(audio).max(initial=0)))
 
     def quality(self, songs: Iterable[np.ndarray]) -> dict:
-        """How well songs survive being coded.
-
-        Args:
-          songs: audio, float32 [1, samples] each.
+        """How well songs, float32 [1, samples] each, survive. Takes as long as decoding them.
 
         Returns:
           `seconds`: how much was measured;
-          `variance_explained`: of the features, by the first 1, 2, ... K codebooks;
-          `coded_db`: mean absolute error of the bands as coded, over the bands that are above the floor;
-          `round_trip_db`: the same for the bands of the decoded audio, so with Griffin-Lim's errors.
+          `variance_explained`: share of the features' variance kept by the first 1, 2, ... K codebooks;
+          `coded_db`: mean absolute error of the bands as coded, over those above the floor;
+          `round_trip_db`: the same for the bands of the decoded audio, which adds the errors of Griffin-Lim.
         """
-        features = [_features(song, self.config) for song in songs]
-        codes = [kmeans.quantize(song, self.codebooks) for song in features]
-        decoded = np.concatenate([_features(self.decode(song), self.config) for song in codes])
-        features, codes = np.concatenate(features), np.concatenate(codes)
-        coded = [kmeans.dequantize(codes[:, :k], self.codebooks[:k]) for k in range(1, self.num_codebooks + 1)]
-        variance = max(float(np.mean((features - features.mean(axis=0)) ** 2)), 1e-12)
-
-        def error_db(other):
-            floor = self.config.floor
-            ours, theirs = (20 * np.log10(np.maximum(_bands(x, self.config), floor)) for x in (features, other))
-            heard = np.maximum(ours, theirs) > 20 * np.log10(floor)
-            return float(np.abs(ours - theirs)[heard].mean()) if heard.any() else 0.0
-
-        return {"seconds": len(codes) / self.frame_rate,
-                "variance_explained": [1 - float(np.mean((features - x) ** 2)) / variance for x in coded],
-                "coded_db": error_db(coded[-1]), "round_trip_db": error_db(decoded)}
+        frames, total, power = 0, 0.0, 0.0
+        squared = np.zeros(self.num_codebooks)
+        errors = {"coded_db": [], "round_trip_db": []}
+        for song in songs:
+            features = self._features(song)
+            codes = kmeans.quantize(features, self.codebooks)
+            frames += len(features)
+            total += features.sum(axis=0, dtype=np.float64)
+            power += np.square(features, dtype=np.float64).sum()
+            coded = np.zeros_like(features)
+            for level, entries in enumerate(self.codebooks):
+                coded += entries[codes[:, level]]
+                squared[level] += np.square(features - coded, dtype=np.float64).sum()
+            errors["coded_db"].append(self._decibels(features, coded))
+            errors["round_trip_db"].append(self._decibels(features, self._features(self.decode(codes))))
+        variance = power - np.square(total).sum() / max(frames, 1)
+        return {"seconds": frames / self.frame_rate,
+                "variance_explained": (1 - squared / max(variance, 1e-12)).tolist(),
+                **{name: float(np.concatenate(parts).mean()) for name, parts in errors.items()}}
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `codec.json` and `codebooks.safetensors` into `directory`, made if need be."""
@@ -141,41 +138,76 @@ class MelRVQ:
 
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        description = {"name": "melrvq", "channels": self.channels, "frame_rate": self.frame_rate,
+        description = {"name": "melrvq", "channels": self.channels, "frame_rate": self.frame_rate, "floor": self.floor,
                        **dataclasses.asdict(self.config)}
         (directory / "codec.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         safetensors.numpy.save_file({"codebooks": self.codebooks}, directory / "codebooks.safetensors")
 
     @classmethod
     def load(cls, directory: str | pathlib.Path) -> "MelRVQ":
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: a file is missing or damaged.
+        """
         import safetensors.numpy
 
         directory = pathlib.Path(directory)
-        description = json.loads((directory / "codec.json").read_text(encoding="utf-8"))
-        config = MelRVQConfig(**{f.name: description[f.name] for f in dataclasses.fields(MelRVQConfig)})
-        return cls(config, safetensors.numpy.load_file(directory / "codebooks.safetensors")["codebooks"])
+        try:
+            description = json.loads((directory / "codec.json").read_text(encoding="utf-8"))
+            config = MelRVQConfig(**{field.name: description[field.name] for field in dataclasses.fields(MelRVQConfig)})
+            codebooks = safetensors.numpy.load_file(directory / "codebooks.safetensors")["codebooks"]
+            return cls(config, description["floor"], codebooks)
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise UserError(f"the codec in {directory} is damaged ({error!r}): save it again") from error
+
+    def _features(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [1, samples] -> float32 [T, D], what is quantised."""
+        return np.log1p(_bands(audio, self.config) / np.float32(self.floor))
+
+    def _magnitudes(self, features: np.ndarray) -> np.ndarray:
+        """The magnitudes that `features` stand for; what falls below silence in the sum of codebooks is silence."""
+        return np.float32(self.floor) * np.expm1(np.maximum(features, 0))
+
+    def _decibels(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Absolute differences in dB, one-dimensional, of what is above the floor in either."""
+        ours, theirs = (20 * np.log10(np.maximum(self._magnitudes(x) / self.floor, 1)) for x in (features, others))
+        return np.abs(ours - theirs)[np.maximum(ours, theirs) > 0]
 
 
-def _transform(config: MelRVQConfig) -> tuple[np.ndarray, np.ndarray]:
-    """The window [n_fft] and the filters [n_mels, n_fft // 2 + 1]."""
-    return (spectrum.hann(config.n_fft),
-            spectrum.band_filters(config.sample_rate, config.n_fft, config.n_mels, config.corner))
+def _transform(config: MelRVQConfig) -> tuple[np.ndarray, np.ndarray, int]:
+    """The window [n_fft], the filters [n_mels, n_fft // 2 + 1] and the samples between spectra."""
+    return (spectrum.hann(config.n_fft), spectrum.mel_filters(config.sample_rate, config.n_fft, config.n_mels),
+            config.hop // config.subframes)
 
 
-def _features(audio: np.ndarray, config: MelRVQConfig) -> np.ndarray:
-    """float32 [1, samples] -> float32 [ceil(samples / hop), subframes * n_mels]; silence is 0."""
+def _bands(audio: np.ndarray, config: MelRVQConfig) -> np.ndarray:
+    """float32 [1, samples] -> magnitudes float32 [ceil(samples / hop), subframes * n_mels]."""
     audio = np.asarray(audio, np.float32)
     if audio.ndim != 2 or len(audio) != 1:
         raise ValueError(f"audio has the shape {audio.shape}, expected [1, samples]")
+    window, filters, hop = _transform(config)
     padded = np.pad(audio[0], (0, -audio.shape[1] % config.hop))
-    window, filters = _transform(config)
-    if not len(padded):
-        return np.zeros((0, config.subframes * config.n_mels), np.float32)
-    bands = spectrum.band_magnitudes(padded, window, config.hop // config.subframes, filters)
-    return np.log1p(bands / config.floor).reshape(-1, config.subframes * config.n_mels)
+    return spectrum.band_magnitudes(padded, window, hop, filters).reshape(-1, config.subframes * config.n_mels)
 
 
-def _bands(features: np.ndarray, config: MelRVQConfig) -> np.ndarray:
-    """The inverse of the compression: float32 [T, subframes * n_mels] -> magnitudes [T * subframes, n_mels]."""
-    return config.floor * np.expm1(np.maximum(features, 0)).reshape(-1, config.n_mels)
+def _draw(songs: Iterable[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """A uniform sample, without replacement and in order, of at most `count` rows of all arrays [any, D] together.
+
+    Each row gets a random rank and the lowest ranks stay; at most about 2 * count rows are held beside one array.
+    """
+    rows, ranks, limit = [], [], 1.0
+
+    def select() -> tuple[np.ndarray, np.ndarray]:
+        ranked = np.concatenate(ranks)
+        best = np.sort(np.argsort(ranked, kind="stable")[:count])
+        return np.concatenate(rows)[best], ranked[best]
+
+    for song in songs:
+        rank = rng.random(len(song))
+        rows.append(song[rank < limit])
+        ranks.append(rank[rank < limit])
+        if sum(map(len, rows)) > 2 * count:
+            kept, rank = select()
+            rows, ranks, limit = [kept], [rank], rank.max()
+    return select()[0] if rows else np.zeros((0, 1), np.float32)

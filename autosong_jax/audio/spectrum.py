@@ -1,4 +1,4 @@
-"""Short-time spectra: audio to band magnitudes and back, with numpy alone, in bounded memory.
+"""Short-time spectra: audio to mel bands and back, one block of frames at a time.
 
 A signal of F * hop samples has F frames; frame f is windowed around the middle of samples [f * hop, (f + 1) * hop).
 Shape letters: F frames, N bins (n_fft // 2 + 1), M bands.
@@ -12,22 +12,19 @@ import scipy.fft
 _BLOCK = 512  # frames transformed at once: small enough to stay in the cache
 
 
-def band_filters(sample_rate: int, n_fft: int, num_bands: int, corner: float) -> np.ndarray:
-    """Triangular filters, equally spaced on the scale log(1 + f / corner), from 0 Hz to half the sample rate.
+def mel_filters(sample_rate: int, n_fft: int, num_bands: int) -> np.ndarray:
+    """Triangular filters, equally spaced on the scale log(1 + f / 700 Hz), from 0 Hz to half the sample rate.
 
-    A corner of 700 Hz is the mel scale; a lower one gives more of the bands to low frequencies. A filter is never
-    narrower than the distance between two bins, so that none is empty.
+    A filter is never narrower than the distance between two bins, so that none is empty.
 
     Returns:
       float32 [M, N]; each filter's weights add up to 1.
     """
-    bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
-    edges = corner * np.expm1(np.linspace(0, np.log1p(sample_rate / 2 / corner), num_bands + 2))
     width = sample_rate / n_fft
-    lower = np.maximum(edges[1:-1] - edges[:-2], width)[:, None]
-    upper = np.maximum(edges[2:] - edges[1:-1], width)[:, None]
-    offset = bins - edges[1:-1, None]
-    filters = np.clip(np.minimum(1 + offset / lower, 1 - offset / upper), 0, None)
+    edges = 700 * np.expm1(np.linspace(0, np.log1p(sample_rate / 2 / 700), num_bands + 2))
+    rising, falling = np.maximum(np.diff(edges), width)[:-1, None], np.maximum(np.diff(edges), width)[1:, None]
+    offset = np.arange(n_fft // 2 + 1) * width - edges[1:-1, None]
+    filters = np.clip(np.minimum(1 + offset / rising, 1 - offset / falling), 0, None)
     return (filters / filters.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -57,18 +54,21 @@ def band_magnitudes(audio: np.ndarray, window: np.ndarray, hop: int, filters: np
     return out
 
 
-def unfilter(bands: np.ndarray, filters: np.ndarray, iterations: int = 30) -> np.ndarray:
+def unfilter(bands: np.ndarray, filters: np.ndarray, iterations: int = 50) -> np.ndarray:
     """Non-negative magnitudes [F, N] whose filtered values are close to `bands` [F, M], both float32.
 
-    Multiplicative updates for the least squares problem (Lee and Seung, 2001), from a smooth start.
+    Multiplicative updates for non-negative least squares (Lee and Seung, 2001), from each band spread over its bins.
     """
-    spread = filters / np.maximum(filters.sum(axis=0), 1e-8)
-    magnitudes = bands @ spread
-    target = bands @ filters
     gram = filters.T @ filters
-    for _ in range(iterations):
-        magnitudes *= target / np.maximum(magnitudes @ gram, 1e-12)
-    return magnitudes
+    spread = filters / np.maximum(filters.sum(axis=0), 1e-8)
+    out = np.empty((len(bands), filters.shape[1]), np.float32)
+    for first in range(0, len(bands), _BLOCK):
+        block = bands[first:first + _BLOCK]
+        magnitudes, target = block @ spread, block @ filters
+        for _ in range(iterations):
+            magnitudes *= target / np.maximum(magnitudes @ gram, 1e-12)
+        out[first:first + _BLOCK] = magnitudes
+    return out
 
 
 def griffin_lim(magnitudes: np.ndarray, window: np.ndarray, hop: int, *, iterations: int = 32, momentum: float = 0.99,
