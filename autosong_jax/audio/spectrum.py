@@ -8,24 +8,25 @@ from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
+import scipy.sparse
 
 _BLOCK = 512  # frames transformed at once: small enough to stay in the cache
 
 
-def mel_filters(sample_rate: int, n_fft: int, num_bands: int) -> np.ndarray:
+def mel_filters(sample_rate: int, n_fft: int, num_bands: int) -> scipy.sparse.csr_array:
     """Triangular filters, equally spaced on the scale log(1 + f / 700 Hz), from 0 Hz to half the sample rate.
 
     A filter is never narrower than the distance between two bins, so that none is empty.
 
     Returns:
-      float32 [M, N]; each filter's weights add up to 1.
+      float32 [M, N], sparse; each filter's weights add up to 1.
     """
     width = sample_rate / n_fft
     edges = 700 * np.expm1(np.linspace(0, np.log1p(sample_rate / 2 / 700), num_bands + 2))
     rising, falling = np.maximum(np.diff(edges), width)[:-1, None], np.maximum(np.diff(edges), width)[1:, None]
     offset = np.arange(n_fft // 2 + 1) * width - edges[1:-1, None]
     filters = np.clip(np.minimum(1 + offset / rising, 1 - offset / falling), 0, None)
-    return (filters / filters.sum(axis=1, keepdims=True)).astype(np.float32)
+    return scipy.sparse.csr_array((filters / filters.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
 def hann(n_fft: int) -> np.ndarray:
@@ -46,28 +47,28 @@ def stft_blocks(audio: np.ndarray, window: np.ndarray, hop: int) -> Iterator[tup
         yield first, scipy.fft.rfft(frames[first:first + _BLOCK] * window, axis=1)
 
 
-def band_magnitudes(audio: np.ndarray, window: np.ndarray, hop: int, filters: np.ndarray) -> np.ndarray:
+def band_magnitudes(audio: np.ndarray, window: np.ndarray, hop: int, filters: scipy.sparse.csr_array) -> np.ndarray:
     """float32 `audio` [F * hop] -> float32 [F, M], the magnitudes that each of `filters` [M, N] lets through."""
-    out = np.empty((len(audio) // hop, len(filters)), np.float32)
+    out = np.empty((len(audio) // hop, filters.shape[0]), np.float32)
     for first, spectra in stft_blocks(audio, window, hop):
-        out[first:first + len(spectra)] = np.abs(spectra) @ filters.T
+        out[first:first + len(spectra)] = (filters @ np.abs(spectra).T).T
     return out
 
 
-def unfilter(bands: np.ndarray, filters: np.ndarray, iterations: int = 50) -> np.ndarray:
+def unfilter(bands: np.ndarray, filters: scipy.sparse.csr_array, iterations: int = 50) -> np.ndarray:
     """Non-negative magnitudes [F, N] whose filtered values are close to `bands` [F, M], both float32.
 
     Multiplicative updates for non-negative least squares (Lee and Seung, 2001), from each band spread over its bins.
     """
-    gram = filters.T @ filters
-    spread = filters / np.maximum(filters.sum(axis=0), 1e-8)
+    back = filters.T.tocsr()
+    reach = np.maximum(filters.sum(axis=0), 1e-8)[:, None]
     out = np.empty((len(bands), filters.shape[1]), np.float32)
     for first in range(0, len(bands), _BLOCK):
-        block = bands[first:first + _BLOCK]
-        magnitudes, target = block @ spread, block @ filters
+        target = back @ np.ascontiguousarray(bands[first:first + _BLOCK].T)
+        magnitudes = target / reach
         for _ in range(iterations):
-            magnitudes *= target / np.maximum(magnitudes @ gram, 1e-12)
-        out[first:first + _BLOCK] = magnitudes
+            magnitudes *= target / np.maximum(back @ (filters @ magnitudes), 1e-12)
+        out[first:first + _BLOCK] = magnitudes.T
     return out
 
 
