@@ -86,6 +86,8 @@ DRUM_LEVELS = {"kick": 0.15, "snare": 0.06, "hat": 0.03}
 MARKER = "songbook.json"
 """Stands in a folder that this command made, and may therefore change."""
 
+SONG_FILES = ("lyrics.txt", "genre.txt", "audio.wav", "notes.json")
+
 ENDING = 0.6
 """Seconds for which the last chord rings after the last line."""
 
@@ -117,11 +119,14 @@ def make_song(seed: int, index: int, seconds: float) -> Song:
 
 
 def compose(rng: np.random.Generator, genre: str, seconds: float) -> str:
-    """Random lyrics that take at most `seconds` (5 or more) in that genre: the fullest of a few drafts."""
+    """Random lyrics that take at most `seconds` (5 or more) in that genre.
+
+    Of a few drafts it is the fullest among those whose chorus returns, if there are such.
+    """
     space = int((seconds - ENDING) / GENRES[genre].step)
     lines_per_section = 1 if seconds < 20 else 2 if seconds < 60 else 4
     drafts = [_draft(rng, GENRES[genre], space, lines_per_section) for _ in range(12)]
-    return max(drafts, key=lambda draft: len(syllables(draft)))
+    return max(drafts, key=lambda draft: (draft.count("[chorus]") > 1, len(syllables(draft))))
 
 
 def _draft(rng: np.random.Generator, style: Genre, space: int, lines_per_section: int) -> str:
@@ -263,7 +268,7 @@ def open_book(output: Path, songs: int, **facts: float) -> None:
 
 def _remove_song(directory: Path) -> None:
     """Deletes what `write_song` wrote; files that somebody has added stay."""
-    for file in ("lyrics.txt", "genre.txt", "notes.json", "audio.wav"):
+    for file in SONG_FILES:
         (directory / file).unlink(missing_ok=True)
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()

@@ -1,4 +1,4 @@
-"""Does it sing these lyrics? The songbook's rule from syllable to note, a detector of sung notes, and their edit distance.
+"""Does it sing these lyrics? A rule from syllable to note, a detector of sung notes, and the edit distance of the two.
 
 The rule. A syllable is one consonant of `l m s t` and one vowel of `a e i o u`. The vowel picks a pair of
 neighbouring notes of the C major pentatonic scale, `u` the lowest and `i` the highest; the voiced consonants `l m`
@@ -155,7 +155,7 @@ def _viterbi(evidence: np.ndarray, change: float) -> np.ndarray:
 def align(reference: Sequence[int], hypothesis: Sequence[int]) -> list[tuple[int | None, int | None]]:
     """A shortest edit path: pairs of positions in (reference, hypothesis), None where one has no partner.
 
-    A deletion, an insertion and a substitution cost 1 each (Levenshtein, 1966).
+    A deletion, an insertion and a substitution cost 1 each (Levenshtein, 1966); equal notes are paired in preference.
     """
     rows, columns = len(reference), len(hypothesis)
     cost = np.add.outer(np.arange(rows + 1), np.arange(columns + 1))
@@ -165,15 +165,18 @@ def align(reference: Sequence[int], hypothesis: Sequence[int]) -> list[tuple[int
             cost[i + 1, j + 1] = min(swap, cost[i, j + 1] + 1, cost[i + 1, j] + 1)
     pairs, i, j = [], rows, columns
     while i or j:
-        if i and j and cost[i, j] == cost[i - 1, j - 1] + (reference[i - 1] != hypothesis[j - 1]):
+        if i and j and reference[i - 1] == hypothesis[j - 1] and cost[i, j] == cost[i - 1, j - 1]:
             i, j = i - 1, j - 1
             pairs.append((i, j))
         elif i and cost[i, j] == cost[i - 1, j] + 1:
             i -= 1
             pairs.append((i, None))
-        else:
+        elif j and cost[i, j] == cost[i, j - 1] + 1:
             j -= 1
             pairs.append((None, j))
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
     return pairs[::-1]
 
 
