@@ -166,9 +166,12 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         return TrainState(step, params, average(state.ema, params, step), new_optimizer), metrics
 
     def average(ema: Parameters, params: Parameters, step: Array) -> Parameters:
+        """The moving average after `step`; early updates weigh more, so the initial weights are soon forgotten."""
         if not ema:
             return ema
-        rate = jnp.where(step % train.ema_every == 0, 1.0 - train.ema_decay, 0.0)
+        updates = step // train.ema_every
+        decay = jnp.minimum(train.ema_decay, (1 + updates) / (10 + updates))
+        rate = jnp.where(step % train.ema_every == 0, 1.0 - decay, 0.0)
         return jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)
 
     def eval_step(params: Parameters, batch: Batch):
