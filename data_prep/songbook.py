@@ -71,7 +71,7 @@ GENRES = {
         chords=".xx", bass="x..", kick="x..", snare="...", hat=".xx"),
     "bossa": Genre(
         step=0.12, phrase=4, rhythm=(3, 3, 4, 3, 3), verse="Dm G C Am", chorus="C Am Dm G",
-        instrument=Instrument((1.0, 0.2, 0.2, 0.1), decay=0.2), voice=Voice(size=1.0, vibrato=0.15),
+        instrument=Instrument((1.0, 0.2, 0.2, 0.1), decay=0.2), voice=Voice(vibrato=0.15),
         chords="x..x..x...x..x..", bass="x.....x.x.....x.", kick="x.....x.x.....x.", snare="x..x..x...x..x..",
         hat="x.x.x.x.x.x.x.x."),
 }
