@@ -41,7 +41,7 @@ def load_codec(directory: str | pathlib.Path) -> Codec:
     """
     path = pathlib.Path(directory) / "codec.json"
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["name"]
+        name = str(json.loads(path.read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a codec description ({error!r}): give a directory that a codec was saved in"
                         ) from error

@@ -49,18 +49,31 @@ def fit(points: np.ndarray, num_codebooks: int, codebook_size: int, *, iteration
 
 
 def _fit_one(points: np.ndarray, size: int, iterations: int, rng: np.random.Generator) -> np.ndarray:
-    """Lloyd's algorithm; entry 0 stays the zero vector, an entry that loses all of its points starts anew."""
-    starts = np.unique(points, axis=0)
-    starts = starts[rng.permutation(len(starts))[:size - 1]]
-    entries = np.concatenate([np.zeros_like(points[:1]), starts])
+    """Lloyd's algorithm; entry 0 stays the zero vector, an entry that loses all of its points stays where it is."""
+    entries = _start(points[rng.permutation(len(points))[:10 * size]], size, rng)
     for _ in range(iterations):
         owner = nearest(points, entries)
-        members = scipy.sparse.csr_array((np.ones(len(points), np.float32), owner, np.arange(len(points) + 1)),
-                                         shape=(len(points), len(entries))).T.tocsr()
-        counts = np.bincount(owner, minlength=len(entries))
-        entries[1:] = ((members @ points) / np.maximum(counts, 1)[:, None])[1:]
-        empty = np.flatnonzero(counts[1:] == 0) + 1
-        if len(empty):
-            errors = np.sum((points - entries[owner]) ** 2, axis=1)
-            entries[empty] = points[np.argsort(-errors, kind="stable")[:len(empty)]]
-    return np.resize(entries, (size, points.shape[1]))
+        members = scipy.sparse.csc_array((np.ones(len(points), np.float32), owner, np.arange(len(points) + 1)),
+                                         shape=(size, len(points)))
+        counts = np.bincount(owner, minlength=size)
+        moved = np.flatnonzero(counts[1:]) + 1
+        entries[moved] = (members @ points)[moved] / counts[moved, None]
+    return entries
+
+
+def _start(points: np.ndarray, size: int, rng: np.random.Generator, candidates: int = 4) -> np.ndarray:
+    """Entries far from each other: the zero vector and points chosen by greedy k-means++ (Arthur, Vassilvitskii, 2007).
+
+    A point's chance to be a candidate is its squared distance from the entries so far; of the candidates, the one that
+    leaves the least total is chosen.
+    """
+    entries = np.zeros((size, points.shape[1]), np.float32)
+    norms = np.einsum("pd,pd->p", points, points)
+    distances = norms
+    for entry in range(1, size):
+        mass = np.cumsum(distances, dtype=np.float64)
+        tried = np.minimum(np.searchsorted(mass, rng.random(candidates) * mass[-1], side="right"), len(points) - 1)
+        left = np.minimum(distances, np.maximum(norms[tried, None] - 2 * points[tried] @ points.T + norms, 0))
+        best = left.sum(axis=1).argmin()
+        entries[entry], distances = points[tried[best]], left[best]
+    return entries

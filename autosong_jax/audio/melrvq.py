@@ -112,25 +112,25 @@ class MelRVQ:
           `coded_db`: mean absolute error of the bands as coded, over those above the floor;
           `round_trip_db`: the same for the bands of the decoded audio, which adds the errors of Griffin-Lim.
         """
-        frames, total, power = 0, 0.0, 0.0
+        frames, sums, power = 0, 0.0, 0.0
         squared = np.zeros(self.num_codebooks)
-        errors = {"coded_db": [], "round_trip_db": []}
+        errors = {"coded_db": np.zeros(2), "round_trip_db": np.zeros(2)}  # sum and count
         for song in songs:
             features = self._features(song)
             codes = kmeans.quantize(features, self.codebooks)
             frames += len(features)
-            total += features.sum(axis=0, dtype=np.float64)
+            sums += features.sum(axis=0, dtype=np.float64)
             power += np.square(features, dtype=np.float64).sum()
             coded = np.zeros_like(features)
             for level, entries in enumerate(self.codebooks):
                 coded += entries[codes[:, level]]
                 squared[level] += np.square(features - coded, dtype=np.float64).sum()
-            errors["coded_db"].append(self._decibels(features, coded))
-            errors["round_trip_db"].append(self._decibels(features, self._features(self.decode(codes))))
-        variance = power - np.square(total).sum() / max(frames, 1)
+            errors["coded_db"] += self._decibels(features, coded)
+            errors["round_trip_db"] += self._decibels(features, self._features(self.decode(codes)))
+        variance = power - np.square(sums).sum() / max(frames, 1)
         return {"seconds": frames / self.frame_rate,
                 "variance_explained": (1 - squared / max(variance, 1e-12)).tolist(),
-                **{name: float(np.concatenate(parts).mean()) for name, parts in errors.items()}}
+                **{name: float(total / max(count, 1)) for name, (total, count) in errors.items()}}
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `codec.json` and `codebooks.safetensors` into `directory`, made if need be."""
@@ -158,7 +158,7 @@ class MelRVQ:
             config = MelRVQConfig(**{field.name: description[field.name] for field in dataclasses.fields(MelRVQConfig)})
             codebooks = safetensors.numpy.load_file(directory / "codebooks.safetensors")["codebooks"]
             return cls(config, description["floor"], codebooks)
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise UserError(f"the codec in {directory} is damaged ({error!r}): save it again") from error
 
     def _features(self, audio: np.ndarray) -> np.ndarray:
@@ -169,10 +169,10 @@ class MelRVQ:
         """The magnitudes that `features` stand for; what falls below silence in the sum of codebooks is silence."""
         return np.float32(self.floor) * np.expm1(np.maximum(features, 0))
 
-    def _decibels(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Absolute differences in dB, one-dimensional, of what is above the floor in either."""
+    def _decibels(self, features: np.ndarray, others: np.ndarray) -> tuple[float, int]:
+        """The sum of the absolute differences in dB, and how many there are, of what is above the floor in either."""
         ours, theirs = (20 * np.log10(np.maximum(self._magnitudes(x) / self.floor, 1)) for x in (features, others))
-        return np.abs(ours - theirs)[np.maximum(ours, theirs) > 0]
+        return float(np.abs(ours - theirs).sum()), np.count_nonzero(np.maximum(ours, theirs))
 
 
 def _transform(config: MelRVQConfig) -> tuple[np.ndarray, np.ndarray, int]:

@@ -76,8 +76,8 @@ def griffin_lim(magnitudes: np.ndarray, window: np.ndarray, hop: int, *, iterati
                 seed: int = 0) -> np.ndarray:
     """A signal with the given short-time magnitudes: the fast Griffin-Lim algorithm (Perraudin et al., 2013).
 
-    The algorithm's extrapolation of spectra is done on signals, which is the same as the transform is linear; so the
-    state is two signals, and spectra exist one block at a time.
+    What the algorithm extrapolates is spectra; extrapolating signals is the same, the transform being linear, and lets
+    spectra exist one block at a time.
 
     Args:
       magnitudes: float32 [F, N].
@@ -91,26 +91,30 @@ def griffin_lim(magnitudes: np.ndarray, window: np.ndarray, hop: int, *, iterati
       float32 [F * hop].
     """
     n_fft, count = len(window), len(magnitudes)
+    if not count:
+        return np.zeros(0, np.float32)
+    weight = np.zeros((count + -(-n_fft // hop), hop), np.float32)
+    for first in range(0, count, _BLOCK):
+        _overlap_add(np.broadcast_to(window * window, (min(_BLOCK, count - first), n_fft)), first, weight)
+    weight = np.maximum(weight, 1e-3 * weight.max())  # the ends of a song are under the rim of few windows
     before = (n_fft - hop) // 2
-    parts = -(-n_fft // hop)  # hops that a frame reaches over
-
-    def overlap_add(frames: np.ndarray, out: np.ndarray, first: int) -> None:
-        padded = np.zeros((len(frames), parts * hop), np.float32)
-        padded[:, :n_fft] = frames
-        padded = padded.reshape(len(frames), parts, hop)
-        for part in range(parts):
-            out[first + part:first + part + len(frames)] += padded[:, part]
-
-    weight = np.zeros((count + parts, hop), np.float32)
-    overlap_add(np.broadcast_to(window * window, (count, n_fft)), weight, 0)
-    weight = np.maximum(weight.reshape(-1)[before:before + count * hop], 1e-8)
 
     signal = np.random.default_rng(seed).standard_normal(count * hop, dtype=np.float32)
     previous = signal
     for _ in range(iterations):
-        total = np.zeros((count + parts, hop), np.float32)
+        total = np.zeros_like(weight)
         for first, spectra in stft_blocks(signal + momentum * (signal - previous), window, hop):
             spectra *= magnitudes[first:first + len(spectra)] / np.maximum(np.abs(spectra), 1e-12)
-            overlap_add(scipy.fft.irfft(spectra, n_fft, axis=1) * window, total, first)
-        previous, signal = signal, total.reshape(-1)[before:before + count * hop] / weight
+            _overlap_add(scipy.fft.irfft(spectra, n_fft, axis=1) * window, first, total)
+        previous, signal = signal, (total / weight).reshape(-1)[before:before + count * hop]
     return signal
+
+
+def _overlap_add(frames: np.ndarray, first: int, out: np.ndarray) -> None:
+    """Adds frames [any, n_fft], numbered from `first`, to `out` [hops, hop], in which frame f begins at row f."""
+    hop = out.shape[1]
+    parts = -(-frames.shape[1] // hop)
+    padded = np.zeros((len(frames), parts * hop), np.float32)
+    padded[:, :frames.shape[1]] = frames
+    for part, columns in enumerate(np.split(padded, parts, axis=1)):
+        out[first + part:first + part + len(frames)] += columns
