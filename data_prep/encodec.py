@@ -1,0 +1,202 @@
+"""EnCodec through `transformers`: songs of any length to codes, in windows, exactly as if in one piece.
+
+Shape letters: T frames, K codebooks, C channels or features. All arithmetic is in fp32: a nearest neighbour that
+differs in the first codebook changes every later one.
+"""
+
+import itertools
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from transformers.models.encodec import modeling_encodec
+
+from autosong_jax.audio import spectrum
+from autosong_jax.errors import UserError
+from data_prep import hub
+
+HUB_IDS = {f"encodec_{rate}khz": f"facebook/encodec_{rate}khz" for rate in (24, 32, 48)}
+_LEVEL = 0.1  # root mean square of a decoded song, where the model codes audio of a normalised loudness
+
+
+def load(name: str, bandwidth: float | None = None) -> "Encodec":
+    """Loads an EnCodec onto the GPU, if there is one.
+
+    Args:
+      name: a key of `HUB_IDS`, a directory written by `save_pretrained`, or a hub id.
+      bandwidth: kbit/s, one of the model's own, which decides the number of codebooks; None takes the lowest.
+
+    Raises:
+      UserError: there is no such model, it is another kind of model, or it has no such bandwidth.
+    """
+    model = hub.load(transformers.EncodecModel, HUB_IDS.get(name, name), "--codec")
+    offered = list(model.config.target_bandwidths)
+    bandwidth = offered[0] if bandwidth is None else bandwidth
+    if bandwidth not in offered:
+        raise UserError(f"--bandwidth={bandwidth} is not one that {name} has: expected one of "
+                        f"{', '.join(map(str, offered))} kbit/s")
+    if model.config.chunk_length_s is None and model.config.norm_type != "weight_norm":
+        raise UserError(f"--codec={name} normalises over a whole song ({model.config.norm_type}) and names no "
+                        "chunk_length_s: such a model cannot code long songs")
+    return Encodec(model, bandwidth)
+
+
+class Encodec:
+    """Satisfies `autosong_jax.audio.codec.Codec`; `frame_rate` and the rest are the model's own.
+
+    A model that codes chunks of its own (48 kHz: 1 s, normalised over time) keeps its chunks, whose frames are put one
+    after the other; but loudness is normalised over the song rather than the chunk, since codes carry no loudness and
+    a level that jumps every second would be heard. Such a model decodes every song to the same loudness.
+    """
+
+    def __init__(self, model: transformers.EncodecModel, bandwidth: float, *, window_seconds: float = 10.0):
+        """window_seconds: how much audio goes through the convolutions at once; no code depends on it."""
+        config = model.config
+        self.model, self.bandwidth = model, bandwidth
+        self.sample_rate, self.channels = config.sampling_rate, config.audio_channels
+        self.codebook_size = config.codebook_size
+        self.num_codebooks = model.quantizer.get_num_quantizers_for_bandwidth(bandwidth)
+        self._hop = config.hop_length
+        self._chunked = config.chunk_length_s is not None
+        self.frame_rate = self.sample_rate / self._hop
+        if self._chunked:
+            self.frame_rate = math.ceil(config.chunk_length / self._hop) * self.sample_rate / config.chunk_stride
+        self._window = max(1, round(window_seconds * self.sample_rate / self._hop))  # frames
+        self._batch = 8 if model.device.type == "cuda" else 1  # windows; on a CPU more are no faster
+
+    @torch.inference_mode()
+    def encode(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [channels, samples] -> uint16 [T, K]; one frame for each hop that has begun."""
+        if not audio.shape[1]:
+            return np.zeros((0, self.num_codebooks), np.uint16)
+        x_1xCxN = torch.from_numpy(np.ascontiguousarray(audio))[None]
+        codes = self._encode_chunks(x_1xCxN) if self._chunked else self._encode_whole(x_1xCxN)
+        return np.concatenate([part.T.cpu().numpy() for part in codes]).astype(np.uint16)
+
+    def _encode_whole(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yields codes [K, frames]. The convolutions before the LSTM see overlapping windows, several at once; the LSTM
+        goes through the song once, its state carried along; what follows sees overlapping windows again."""
+        layers = list(self.model.encoder.layers)
+        middle = next(i for i, layer in enumerate(layers) if isinstance(layer, modeling_encodec.EncodecLSTM))
+        lstm, state, features = layers[middle].lstm, None, []
+        for x_BxCxT in _convolve(layers[:middle], x_1xCxN, self._window, self._batch, self.model.device):
+            x_TxC = x_BxCxT.transpose(1, 2).flatten(0, 1)
+            y_TxC, state = lstm(x_TxC, state)
+            features.append((x_TxC + y_TxC).T)
+        features_1xCxT = torch.cat(features, 1)[None]
+        for x_BxCxT in _convolve(layers[middle + 1:], features_1xCxT, self._window, self._batch, self.model.device):
+            yield self.model.quantizer.encode(x_BxCxT, self.bandwidth).flatten(1)
+
+    def _encode_chunks(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yields codes [K, frames], chunk by chunk; the last is filled up with silence and its surplus dropped."""
+        config = self.model.config
+        length, stride, samples = config.chunk_length, config.chunk_stride, x_1xCxN.shape[-1]
+        if config.normalize:
+            x_1xCxN = x_1xCxN / (x_1xCxN.mean(1).square().mean().sqrt() + 1e-8)
+        chunks = 1 + max(0, math.ceil((samples - length) / stride))
+        x_1xCxN = nn.functional.pad(x_1xCxN, (0, (chunks - 1) * stride + length - samples))
+        frames = math.ceil((samples - (chunks - 1) * stride) / self._hop)
+        for first in range(0, chunks, self._batch):
+            starts = range(first * stride, min(chunks, first + self._batch) * stride, stride)
+            batch = torch.cat([x_1xCxN[..., start:start + length] for start in starts]).to(self.model.device)
+            codes_KxBxT = self.model.quantizer.encode(self.model.encoder(batch), self.bandwidth)
+            is_last = first + self._batch >= chunks
+            codes = codes_KxBxT.flatten(1)
+            yield codes[:, :codes.shape[1] - (codes_KxBxT.shape[2] - frames)] if is_last else codes
+
+    @torch.inference_mode()
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Integers [T, K] -> float32 [channels, samples], in one piece: for excerpts."""
+        codes_KxT = torch.from_numpy(np.asarray(codes, np.int64).T.copy()).to(self.model.device)
+        if not self._chunked:
+            return self.model.decode(codes_KxT[None, None], [None])[0][0].cpu().numpy()
+        config = self.model.config
+        frames = math.ceil(config.chunk_length / self._hop)
+        missing = -codes_KxT.shape[1] % frames
+        chunks = nn.functional.pad(codes_KxT, (0, missing)).unflatten(1, (-1, frames)).transpose(0, 1)
+        scale = torch.full((1, 1), _LEVEL, device=self.model.device) if config.normalize else None
+        audio_1xCxN = self.model.decode(chunks[:, None], [scale] * len(chunks), last_frame_pad_length=missing)[0]
+        return audio_1xCxN[0].cpu().numpy()
+
+    def quality(self, songs: Iterable[np.ndarray]) -> dict:
+        """How well excerpts survive being coded.
+
+        Args:
+          songs: audio, float32 [channels, samples] each.
+
+        Returns:
+          `seconds`: how much was measured; `round_trip_db`: mean absolute error of the magnitudes of 128 bands, where
+          either is above -60 dB.
+        """
+        window, hop = spectrum.hann(2048), 512
+        filters = spectrum.mel_filters(self.sample_rate, 2048, 128)
+
+        def decibels(audio: np.ndarray) -> np.ndarray:
+            padded = np.pad(audio, ((0, 0), (0, -audio.shape[1] % hop)))
+            bands = np.stack([spectrum.band_magnitudes(channel, window, hop, filters) for channel in padded])
+            return 20 * np.log10(np.maximum(bands, 1e-3))
+
+        errors, samples = [], 0
+        for audio in songs:
+            decoded = self.decode(self.encode(audio))[:, :audio.shape[1]]
+            if self.model.config.normalize:  # codes carry no loudness
+                decoded *= np.sqrt(np.mean(audio**2) / max(float(np.mean(decoded**2)), 1e-12))
+            ours, theirs = decibels(audio), decibels(decoded)
+            errors.append(np.abs(ours - theirs)[np.maximum(ours, theirs) > -60])
+            samples += audio.shape[1]
+        errors = np.concatenate(errors)
+        return {"seconds": samples / self.sample_rate, "round_trip_db": float(errors.mean()) if errors.size else 0.0}
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes `codec.json` beside the model as `save_pretrained` writes it (`config.json`, `model.safetensors`)."""
+        directory = pathlib.Path(directory)
+        self.model.save_pretrained(directory)
+        description = {"name": "encodec", "sample_rate": self.sample_rate, "channels": self.channels,
+                       "frame_rate": self.frame_rate, "num_codebooks": self.num_codebooks,
+                       "codebook_size": self.codebook_size, "bandwidth": self.bandwidth}
+        (directory / "codec.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _convolve(layers: list[nn.Module], x_1xCxN: torch.Tensor, window: int, batch: int,
+              device: torch.device) -> Iterator[torch.Tensor]:
+    """Yields convolutional `layers` of `x_1xCxN`, in order, as [windows, C', frames]: the same as in one piece.
+
+    A window sees as much more audio on either side as can reach its frames; those of the surplus, which the layers'
+    padding has touched, are dropped. The first and the last window end where the song ends, so its padding is the
+    song's own. Windows of one length go through together, at most `batch` of them.
+    """
+    hop, before, after = _reach(layers)
+    samples = x_1xCxN.shape[-1]
+    frames = math.ceil(samples / hop)
+
+    def span(start: int) -> tuple[int, int, int, int]:
+        """Of the window whose first frame is `start`: its first sample, its samples, frames to drop and to keep."""
+        first = max(0, start - before)
+        stop = min(samples, (start + window + after) * hop)
+        return first * hop, stop - first * hop, start - first, min(window, frames - start)
+
+    spans = map(span, range(0, frames, window))
+    for (length, drop, keep), group in itertools.groupby(spans, key=lambda span: span[1:]):
+        firsts = [first for first, *_ in group]
+        for i in range(0, len(firsts), batch):
+            x_BxCxN = torch.cat([x_1xCxN[..., first:first + length] for first in firsts[i:i + batch]]).to(device)
+            for layer in layers:
+                x_BxCxN = layer(x_BxCxN)
+            yield x_BxCxN[..., drop:drop + keep]
+
+
+def _reach(layers: list[nn.Module]) -> tuple[int, int, int]:
+    """Of convolutional layers: samples a frame, and the whole frames before and after a frame that can reach it."""
+    hop, before, after = 1, 0, 0
+    for conv in (module for layer in layers for module in layer.modules()
+                 if isinstance(module, modeling_encodec.EncodecConv1d)):
+        right = 0 if conv.causal else int(conv.padding_total) // 2
+        before += (int(conv.padding_total) - right) * hop
+        after += right * hop
+        hop *= int(conv.stride)
+    return hop, math.ceil(before / hop), math.ceil(after / hop)

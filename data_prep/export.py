@@ -1,0 +1,65 @@
+"""Makes a dataset to train on from a folder of songs or a manifest.
+
+    python -m data_prep.export --input songs --output dataset
+
+The folder holds a folder a song:
+
+    songs/NAME/lyrics.txt       UTF-8; lines such as [verse] or [Chorus 2] name sections
+    songs/NAME/audio.flac       or .wav, .mp3, .ogg
+    songs/NAME/genre.txt        if wanted; also description.txt, and group.txt, which names the album, work, ... that
+                                must not stand in both the training and the validation split
+
+A manifest is a text file with a JSON object a line: {"id": "song 1", "audio": "a.mp3", "lyrics": "..." or
+"lyrics_file": "a.txt", "genre": "pop", "group": "album 7", "description": "..."}; all but the first three are optional.
+
+Stopped at any moment and started again, an export goes on where it was. Songs that cannot be used are left out and
+named, with the reason, at the end and in report.json.
+"""
+
+import os
+
+from absl import flags
+
+from autosong_jax import cli
+
+_INPUT = flags.DEFINE_string("input", None, "Folder of songs, or JSONL manifest.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Directory of the dataset, to be made.", required=True)
+_CODEC = flags.DEFINE_string(
+    "codec", "melrvq", "melrvq (fitted to your songs here, no download), encodec_24khz, encodec_32khz, encodec_48khz, "
+    "or the directory or hub id of any EnCodec in the format of transformers.")
+_BANDWIDTH = flags.DEFINE_float(
+    "bandwidth", None, "Of EnCodec, in kbit/s: decides the number of codebooks. By default the lowest of the model.")
+_TEXT_ENCODER = flags.DEFINE_string(
+    "text_encoder", "bytes", "bytes (any language), pinyin (Mandarin), or bert:ID, t5:ID, mt5:ID for frozen states "
+    "of a pretrained encoder; ID is a hub id or a directory.")
+_VALIDATION_FRACTION = flags.DEFINE_float(
+    "validation_fraction", 0.05, "Share of the groups held out to choose checkpoints by: at least one group, if there "
+    "are two. A song that names no group is one of its own.", lower_bound=0, upper_bound=1)
+_TEST_FRACTION = flags.DEFINE_float(
+    "test_fraction", 0.0, "Share of the groups held out for the end: if above 0, at least one group, if there are "
+    "three.", lower_bound=0, upper_bound=1)
+_SHARDS = flags.DEFINE_integer("shards", None, "Files per split. By default about one per 128 MiB.", lower_bound=1)
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes", 30.0, "Longer songs are left out. A worker holds a whole song in memory.", lower_bound=0)
+_REQUIRE_LYRICS = flags.DEFINE_bool("require_lyrics", True, "Leave out songs without lyrics.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", None, "Processes that read and encode. By default one per core. The dataset is the same.", lower_bound=1)
+_STRICT = flags.DEFINE_bool("strict", False, "End with an error, before encoding, if any song has to be left out.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset made from other songs or with other options.")
+
+
+def main() -> None:
+    from data_prep import pipeline, report
+
+    options = pipeline.Options(
+        input=_INPUT.value, output=_OUTPUT.value, codec=_CODEC.value, bandwidth=_BANDWIDTH.value,
+        text_encoder=_TEXT_ENCODER.value, validation_fraction=_VALIDATION_FRACTION.value,
+        test_fraction=_TEST_FRACTION.value, shards=_SHARDS.value, max_minutes=_MAX_MINUTES.value,
+        require_lyrics=_REQUIRE_LYRICS.value, workers=_WORKERS.value or os.cpu_count(),
+        strict=_STRICT.value, overwrite=_OVERWRITE.value)
+    finished, speed = pipeline.export(options)
+    print(report.summary(finished, options.output, speed))
+
+
+if __name__ == "__main__":
+    cli.run(main)

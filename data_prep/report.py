@@ -1,0 +1,95 @@
+"""What went into a dataset and what was left out: `report.json`, and the summary that an export ends with."""
+
+import dataclasses
+import pathlib
+import shlex
+from typing import TYPE_CHECKING
+
+from data_prep import splits
+from data_prep.songs import LeftOut
+
+if TYPE_CHECKING:
+    from data_prep.pipeline import Item
+
+FILE = "report.json"
+_NAMED = 5  # songs named in the summary for each kind of news
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast songs were encoded: `songs` of `audio_seconds` in `seconds`; `earlier` more were there already."""
+
+    songs: int
+    earlier: int
+    audio_seconds: float
+    seconds: float
+
+
+def build(items: list["Item"], left_out: list[LeftOut], facts: dict) -> dict:
+    """The contents of `report.json`: `facts`, `splits` (what each holds), `songs` by id, and `left_out`.
+
+    Nothing in it depends on when or how often the export was started.
+    """
+    by_split = {split: [item for item in items if item.split == split] for split in splits.SPLITS}
+    return facts | {
+        "splits": {split: {"songs": len(members), "groups": len({item.group for item in members}),
+                           "seconds": round(sum(item.seconds for item in members), 3)}
+                   for split, members in by_split.items()},
+        "songs": {item.song.id: {"split": item.split, "group": item.group, "seconds": round(item.seconds, 3),
+                                 "notes": item.notes} for item in items},
+        "left_out": [dataclasses.asdict(song) for song in sorted(left_out, key=lambda song: (song.song, song.reason))],
+    }
+
+
+def summary(report: dict, output: str, speed: Speed | None) -> str:
+    """The closing words of an export: several lines of text."""
+    lines = [*_songs(report, output, speed), *_codec(report["codec"]), f"text      {report['text_encoder']['name']}"]
+    if speed and speed.songs:
+        lines.append(f"speed     {_plural(speed.songs, 'song')} encoded in {speed.seconds:.1f} s: "
+                     f"{speed.audio_seconds / speed.seconds:.0f} x real time")
+    if speed and speed.earlier:
+        lines.append(f"          {_plural(speed.earlier, 'song')} had been encoded before")
+    noted = [f"{name}: {note}" for name, song in report["songs"].items() for note in song["notes"]]
+    left_out = [f"{song['song']}: {song['reason']}" for song in report["left_out"]]
+    lines += [*_named("noted", noted, output), *_named("left out", left_out, output)]
+    command = shlex.join(["python", "-m", "autosong_jax.train", "--config=configs/small.py",
+                          f"--config.data.path={output}", "--workdir=runs/first"])
+    return "\n".join([*lines, "", "Next, train on it:", f"  {command}"])
+
+
+def _songs(report: dict, output: str, speed: Speed | None) -> list[str]:
+    members = report["splits"].values()
+    head = "dataset   " if speed else "nothing to do, the dataset is already there: "
+    lines = [f"{head}{output}: {_plural(sum(split['songs'] for split in members), 'song')}, "
+             f"{_duration(sum(split['seconds'] for split in members))}"]
+    for name, split in report["splits"].items():
+        if split["songs"]:
+            groups = f" in {_plural(split['groups'], 'group')}" if split["groups"] != split["songs"] else ""
+            lines.append(f"  {name:<12}{_plural(split['songs'], 'song')}{groups}, {_duration(split['seconds'])}")
+    return lines
+
+
+def _codec(codec: dict) -> list[str]:
+    quality = codec["quality"]
+    channels = {1: "mono", 2: "stereo"}.get(codec["channels"], f"{codec['channels']} channels")
+    measured = f"{_plural(quality['songs'], 'song')} it was not fitted to" if quality["held_out"] else (
+        f"{_plural(quality['songs'], 'song')} of the dataset")
+    return [f"codec     {codec['name']}: {codec['sample_rate']} Hz {channels}, {codec['frame_rate']:g} frames/s x "
+            f"{codec['num_codebooks']} codebooks of {codec['codebook_size']}",
+            f"          there and back, spectra are {quality['round_trip_db']:.1f} dB off (mean error on {measured})"]
+
+
+def _named(title: str, news: list[str], output: str) -> list[str]:
+    """The first few pieces of news, and how many there are."""
+    if not news:
+        return []
+    more = [f"  ... all of them in {pathlib.Path(output) / FILE}"] if len(news) > _NAMED else []
+    return [f"{title:<10}{len(news)}:", *(f"  {line}" for line in news[:_NAMED]), *more]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

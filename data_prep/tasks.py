@@ -1,0 +1,99 @@
+"""The work on one song's audio, as done in a worker process."""
+
+import dataclasses
+import functools
+import pathlib
+import re
+
+import numpy as np
+
+from autosong_jax.audio import io
+from autosong_jax.audio.codec import Codec, load_codec
+from autosong_jax.errors import UserError
+
+MIN_SECONDS = 0.5
+_SILENCE = 1e-4  # peak; -80 dB below full scale
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioFile:
+    """A song's audio, and the rate (Hz) and number of channels that its codec wants."""
+
+    song: str
+    path: pathlib.Path
+    sample_rate: int
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What a file's audio turned out to be: `seconds` long and usable, or `reason` says why not.
+
+    `notes` are what a listener of the codec's output might wonder about.
+    """
+
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def check(file: AudioFile, max_minutes: float) -> Check:
+    """Reads the whole file, as broken audio may show anywhere."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(file.path) as header:
+            own_rate, own_channels, minutes = header.samplerate, header.channels, header.frames / header.samplerate / 60
+            if _is_cut_short(header.extra_info):
+                return Check(reason="audio ends early: the file is shorter than its header says")
+        if minutes > max_minutes:
+            return Check(reason=f"{minutes:.1f} minutes long (--max_minutes={max_minutes:g})")
+        audio, rate = io.read(file.path, file.sample_rate, file.channels)
+    except UserError as error:
+        return Check(reason=_reason(error, file))
+    except soundfile.SoundFileError as error:
+        return Check(reason=f"audio cannot be read: {error.error_string}")
+    seconds = audio.shape[1] / rate
+    if seconds < MIN_SECONDS:
+        return Check(reason=f"audio is only {seconds:.2f} s long, expected {MIN_SECONDS} s or more")
+    if np.abs(audio).max() < _SILENCE:
+        return Check(reason="audio is silent")
+    notes = []
+    if own_rate < rate:
+        notes.append(f"recorded at {own_rate} Hz, brought to {rate} Hz: it holds nothing above {own_rate // 2} Hz")
+    if own_channels > 2:
+        notes.append(f"{own_channels} channels, mixed down to {file.channels}")
+    return Check(seconds, tuple(notes))
+
+
+def _is_cut_short(libsndfile_log: str) -> bool:
+    """Whether a WAV file's header counts more bytes than there are.
+
+    libsndfile only remarks on that, for programs that cannot go back to fill in the number write the largest there is.
+    """
+    match = re.search(r"data : (\d+) \(should be (\d+)\)", libsndfile_log)
+    return bool(match) and int(match[2]) < int(match[1]) < 2**31 - 2**16
+
+
+def read(file: AudioFile) -> np.ndarray | str:
+    """The audio, float32 [channels, samples], or the reason why it cannot be read."""
+    try:
+        return io.read(file.path, file.sample_rate, file.channels)[0]
+    except UserError as error:
+        return _reason(error, file)
+
+
+def encode(file: AudioFile, codec_directory: pathlib.Path) -> np.ndarray | str:
+    """The codes, uint16 [T, K], of the codec saved in `codec_directory`, or the reason why there are none."""
+    audio = read(file)
+    return audio if isinstance(audio, str) else _codec(codec_directory).encode(audio)
+
+
+def _reason(error: UserError, file: AudioFile) -> str:
+    """The error without the path: results are shared by all files with the same contents."""
+    return str(error).replace(f" file {file.path}", "")
+
+
+@functools.cache
+def _codec(directory: pathlib.Path) -> Codec:
+    return load_codec(directory)

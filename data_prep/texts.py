@@ -1,0 +1,43 @@
+"""The texts of a song as its record holds them, by whichever text encoder was asked for."""
+
+import warnings
+
+import numpy as np
+
+from autosong_jax.data import text
+from data_prep import hub
+from data_prep.songs import Song
+
+FLAG = "--text_encoder"
+
+
+def get_text_encoder(name: str):
+    """An encoder of ids (`bytes`, `pinyin`) or a frozen one (`bert:ID`, `t5:ID`, `mt5:ID`); both have `info`.
+
+    Raises:
+      UserError: there is no such encoder, or it cannot be had.
+    """
+    if ":" not in name:
+        return text.get_text_encoder(name)
+    with hub.torch_needed(FLAG, name):
+        from data_prep import frozen_text
+    return frozen_text.FrozenTextEncoder(name)
+
+
+def made_from(name: str) -> str:
+    """The encoder's name, with a digest in place of a directory's path."""
+    kind, colon, source = name.partition(":")
+    return kind + colon + hub.digest(source) if source else name
+
+
+def encode(encoder, song: Song) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The text features of a song's record (`autosong_jax.data.schema`), and the warnings that encoding gave."""
+    if encoder.info.kind == "states":
+        return {"text_states": encoder.encode(song.lyrics), "genre_states": encoder.encode_short(song.genre),
+                "description_states": encoder.encode_short(song.description)}, []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        lyrics = encoder.encode_lyrics(song.lyrics)
+    features = {"text_ids": lyrics.ids, "section_ids": lyrics.sections, "line_ids": lyrics.lines,
+                "genre_ids": encoder.encode(song.genre), "description_ids": encoder.encode(song.description)}
+    return features, sorted({str(warning.message) for warning in caught})

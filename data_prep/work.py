@@ -1,0 +1,76 @@
+"""What an unfinished export keeps in its output, under `.partial`, so that the next start goes on where it stopped.
+
+Every result is a file named by a digest of all that it was made from. So a changed song or option finds nothing under
+its new name and is done again, and nothing else is. A file has its name only once it is complete.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from autosong_jax.errors import UserError
+
+
+def digest(*made_from: Any) -> str:
+    """A name for what was made from these JSON values."""
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class WorkDirectory:
+    """`OUTPUT/.partial`, locked for as long as this process lives."""
+
+    def __init__(self, output: pathlib.Path):
+        """Raises UserError if another export is at work in `output`."""
+        self.path = output / ".partial"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / "lock", "w")  # noqa: SIM115 (held open, and with it the lock)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another export is writing to --output={output}: wait for it or end it") from error
+
+    def file(self, kind: str, key: str) -> pathlib.Path:
+        """Where the result `key` of that kind is or would be."""
+        return self.path / kind / key
+
+    def read(self, kind: str, key: str) -> bytes | None:
+        """A result, or None if there is none yet."""
+        try:
+            return self.file(kind, key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, kind: str, key: str, data: bytes) -> None:
+        """Keeps a result."""
+        path = self.file(kind, key)
+        path.parent.mkdir(exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+
+    def directory(self, kind: str, key: str, fill: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        """The directory that is the result `key`; where there is none yet, `fill` is given a new one to fill."""
+        path = self.file(kind, key)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            unfinished = self.empty_directory(f"{kind}.unfinished")
+            fill(unfinished)
+            os.replace(unfinished, path)
+        return path
+
+    def empty_directory(self, name: str) -> pathlib.Path:
+        """A directory with nothing in it, whatever an earlier start left there."""
+        path = self.path / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        return path
+
+    def remove(self) -> None:
+        """Removes all of it."""
+        shutil.rmtree(self.path)
+        self._lock.close()

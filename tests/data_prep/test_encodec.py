@@ -1,0 +1,182 @@
+"""EnCodec in windows against transformers' own EnCodec in one piece; with random weights, at a toy size."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from autosong_jax.errors import UserError
+from data_prep import encodec
+
+torch.set_num_threads(1)  # toys: handing them out to threads takes a hundred times as long on a busy machine
+
+HOP = 12
+RATE = 1200
+
+
+def make_model(**settings):
+    """An EnCodec of 100 frames/s and 64 entries a codebook, whose entries are like what they are to stand for."""
+    torch.manual_seed(0)
+    config = transformers.EncodecConfig(**{
+        "num_filters": 4, "hidden_size": 8, "codebook_size": 64, "upsampling_ratios": [3, 2, 2], "sampling_rate": RATE,
+        "target_bandwidths": [1.2, 2.4]} | settings)
+    model = transformers.EncodecModel(config).eval()
+    with torch.inference_mode():
+        embeddings = model.encoder(torch.randn(1, config.audio_channels, 100 * HOP))
+        for level, layer in enumerate(model.quantizer.layers):
+            layer.codebook.embed.normal_(std=embeddings.std().item() / 2**level)
+    return model
+
+
+def make_audio(samples, channels=1):
+    return np.random.default_rng(samples).standard_normal((channels, samples)).astype(np.float32)
+
+
+def encode_in_one_piece(model, audio, bandwidth):
+    with torch.inference_mode():
+        codes = model.encode(torch.from_numpy(audio)[None], bandwidth=bandwidth).audio_codes
+    return codes[:, 0].transpose(1, 2).flatten(0, 1).numpy()  # [chunks, 1, K, frames] -> [T, K]
+
+
+@pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("samples", [1, HOP - 1, HOP + 1, 40 * HOP, 41 * HOP + 1, 200 * HOP - 1, 203 * HOP + 7])
+def test_windows_give_the_codes_of_one_piece(samples, causal, pad_mode):
+    """Everywhere, the ends and the frames beside the seams included."""
+    model = make_model(use_causal_conv=causal, pad_mode=pad_mode)
+    audio = make_audio(samples)
+    expected = encode_in_one_piece(model, audio, 2.4)
+    assert expected.shape == (-(-samples // HOP), 4)
+    assert samples < 200 * HOP or len(np.unique(expected)) > 32  # the comparison is of something
+    for seconds, batch in ((0.1, 1), (0.1, 3), (0.2, 8)):
+        codec = encodec.Encodec(model, 2.4, window_seconds=seconds)
+        codec._batch = batch
+        codes = codec.encode(audio)
+        assert codes.dtype == np.uint16
+        np.testing.assert_array_equal(codes, expected)
+
+
+def test_windows_without_their_surroundings_give_other_codes(monkeypatch):
+    """So the test above would notice a seam."""
+    model = make_model(use_causal_conv=False)
+    audio = make_audio(200 * HOP)
+    expected = encode_in_one_piece(model, audio, 2.4)
+    monkeypatch.setattr(encodec, "_reach", lambda layers, reach=encodec._reach: (reach(layers)[0], 0, 0))
+    differ = np.any(encodec.Encodec(model, 2.4, window_seconds=0.5).encode(audio) != expected, axis=1)
+    assert differ.any()
+
+
+def make_chunked_model(**settings):
+    """Like the 48 kHz model: stereo, normalised over time within chunks of 1 s that overlap by 1 %."""
+    return make_model(norm_type="time_group_norm", use_causal_conv=False, audio_channels=2, chunk_length_s=1.0,
+                      overlap=0.01, **settings)
+
+
+@pytest.mark.parametrize("samples", [7, RATE, RATE + 1, 3 * 1188 + 12, 3 * 1188 + 13, 5000])
+def test_chunks_of_the_model(samples):
+    model = make_chunked_model()
+    codec = encodec.Encodec(model, 1.2)
+    codec._batch = 2
+    assert codec.frame_rate == pytest.approx(100 / 0.99)
+    audio = make_audio(samples, channels=2)
+    # transformers asks for whole chunks: its feature extractor fills up the last one.
+    chunks = max(1, 1 + -(-(samples - RATE) // 1188))
+    expected = encode_in_one_piece(model, np.pad(audio, ((0, 0), (0, (chunks - 1) * 1188 + RATE - samples))), 1.2)
+    frames = (chunks - 1) * 100 + -(-(samples - (chunks - 1) * 1188) // HOP)
+    np.testing.assert_array_equal(codec.encode(audio), expected[:chunks * 100][:frames])
+
+
+def test_loudness_is_normalised_once_a_song():
+    audio = make_audio(3000, channels=2) * np.linspace(0.1, 1, 3000, dtype=np.float32)
+    plain, normalising = (encodec.Encodec(make_chunked_model(normalize=value), 1.2) for value in (False, True))
+    codes = normalising.encode(audio)
+    loudness = np.sqrt(np.mean(audio.mean(axis=0) ** 2))
+    np.testing.assert_array_equal(codes, plain.encode(audio / (loudness + 1e-8)))
+    np.testing.assert_array_equal(codes, normalising.encode(audio * 0.5))
+    np.testing.assert_allclose(normalising.decode(codes), plain.decode(codes) * 0.1, rtol=1e-4, atol=1e-6)
+
+
+def test_decode_is_that_of_transformers():
+    model = make_model()
+    codec = encodec.Encodec(model, 2.4)
+    codes = codec.encode(make_audio(2000))
+    assert codes.shape == (167, 4)
+    np.testing.assert_allclose(codec.decode(codes), decode_in_one_piece(model, codes), rtol=1e-4, atol=1e-5)
+
+
+def test_decode_of_chunks_is_that_of_each_where_they_do_not_overlap():
+    model = make_chunked_model()
+    codec = encodec.Encodec(model, 2.4)
+    codes = codec.encode(make_audio(2000, channels=2))
+    assert codes.shape == (168, 4)  # 100 of the first chunk, which goes on for 12 samples where the second has begun
+    decoded = codec.decode(codes)
+    first, second = decode_in_one_piece(model, codes[:100]), decode_in_one_piece(model, codes[100:])
+    assert decoded.shape == (2, 1188 + 68 * HOP)
+    np.testing.assert_allclose(decoded[:, :1188], first[:, :1188], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(decoded[:, 1200:], second[:, 12:], rtol=1e-4, atol=1e-5)
+
+
+def decode_in_one_piece(model, codes):
+    with torch.inference_mode():
+        codes_1xKxT = torch.from_numpy(codes.T.astype(np.int64))[None]
+        return model.decoder(model.quantizer.decode(codes_1xKxT.transpose(0, 1)))[0].numpy()
+
+
+def test_quality_tells_good_from_bad():
+    codec = encodec.Encodec(make_model(sampling_rate=12000), 24.0)
+    noise = make_audio(12000)
+    codec.encode = lambda audio: audio
+    codec.decode = lambda codes: np.pad(codes, ((0, 0), (0, 11)))
+    assert codec.quality([noise, noise[:, :6000]]) == {"seconds": 1.5, "round_trip_db": 0.0}
+    codec.decode = lambda codes: codes / 2
+    assert codec.quality([noise])["round_trip_db"] == pytest.approx(6.02, abs=0.1)
+    assert codec.quality([noise * 0])["round_trip_db"] == 0
+
+
+def test_saved_model_is_the_same_model(tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    codec = encodec.load(str(tmp_path / "model"), 1.2)
+    codec.save(tmp_path / "codec")
+    assert json.loads((tmp_path / "codec" / "codec.json").read_text()) == {
+        "name": "encodec", "sample_rate": RATE, "channels": 1, "frame_rate": 100.0, "num_codebooks": 2,
+        "codebook_size": 64, "bandwidth": 1.2}
+    audio = make_audio(999)
+    codes = encodec.load(str(tmp_path / "codec")).encode(audio)
+    assert codes.shape == (84, 2)
+    np.testing.assert_array_equal(codes, codec.encode(audio))
+    np.testing.assert_array_equal(codes, encodec.load(str(tmp_path / "model"), 2.4).encode(audio)[:, :2])
+
+
+def test_models_that_cannot_be_used(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"bandwidth=3.0 .* one of 1.2, 2.4"):
+        encodec.load(str(tmp_path / "model"), 3.0)
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "layers.0." not in name},
+              tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks the weights"):
+        encodec.load(str(tmp_path / "model"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="not a directory that save_pretrained wrote"):
+        encodec.load(str(tmp_path / "empty"))
+    transformers.T5Config().save_pretrained(tmp_path / "t5")
+    with pytest.raises(UserError, match="is a t5 model, expected encodec"):
+        encodec.load(str(tmp_path / "t5"))
+    make_model(norm_type="time_group_norm").save_pretrained(tmp_path / "whole")
+    with pytest.raises(UserError, match="cannot code long songs"):
+        encodec.load(str(tmp_path / "whole"))
+
+
+def test_without_network_a_hub_id_ends_in_one_clear_line(monkeypatch):
+    def refuse(source, **options):
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(UserError) as caught:
+        encodec.load("encodec_24khz")
+    assert "hf download facebook/encodec_24khz --local-dir DIR" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,405 @@
+"""Exports from end to end: what a dataset holds, what is left out and why, and what a stop at any moment costs."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import soundfile
+
+from autosong_jax.audio import io
+from autosong_jax.audio.codec import load_codec
+from autosong_jax.data.dataset import SongDataset
+from autosong_jax.data.text import get_text_encoder
+from autosong_jax.errors import UserError
+from data_prep import pipeline, report, tasks
+from data_prep.pipeline import Options, export
+
+ROOT = Path(__file__).resolve().parents[2]
+SONGS = 7
+
+
+def make_tone(seconds=1.0, rate=16000, channels=1, pitch=440.0):
+    samples = np.arange(round(seconds * rate))
+    noise = 0.01 * np.random.default_rng(int(pitch)).standard_normal((len(samples), channels))
+    return (0.3 * np.sin(2 * np.pi * pitch * samples / rate)[:, None] + noise).astype(np.float32)
+
+
+def make_song(root, name, audio=None, rate=16000, suffix="wav", lyrics="[verse]\nla la\n", **options):
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "lyrics.txt").write_text(lyrics)
+    if audio is not None:
+        soundfile.write(folder / f"audio.{suffix}", audio, rate, **options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("some") / "songs"
+    for i in range(SONGS):
+        folder = make_song(root, f"song {i}", make_tone(1 + i / 10, pitch=200 + 50 * i), lyrics=f"[verse]\nla {i}\nño")
+        (folder / "genre.txt").write_text("pop" if i % 2 else "rock")
+    return root
+
+
+@pytest.fixture
+def one_thread():
+    """As in the workers: codes of toys, where entries of a codebook are equal, may hang on how sums are rounded."""
+    with pytest.importorskip("threadpoolctl").threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(songs, tmp_path_factory, environment_without):
+    """A dataset as the command makes it by default, without PyTorch and JAX, and what the command printed."""
+    target = tmp_path_factory.mktemp("exported") / "data set"
+    environment = environment_without("torch", "transformers", "jax")
+    process = subprocess.run(command(songs, target), env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return target, process.stdout
+
+
+def command(songs, target, *flags):
+    return [sys.executable, "-m", "data_prep.export", f"--input={songs}", f"--output={target}", "--workers=2", *flags]
+
+
+def contents(directory):
+    """All files under a directory and what they hold, but for the reader's caches."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(directory.rglob("*"))
+            if path.is_file() and not path.name.endswith(".offsets.npy")}
+
+
+def records(target):
+    found = {}
+    for split in (split for split, facts in report_of(target)["splits"].items() if facts["songs"]):
+        dataset = SongDataset(target, split)
+        found |= {dataset[i]["id"]: dataset[i] | {"split": split} for i in range(len(dataset))}
+    assert len(found) == len(report_of(target)["songs"])
+    return found
+
+
+def report_of(target):
+    return json.loads((target / report.FILE).read_text())
+
+
+def test_records(songs, exported, one_thread):
+    target, _ = exported
+    found = records(target)
+    assert found.keys() == {f"song {i}" for i in range(SONGS)}
+    codec, encoder = load_codec(target / "codec"), get_text_encoder("bytes")
+    for name, record in found.items():
+        audio = io.read(songs / name / "audio.wav", codec.sample_rate, 1)[0]
+        np.testing.assert_array_equal(record["codes"], codec.encode(audio))
+        assert record["frame_rate"] == codec.frame_rate and record["group"] == name
+        assert record["lyrics"] == f"[verse]\nla {name[-1]}\nño" and record["genre"] in ("pop", "rock")
+        assert record["text_encoder"] == "bytes" and record["description"] == ""
+        lyrics = encoder.encode_lyrics(record["lyrics"])
+        np.testing.assert_array_equal(record["text_ids"], lyrics.ids)
+        np.testing.assert_array_equal(record["section_ids"], lyrics.sections)
+        np.testing.assert_array_equal(record["line_ids"], lyrics.lines)
+        np.testing.assert_array_equal(record["genre_ids"], encoder.encode(record["genre"]))
+    assert not (target / ".partial").exists()
+
+
+def test_report_and_summary(exported):
+    target, printed = exported
+    written = report_of(target)
+    assert {name: song["split"] for name, song in written["songs"].items()} == {
+        name: record["split"] for name, record in records(target).items()}
+    assert sum(split["songs"] for split in written["splits"].values()) == SONGS
+    assert written["splits"]["validation"]["songs"] == 1 and written["left_out"] == []
+    seconds = sum(split["seconds"] for split in written["splits"].values())
+    assert seconds == pytest.approx(sum(1 + i / 10 for i in range(SONGS)))
+    assert 0 < written["codec"]["quality"]["round_trip_db"] < 40 and written["codec"]["quality"]["held_out"]
+    assert "x real time" in printed and f"{SONGS} songs encoded" in printed
+    assert printed.endswith(f"python -m autosong_jax.train --config=configs/small.py '--config.data.path={target}' "
+                            "--workdir=runs/first\n")
+
+
+def test_the_same_bytes_for_any_number_of_workers(songs, exported, tmp_path):
+    export(Options(str(songs), str(tmp_path / "one"), workers=1))
+    export(Options(str(songs), str(tmp_path / "three"), workers=3))
+    assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(exported[0])
+
+
+def test_the_codec_is_fitted_to_training_songs_alone(songs, exported, tmp_path):
+    changed = tmp_path / "songs"
+    shutil.copytree(songs, changed)
+    held_out = [name for name, record in records(exported[0]).items() if record["split"] != "train"]
+    for name in held_out:
+        soundfile.write(changed / name / "audio.wav", make_tone(2, pitch=3000), 16000)
+    export(Options(str(changed), str(tmp_path / "data")))
+    assert contents(tmp_path / "data" / "codec") == contents(exported[0] / "codec")
+
+
+def test_groups_and_equal_audio_stay_in_one_split(tmp_path):
+    for i in range(12):
+        folder = make_song(tmp_path / "songs", f"s{i}", make_tone(0.6, pitch=200 + 10 * (i // 2)))
+        (folder / "group.txt").write_text(f"album {i % 4}" if i < 8 else f"single {i}")
+    export(Options(str(tmp_path / "songs"), str(tmp_path / "data"), validation_fraction=0.4, test_fraction=0.2))
+    split_of = {name: song["split"] for name, song in report_of(tmp_path / "data")["songs"].items()}
+    # Albums 0 and 1 share audio, as do albums 2 and 3, and the singles 8 and 9, 10 and 11.
+    for same in ((0, 1, 4, 5), (2, 3, 6, 7), (8, 9), (10, 11)):
+        assert len({split_of[f"s{i}"] for i in same}) == 1
+    assert set(split_of.values()) == {"train", "validation", "test"}
+
+
+def test_shards(songs, tmp_path):
+    export(Options(str(songs), str(tmp_path), shards=4))
+    assert len(list(tmp_path.glob("autosong-train.tfrecord-*-of-00004"))) == 4
+    assert len(list(tmp_path.glob("autosong-validation.tfrecord-*"))) == 1  # one song
+    assert len(records(tmp_path)) == SONGS
+
+
+def test_nothing_to_do_the_second_time(songs, exported):
+    target, _ = exported
+    before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
+    finished, speed = export(Options(str(songs), str(target)))
+    assert speed is None and finished == report_of(target)
+    assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
+    assert "nothing to do" in report.summary(finished, str(target), speed)
+
+
+def test_other_songs_or_options_need_overwrite(songs, exported, tmp_path):
+    target, changed = tmp_path / "data", tmp_path / "songs"
+    shutil.copytree(exported[0], target)
+    shutil.copytree(songs, changed)
+    with pytest.raises(UserError, match="--overwrite"):
+        export(Options(str(songs), str(target), shards=2))
+    (changed / "song 1" / "lyrics.txt").write_text("other words")
+    with pytest.raises(UserError, match="--overwrite"):
+        export(Options(str(changed), str(target)))
+    assert contents(target) == contents(exported[0])
+    export(Options(str(changed), str(target), shards=2, overwrite=True))
+    assert records(target)["song 1"]["lyrics"] == "other words"
+    assert not list(target.glob("*-of-00001")) or len(list(target.glob("autosong-train*"))) == 2
+
+
+def test_killed_and_started_again(songs, exported, tmp_path):
+    """SIGKILL while it checks, encodes, and once more: the same bytes, and nothing is encoded twice."""
+    target = tmp_path / "data set"
+    ready = {}
+    for kind, count in (("checks", 2), ("records", 2), ("records", 4)):
+        with subprocess.Popen(command(songs, target), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            while len(list((target / ".partial").glob(f"{kind}/*"))) < count and process.poll() is None:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+        kept = {path: path.stat().st_mtime_ns for path in (target / ".partial").glob("records/*")
+                if path.suffix != ".unfinished"}
+        assert kept.items() >= ready.items()
+        ready = kept
+    if target.joinpath("dataset_info.json").exists():
+        pytest.skip("the last start was over before it could be killed")
+    process = subprocess.run(command(songs, target), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"{len(ready)} songs had been encoded before" in process.stdout
+    assert contents(target) == contents(exported[0])
+
+
+class InProcess:
+    """Workers without processes, so that hundreds of starts take seconds."""
+
+    def __init__(self, count):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, function, items):
+        return ((item, function(item)) for item in items)
+
+
+class Stop(BaseException):
+    """Not an Exception: nothing may handle it."""
+
+
+def test_stopped_before_and_after_each_step(songs, exported, tmp_path, monkeypatch, one_thread):
+    """A file or a directory gets its name at each `os.replace`, one goes away at each `unlink` and `rmtree`."""
+    monkeypatch.setattr(pipeline, "Workers", InProcess)
+    encoded = []
+    encode = tasks.encode
+    monkeypatch.setattr(tasks, "encode", lambda file, codec_directory: encoded.append(file.song) or encode(
+        file, codec_directory))
+    steps = allowed = 0
+
+    def stopping(function):
+        @functools.wraps(function)
+        def step(*args, **kwargs):
+            stop()
+            result = function(*args, **kwargs)
+            stop()
+            return result
+        return step
+
+    def stop():
+        nonlocal steps
+        steps += 1
+        if steps > allowed:
+            raise Stop
+
+    for module, name in ((os, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+        monkeypatch.setattr(module, name, stopping(getattr(module, name)))
+    target = tmp_path / "data"
+    options = Options(str(songs), str(target))
+    finished = None
+    while not finished:  # each start is stopped after one step more
+        steps, allowed = 0, allowed + 1
+        kept = len([path for path in target.glob(".partial/records/*") if path.suffix != ".unfinished"])
+        encoded.clear()
+        try:
+            finished = export(options)
+        except Stop:
+            assert len(encoded) <= SONGS - kept
+    assert allowed > 20
+    assert contents(target) == contents(exported[0])
+
+
+def test_a_song_that_changes_between_two_starts_is_done_again(songs, tmp_path, monkeypatch):
+    changed = tmp_path / "songs"
+    shutil.copytree(songs, changed)
+    options = Options(str(changed), str(tmp_path / "data"))
+    monkeypatch.setattr(pipeline, "Workers", InProcess)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.output, "write", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            export(options)
+    (changed / "song 3" / "lyrics.txt").write_text("new words")
+    _, speed = export(options)
+    assert (speed.songs, speed.earlier) == (1, SONGS - 1)
+    assert records(tmp_path / "data")["song 3"]["lyrics"] == "new words"
+
+
+@pytest.fixture
+def bad_songs(tmp_path):
+    root = tmp_path / "songs"
+    for i in range(3):
+        make_song(root, f"good {i}", make_tone(pitch=300 + i))
+    make_song(root, "ogg", make_tone(1, 44100, 2), 44100, "ogg")
+    make_song(root, "mp3", make_tone(1, 48000, 2), 48000, "mp3")
+    make_song(root, "phone", make_tone(1, 8000), 8000)
+    make_song(root, "surround", make_tone(1, 48000, 6), 48000)
+    make_song(root, "tags", make_tone(), lyrics="[zzz]\nla")
+    with_nan = make_tone()
+    with_nan[5000] = np.nan
+    make_song(root, "nan", with_nan, subtype="FLOAT")
+    make_song(root, "silent", np.zeros((16000, 1)))
+    make_song(root, "no samples", np.zeros((0, 1)))
+    make_song(root, "short", make_tone(0.1))
+    make_song(root, "long", make_tone(62, 8000), 8000, "flac")
+    (make_song(root, "corrupt") / "audio.wav").write_bytes(b"RIFF nonsense" * 100)
+    (make_song(root, "empty") / "audio.wav").write_bytes(b"")
+    whole = (root / "good 1" / "audio.wav").read_bytes()
+    (make_song(root, "cut") / "audio.wav").write_bytes(whole[:len(whole) // 2])
+    return root
+
+
+def test_bad_input_never_stops_the_rest(bad_songs, tmp_path):
+    finished, speed = export(Options(str(bad_songs), str(tmp_path / "data"), max_minutes=1.0))
+    left_out = {song["song"]: song["reason"] for song in finished["left_out"]}
+    expected = {"nan": "NaN", "silent": "silent", "no samples": "no samples", "short": "0.10 s long",
+                "long": "--max_minutes=1", "corrupt": "cannot be read", "empty": "cannot be read", "cut": "ends early"}
+    assert left_out.keys() == expected.keys()
+    assert all(part in left_out[name] for name, part in expected.items())
+    notes = {name: " ".join(song["notes"]) for name, song in finished["songs"].items() if song["notes"]}
+    assert notes.keys() == {"phone", "surround", "tags"}
+    assert "8000 Hz" in notes["phone"] and "6 channels" in notes["surround"] and "[zzz]" in notes["tags"]
+    assert records(tmp_path / "data").keys() == finished["songs"].keys()
+    summary = report.summary(finished, str(tmp_path / "data"), speed)
+    assert "left out  8:" in summary and "  corrupt: audio cannot be read" in summary and "report.json" in summary
+
+
+def test_strict(bad_songs, tmp_path):
+    strict = command(bad_songs, tmp_path / "data", "--strict")
+    process = subprocess.run(strict, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    [line] = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert "--strict" in line and "corrupt: " in line and "Traceback" not in process.stderr
+    assert len(report_of(tmp_path / "data")["left_out"]) == 7
+    assert not (tmp_path / "data" / "dataset_info.json").exists()
+
+
+def test_nothing_usable(tmp_path):
+    (tmp_path / "songs").mkdir()
+    with pytest.raises(UserError, match="none can be used: it holds none"):
+        export(Options(str(tmp_path / "songs"), str(tmp_path / "data")))
+    make_song(tmp_path / "songs", "silent", np.zeros((16000, 1)))
+    with pytest.raises(UserError, match="none can be used: silent: audio is silent"):
+        export(Options(str(tmp_path / "songs"), str(tmp_path / "data")))
+    make_song(tmp_path / "songs", "good", make_tone())
+    export(Options(str(tmp_path / "songs"), str(tmp_path / "data")))
+    assert records(tmp_path / "data").keys() == {"good"}
+
+
+def test_outputs_that_are_refused(songs, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("important")
+    (tmp_path / "file").write_text("important")
+    for target, why in ((tmp_path / "full", "other files"), (tmp_path / "file", "is a file"), (songs / "x", "within")):
+        with pytest.raises(UserError, match=why):
+            export(Options(str(songs), str(target), overwrite=True))
+
+
+def test_fractions_must_leave_songs_to_train_on():
+    with pytest.raises(UserError, match="leave songs to train on"):
+        Options("songs", "data", validation_fraction=0.5, test_fraction=0.5)
+
+
+def test_two_exports_at_once(songs, tmp_path):
+    work = pipeline.WorkDirectory(tmp_path / "data")
+    with pytest.raises(UserError, match="another export"):
+        export(Options(str(songs), str(tmp_path / "data")))
+    work.remove()
+
+
+def test_pretrained_codec_and_text_encoder(songs, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = transformers.EncodecModel(transformers.EncodecConfig(
+        num_filters=2, hidden_size=8, codebook_size=16, upsampling_ratios=[8, 5, 4], sampling_rate=16000,
+        target_bandwidths=[0.8])).eval()
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "encodec")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁la", -1.0), ("▁", -2.0)]
+    transformers.T5Tokenizer(vocab=pieces, extra_ids=0).save_pretrained(tmp_path / "t5")
+    transformers.T5EncoderModel(transformers.T5Config(
+        vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path / "t5")
+
+    target = tmp_path / "data"
+    finished, _ = export(Options(str(songs), str(target), codec=str(tmp_path / "encodec"),
+                                 text_encoder=f"t5:{tmp_path / 't5'}"))
+    assert finished["codec"]["name"] == "encodec" and finished["codec"]["num_codebooks"] == 2
+    assert (target / "codec" / "model.safetensors").exists()
+    for name, record in records(target).items():
+        audio = io.read(songs / name / "audio.wav")[0]
+        with torch.inference_mode():
+            codes = model.encode(torch.from_numpy(audio)[None], bandwidth=0.8).audio_codes[0, 0].T.numpy()
+        np.testing.assert_array_equal(record["codes"], codes)
+        assert record["text_states"].dtype == ml_dtypes.bfloat16 and record["text_states"].shape[1] == 8
+        assert record["description_states"].shape == (0, 8)
+    _, speed = export(Options(str(songs), str(target), codec=str(tmp_path / "encodec"),
+                              text_encoder=f"t5:{tmp_path / 't5'}"))
+    assert speed is None
+
+
+def test_flags_and_options_have_the_same_defaults():
+    program = ("import sys; from absl import flags; from data_prep import export, pipeline, report\n"
+               "pipeline.export = lambda options: (print(options), None)\n"
+               "report.summary = lambda *_: ''\n"
+               "flags.FLAGS(sys.argv); export.main()")
+    process = subprocess.run([sys.executable, "-c", program, "--input=a", "--output=b", "--workers=1"], cwd=ROOT,
+                             capture_output=True, text=True)
+    assert process.stdout.strip() == str(Options("a", "b")), process.stderr
