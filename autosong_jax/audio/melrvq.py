@@ -1,7 +1,7 @@
 """MelRVQ, the codec that needs no download: log band magnitudes, residual k-means, Griffin-Lim back.
 
-It is fitted in seconds to the songs it is to code. It keeps melody, chords, rhythm and syllables at 25 frames a second
-and makes no claim to fidelity: use a neural codec for that.
+It is fitted, in seconds, to the songs that it is to code. It keeps melody, chords, rhythm and syllables at 25 frames a
+second and makes no claim to fidelity: use a neural codec for that.
 """
 
 import dataclasses
