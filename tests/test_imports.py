@@ -55,7 +55,7 @@ def top_level(names: set[str]) -> set[str]:
 
 
 def is_shared(module: str) -> bool:
-    return any(module == shared or module.startswith(shared + ".") for shared in SHARED)
+    return module == "autosong_jax" or any(module == name or module.startswith(name + ".") for name in SHARED)
 
 
 def run_python(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess:
