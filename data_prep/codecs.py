@@ -36,36 +36,53 @@ class CodecSource(Protocol):
 
 def made_from(name: str) -> str:
     """The codec's name, with a digest in place of a directory's path."""
-    return name if name == _FITTED else hub.digest(name)
+    return name if _is_fitted(name) else hub.digest(name)
+
+
+def _is_fitted(name: str) -> bool:
+    return name.partition(":")[0] == _FITTED
 
 
 def get_codec(name: str, bandwidth: float | None) -> CodecSource:
-    """Args: `melrvq`, or what `data_prep.encodec.load` takes; kbit/s of an EnCodec.
+    """Args: `melrvq`, `melrvq:SETTING=NUMBER,...`, or what `data_prep.encodec.load` takes; kbit/s of an EnCodec.
 
     Raises:
       UserError: there is no such codec, or it cannot be had.
     """
-    if name == _FITTED:
+    if _is_fitted(name):
         if bandwidth is not None:
             raise UserError(f"--bandwidth={bandwidth:g} is for EnCodec, but --codec is {_FITTED}: leave it out")
-        return _FittedMelRVQ()
+        return _FittedMelRVQ(_settings(name))
     with hub.torch_needed(FLAG, name):
         from data_prep import encodec
     return _PretrainedEncodec(encodec.load(name, bandwidth), name)
 
 
+def _settings(name: str) -> MelRVQConfig:
+    """The settings in `melrvq:SETTING=NUMBER,...`, and the default ones for the others."""
+    kinds = {field.name: field.type for field in dataclasses.fields(MelRVQConfig)}
+    settings = {}
+    for item in filter(None, name.partition(":")[2].split(",")):
+        setting, _, value = item.partition("=")
+        try:
+            settings[setting] = kinds[setting](value)
+        except (KeyError, ValueError):
+            raise UserError(f"{FLAG}={name}: {item!r} is not SETTING=NUMBER with one of {', '.join(kinds)}") from None
+    return MelRVQConfig(**settings)
+
+
 class _FittedMelRVQ:
     in_workers = wants_songs = True
 
-    def __init__(self):
-        self._config = MelRVQConfig()
+    def __init__(self, config: MelRVQConfig):
+        self._config = config
         self.sample_rate, self.channels = self._config.sample_rate, MelRVQ.channels
 
     def made_from(self):
         return [_FITTED, dataclasses.asdict(self._config)]
 
     def make(self, songs, directory):
-        MelRVQ.fit(songs).save(directory)
+        MelRVQ.fit(songs, **dataclasses.asdict(self._config)).save(directory)
 
     def load(self, directory):
         return MelRVQ.load(directory)

@@ -54,8 +54,12 @@ class Encodec:
     a level that jumps every second would be heard. Such a model decodes every song to the same loudness.
     """
 
-    def __init__(self, model: transformers.EncodecModel, bandwidth: float, *, window_seconds: float = 10.0):
-        """window_seconds: how much audio goes through the convolutions at once; no code depends on it."""
+    def __init__(self, model: transformers.EncodecModel, bandwidth: float, *, window_seconds: float = 10.0,
+                 windows_at_once: int | None = None):
+        """Args: a model, one of its bandwidths (kbit/s), and how much audio goes through the convolutions together.
+
+        By default that is 8 windows on a GPU and 1 on a CPU, where more are no faster.
+        """
         config = model.config
         self.model, self.bandwidth = model, bandwidth
         self.sample_rate, self.channels = config.sampling_rate, config.audio_channels
@@ -67,7 +71,7 @@ class Encodec:
         if self._chunked:
             self.frame_rate = math.ceil(config.chunk_length / self._hop) * self.sample_rate / config.chunk_stride
         self._window = max(1, round(window_seconds * self.sample_rate / self._hop))  # frames
-        self._batch = 8 if model.device.type == "cuda" else 1  # windows; on a CPU more are no faster
+        self._batch = windows_at_once or (8 if model.device.type == "cuda" else 1)
 
     @torch.inference_mode()
     def encode(self, audio: np.ndarray) -> np.ndarray:

@@ -25,8 +25,9 @@ from autosong_jax import cli
 _INPUT = flags.DEFINE_string("input", None, "Folder of songs, or JSONL manifest.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Directory of the dataset, to be made.", required=True)
 _CODEC = flags.DEFINE_string(
-    "codec", "melrvq", "melrvq (fitted to your songs here, no download), encodec_24khz, encodec_32khz, encodec_48khz, "
-    "or the directory or hub id of any EnCodec in the format of transformers.")
+    "codec", "melrvq", "melrvq (fitted to your songs here, no download; melrvq:hop=1280,num_codebooks=8 and the like "
+    "change its settings), encodec_24khz, encodec_32khz, encodec_48khz, or the directory or hub id of any "
+    "EnCodec in the format of transformers.")
 _BANDWIDTH = flags.DEFINE_float(
     "bandwidth", None, "Of EnCodec, in kbit/s: decides the number of codebooks. By default the lowest of the model.")
 _TEXT_ENCODER = flags.DEFINE_string(

@@ -11,10 +11,9 @@ import torch
 import transformers
 
 from autosong_jax.data.text import TextEncoderInfo
-from autosong_jax.errors import UserError
 from data_prep import hub
 
-FLAG = "--text_encoder"
+_FLAG = "--text_encoder"
 # The pooling layer, which not every BERT has, is of no use here.
 _MODELS = {"bert": (transformers.BertModel, {"add_pooling_layer": False}),
            "t5": (transformers.T5EncoderModel, {}), "mt5": (transformers.MT5EncoderModel, {})}
@@ -27,24 +26,21 @@ class FrozenTextEncoder:
     the pieces' states follow each other; so no lyrics are lost. T5's positions are relative and have no end.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, kind: str, source: str):
         """Loads the model and its tokenizer onto the GPU, if there is one.
 
         Args:
-          name: `bert:ID`, `t5:ID` or `mt5:ID`, where ID is a hub id or a directory.
+          kind: `bert`, `t5` or `mt5`.
+          source: a hub id or a directory.
 
         Raises:
           UserError: there is no such model, or it is of another kind.
         """
-        kind, _, source = name.partition(":")
-        if kind not in _MODELS or not source:
-            raise UserError(f"{FLAG}={name} is not known: expected bytes, pinyin, "
-                            f"{', '.join(f'{kind}:ID' for kind in _MODELS)} with a hub id or a directory as ID")
         model_class, options = _MODELS[kind]
-        self._model = hub.load(model_class, source, FLAG, **options)
-        self._tokenizer = hub.from_pretrained(transformers.AutoTokenizer, source, FLAG)
+        self._model = hub.load(model_class, source, _FLAG, **options)
+        self._tokenizer = hub.from_pretrained(transformers.AutoTokenizer, source, _FLAG)
         self._limit = getattr(self._model.config, "max_position_embeddings", None)
-        self.info = TextEncoderInfo(name, hub.revision(source, self._model), "states",
+        self.info = TextEncoderInfo(f"{kind}:{source}", hub.revision(source, self._model), "states",
                                     width=self._model.config.hidden_size)
         # Genres and descriptions repeat; lyrics do not, and are long.
         self.encode_short = functools.lru_cache(maxsize=1024)(self.encode)

@@ -68,8 +68,10 @@ def from_pretrained(cls: type, source: str, flag: str, **options):
                             ) from error
         if pathlib.Path(source).is_dir():
             raise UserError(f"{flag}={source} is not a directory that save_pretrained wrote: {reason}") from error
-        raise UserError(f"{flag}={source} could not be fetched from the hub ({reason}): where there is a network, run "
-                        f"'hf download {source} --local-dir DIR', and give DIR instead") from error
+        if source.startswith(("/", ".", "~")):
+            raise UserError(f"{flag}={source} is not a directory") from error
+        raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): where "
+                        f"there is a network, run 'hf download {source} --local-dir DIR', and give DIR") from error
 
 
 def revision(source: str, model) -> str:

@@ -12,11 +12,11 @@ import functools
 import json
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import numpy as np
 
-import autosong_jax
 from autosong_jax.audio import io
 from autosong_jax.cli import progress
 from autosong_jax.data import schema
@@ -94,7 +94,7 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
     songs, left_out = find_songs(options.input, require_lyrics=options.require_lyrics)
     items = _digest_files(songs, left_out)
     decided = options.that_decide()
-    fingerprint = digest(autosong_jax.__version__, decided, [item.made_from() for item in items],
+    fingerprint = digest(decided, [item.made_from() for item in items],
                          [dataclasses.astuple(song) for song in left_out])
     finished = output.finished_report(target, fingerprint, overwrite=options.overwrite)
     if finished:
@@ -170,14 +170,18 @@ class _Run:
     def _file(self, item: Item) -> tasks.AudioFile:
         return tasks.AudioFile(item.song.id, item.song.audio, self.source.sample_rate, self.source.channels)
 
+    def _map(self, function: Callable[[tasks.AudioFile], Any], files: Collection[tasks.AudioFile], doing: str):
+        """(file, function(file)) for each file, in any order, done by the workers under a progress bar."""
+        return progress(self.workers.map(function, files), show=bool(files), total=len(files), desc=doing, unit="song")
+
     def check(self, items: list[Item], max_minutes: float) -> list[Item]:
         """The items whose audio can be used, with `seconds` and `notes` filled in."""
-        wanted = [autosong_jax.__version__, self.source.sample_rate, self.source.channels, max_minutes]
+        wanted = [self.source.sample_rate, self.source.channels, max_minutes]
         keys = {self._file(item): digest(*wanted, item.digest) for item in items}
         todo = [file for file, key in keys.items() if not self.work.read("checks", key)]
         checks = {}
-        for file, result in progress(self.workers.map(functools.partial(tasks.check, max_minutes=max_minutes), todo),
-                                     total=len(todo), desc="checking", unit="song"):
+        function = functools.partial(tasks.check, max_minutes=max_minutes)
+        for file, result in self._map(function, todo, "checking"):
             if isinstance(result, WorkerDied):  # not kept: there may be more memory next time
                 checks[file] = tasks.Check(reason=_KILLED)
             else:
@@ -196,15 +200,19 @@ class _Run:
     def make_codec(self, items: list[Item]):
         """The codec, fitted to training songs if it is of that kind, and the directory it is saved in."""
         chosen = self._sample(items, ("train",), _FIT_SONGS) if self.source.wants_songs else []
-        key = digest(autosong_jax.__version__, self.source.made_from(), [item.digest for item in chosen])
-        songs = progress((self._read(item) for item in chosen), total=len(chosen), desc="fitting", unit="song")
-        directory = self.work.directory("codec", key, lambda path: self.source.make(songs, path))
+        key = digest(self.source.made_from(), [item.digest for item in chosen])
+
+        def make(path: pathlib.Path) -> None:
+            songs = (self._read(item) for item in chosen)
+            self.source.make(progress(songs, show=bool(chosen), total=len(chosen), desc="fitting", unit="song"), path)
+
+        directory = self.work.directory("codec", key, make)
         return self.source.load(directory), directory
 
     def encode(self, items: list[Item], codec, directory: pathlib.Path) -> tuple[list[Item], report.Speed]:
         """The items whose records are made, with `record` and further `notes` filled in."""
         start = time.monotonic()
-        made_with = [autosong_jax.__version__, hub.digest(str(directory)), dataclasses.asdict(self.encoder.info)]
+        made_with = [hub.digest(str(directory)), dataclasses.asdict(self.encoder.info)]
         todo = {}
         for item in items:
             item.record = self.work.file("records", digest(*made_with, item.made_from(), item.group))
@@ -212,7 +220,7 @@ class _Run:
                 todo[self._file(item)] = item
         function = functools.partial(tasks.encode, codec_directory=directory) if self.source.in_workers else tasks.read
         failed = set()
-        for file, result in progress(self.workers.map(function, todo), total=len(todo), desc="encoding", unit="song"):
+        for file, result in self._map(function, todo, "encoding"):
             item = todo[file]
             if isinstance(result, np.ndarray):
                 self._write_record(item, codec, result if self.source.in_workers else codec.encode(result))

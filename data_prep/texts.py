@@ -5,10 +5,12 @@ import warnings
 import numpy as np
 
 from autosong_jax.data import text
+from autosong_jax.errors import UserError
 from data_prep import hub
 from data_prep.songs import Song
 
 FLAG = "--text_encoder"
+_IDS, _STATES = ("bytes", "pinyin"), ("bert", "t5", "mt5")
 
 
 def get_text_encoder(name: str):
@@ -17,11 +19,16 @@ def get_text_encoder(name: str):
     Raises:
       UserError: there is no such encoder, or it cannot be had.
     """
-    if ":" not in name:
+    if name in _IDS:
         return text.get_text_encoder(name)
+    kind, _, source = name.partition(":")
+    if kind not in _STATES or not source:
+        frozen = ", ".join(f"{kind}:ID" for kind in _STATES)
+        raise UserError(f"{FLAG}={name} is not known: expected {', '.join(_IDS)}, or {frozen} with a hub id or a "
+                        "directory as ID")
     with hub.torch_needed(FLAG, name):
         from data_prep import frozen_text
-    return frozen_text.FrozenTextEncoder(name)
+    return frozen_text.FrozenTextEncoder(kind, source)
 
 
 def made_from(name: str) -> str:

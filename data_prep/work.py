@@ -15,10 +15,13 @@ from typing import Any
 
 from autosong_jax.errors import UserError
 
+# Raised whenever the same songs and options come to give other bytes: what older code left unfinished is not used then.
+_REVISION = 1
+
 
 def digest(*made_from: Any) -> str:
-    """A name for what was made from these JSON values."""
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+    """A name for what this version of the code makes from these JSON values."""
+    return hashlib.sha256(json.dumps([_REVISION, *made_from], sort_keys=True).encode()).hexdigest()[:32]
 
 
 class WorkDirectory:
@@ -31,8 +34,10 @@ class WorkDirectory:
         self._lock = open(self.path / "lock", "w")  # noqa: SIM115 (held open, and with it the lock)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise UserError(f"another export is writing to --output={output}: wait for it or end it") from error
+        except OSError:  # a file system without locks
+            pass
 
     def file(self, kind: str, key: str) -> pathlib.Path:
         """Where the result `key` of that kind is or would be."""

@@ -52,9 +52,7 @@ def test_windows_give_the_codes_of_one_piece(samples, causal, pad_mode):
     assert expected.shape == (-(-samples // HOP), 4)
     assert samples < 200 * HOP or len(np.unique(expected)) > 32  # the comparison is of something
     for seconds, batch in ((0.1, 1), (0.1, 3), (0.2, 8)):
-        codec = encodec.Encodec(model, 2.4, window_seconds=seconds)
-        codec._batch = batch
-        codes = codec.encode(audio)
+        codes = encodec.Encodec(model, 2.4, window_seconds=seconds, windows_at_once=batch).encode(audio)
         assert codes.dtype == np.uint16
         np.testing.assert_array_equal(codes, expected)
 
@@ -78,8 +76,7 @@ def make_chunked_model(**settings):
 @pytest.mark.parametrize("samples", [7, RATE, RATE + 1, 3 * 1188 + 12, 3 * 1188 + 13, 5000])
 def test_chunks_of_the_model(samples):
     model = make_chunked_model()
-    codec = encodec.Encodec(model, 1.2)
-    codec._batch = 2
+    codec = encodec.Encodec(model, 1.2, windows_at_once=2)
     assert codec.frame_rate == pytest.approx(100 / 0.99)
     audio = make_audio(samples, channels=2)
     # transformers asks for whole chunks: its feature extractor fills up the last one.

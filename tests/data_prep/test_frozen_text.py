@@ -110,6 +110,8 @@ def test_names_that_are_none(tmp_path):
     for name in ("latin", "gpt:x", "bert:"):
         with pytest.raises(UserError, match="bytes, pinyin"):
             texts.get_text_encoder(name)
+    with pytest.raises(UserError, match="nowhere is not a directory"):
+        texts.get_text_encoder(f"bert:{tmp_path}/nowhere")
     save_bert(tmp_path)
     with pytest.raises(UserError, match="is a bert model, expected t5"):
         texts.get_text_encoder(f"t5:{tmp_path}")
