@@ -30,9 +30,7 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
             print(flags.FLAGS.module_help(module.__spec__.name if module.__spec__ else module.__name__)
                   if module.__name__ != "__main__" else flags.FLAGS.main_module_help())
             sys.exit(0)
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise UserError(f"unexpected argument {rest[1]!r}: every option is a flag (--name=value); see --help")
+        _parse(argv)
         sys.exit(main() or 0)
     except flags.Error as error:
         fail(str(error).replace("FATAL Flags parsing error:", "").strip())
@@ -41,6 +39,15 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _parse(argv: list[str]) -> None:
+    try:
+        rest = flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # from ml_collections, for --config.FIELD
+        raise UserError(f"the config has no field {error}: expected one of those in configs/default.py") from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: every option is a flag (--name=value); see --help")
 
 
 class _ProgressHandler(logging.Handler):

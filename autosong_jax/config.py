@@ -44,9 +44,14 @@ def run_local(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """`config` as JSON, the same for equal configs (a tuple is a list there)."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
 def save(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
     """Writes `config` as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(to_json(config), encoding="utf-8")
 
 
 def load(path: pathlib.Path) -> ml_collections.ConfigDict:

@@ -26,7 +26,11 @@ def define_flags() -> None:
 
 def main() -> int:
     config = FLAGS.config
-    if not config.data.path:
+    try:
+        dataset = config.data.path
+    except OSError as error:  # the file could not be loaded; ml_collections says so at the first use
+        raise UserError(str(error)) from error
+    if not dataset:
         raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
                         "--output DATASET` makes one from a folder of songs")
     from autosong_jax.training import loop

@@ -32,7 +32,8 @@ from data_prep.synthesis import GAP, RATE, Instrument, Voice, drum, sing, strike
 class Genre:
     """How a genre is played. Patterns have one character a step; `x` is a stroke.
 
-    `step` (seconds) is a whole number of 40 ms codec frames, so that equal notes give nearly equal codes.
+    `step` (seconds) is a multiple of 80 ms, a whole number of codec frames at 25 or 12.5 Hz, so that equal notes give
+    nearly equal codes.
     """
 
     step: float
@@ -54,11 +55,11 @@ class Genre:
 
 GENRES = {
     "ballad": Genre(
-        step=0.36, phrase=2, rhythm=(1, 1, 1, 2), verse="C Am F G", chorus="F G C Am",
+        step=0.48, phrase=2, rhythm=(1, 1, 1, 2), verse="C Am F G", chorus="F G C Am",
         instrument=Instrument((1.0, 0.5, 0.25, 0.1), decay=1.2), voice=Voice(vibrato=0.3),
         chords="x.x.x.x.", bass="x...x...", kick="........", snare="........", hat="x.x.x.x."),
     "pop": Genre(
-        step=0.28, phrase=2, rhythm=(1, 1, 2), verse="C G Am F", chorus="F C G Am",
+        step=0.32, phrase=2, rhythm=(1, 1, 2), verse="C G Am F", chorus="F C G Am",
         instrument=Instrument((1.0, 0.1, 0.4, 0.05, 0.2), decay=0.5), voice=Voice(size=1.05),
         chords="x..x..x.", bass="x..x..x.", kick="x...x...", snare="..x...x.", hat="xxxxxxxx"),
     "rock": Genre(
@@ -66,11 +67,11 @@ GENRES = {
         instrument=Instrument((1.0, 0.8, 0.6, 0.4, 0.3, 0.2), decay=0.3), voice=Voice(size=0.95, vibrato=0.1),
         chords="xxxx", bass="xxxx", kick="x.x.", snare=".x.x", hat="xxxx"),
     "waltz": Genre(
-        step=0.36, phrase=3, rhythm=(1, 1, 1), verse="C C G G", chorus="F C G C",
+        step=0.32, phrase=3, rhythm=(1, 1, 1), verse="C C G G", chorus="F C G C",
         instrument=Instrument((1.0, 0.3, 0.1), decay=0.25, attack=0.02), voice=Voice(vibrato=0.25),
         chords=".xx", bass="x..", kick="x..", snare="...", hat=".xx"),
     "bossa": Genre(
-        step=0.12, phrase=4, rhythm=(3, 3, 4, 3, 3), verse="Dm G C Am", chorus="C Am Dm G",
+        step=0.16, phrase=4, rhythm=(2, 2, 3, 2, 2), verse="Dm G C Am", chorus="C Am Dm G",
         instrument=Instrument((1.0, 0.2, 0.2, 0.1), decay=0.2), voice=Voice(vibrato=0.15),
         chords="x..x..x...x..x..", bass="x.....x.x.....x.", kick="x.....x.x.....x.", snare="x..x..x...x..x..",
         hat="x.x.x.x.x.x.x.x."),

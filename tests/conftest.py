@@ -52,13 +52,78 @@ def environment_without(tmp_path_factory):
 
 HIDE_PACKAGES = """
 import sys
+from importlib.machinery import PathFinder
 
 
-class Hidden:
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in {packages!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}} (hidden by a test)", name=name)
+class Hiding(PathFinder):
+    # As if they were not installed: importing fails and importlib.util.find_spec finds nothing.
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {packages!r} else PathFinder.find_spec(name, path, target)
 
 
-sys.meta_path.insert(0, Hidden)
+sys.meta_path = [Hiding if finder is PathFinder else finder for finder in sys.meta_path]
 """
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(tmp_path_factory):
+    """A dataset of 6 training and 2 validation songs of 8 to 20 random frames: K = 3, V = 16, 25 frames a second."""
+    import numpy as np
+
+    from autosong_jax.audio.melrvq import MelRVQ
+    from autosong_jax.data import schema, tfrecord
+    from autosong_jax.data.text import get_text_encoder
+
+    directory = tmp_path_factory.mktemp("toy") / "dataset"
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(1, 16000)).astype(np.float32)
+    MelRVQ.fit([noise], num_codebooks=3, codebook_size=16).save(directory / "codec")
+    encoder = get_text_encoder("bytes")
+    encoder.info.save(directory)
+    features = schema.song_features(3, encoder.info)
+
+    def record(name: str, frames: int) -> bytes:
+        lyrics = f"[verse]\nla {name}\n\n[chorus]\nlo lo"
+        encoded = encoder.encode_lyrics(lyrics)
+        return schema.serialize(features, {
+            "id": name, "group": name, "frame_rate": 25.0, "lyrics": lyrics, "genre": "pop", "description": "",
+            "codes": rng.integers(16, size=(frames, 3), dtype=np.uint16),
+            "text_encoder": encoder.name, "text_encoder_revision": encoder.revision,
+            "text_ids": encoded.ids, "section_ids": encoded.sections, "line_ids": encoded.lines,
+            "genre_ids": encoder.encode("pop"), "description_ids": encoder.encode("")})
+
+    songs = {"train": [8, 20, 13, 12, 9, 17], "validation": [10, 15]}
+    for split, lengths in songs.items():
+        records = [record(f"{split} {i}", frames) for i, frames in enumerate(lengths)]
+        tfrecord.write_records(schema.shard_path(directory, split, 0, 1), records)
+    schema.write_dataset_info(directory, features, {split: [len(lengths)] for split, lengths in songs.items()})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def toy_config(toy_dataset):
+    """`toy_config(**{"train.steps": 3})`: a config that trains on `toy_dataset` in seconds; windows of 12 frames."""
+    from configs import default
+
+    def make(**overrides):
+        config = default.get_config("runlocal")
+        config.update_from_flattened_dict({
+            "data.path": str(toy_dataset), "data.seconds": 0.48, "data.batch_size": 8, "model.width": 16,
+            "model.mlp_width": 32, "sources.lyrics.max_length": 40, "sources.lyrics.width": 16,
+            "sources.genre.max_length": 4, "sources.genre.width": 16, "optimizer.learning_rate": 3e-3,
+            "train.steps": 6, "train.log_every": 1, "train.eval_every": 3, "train.checkpoint_every": 2,
+            **overrides})
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_workdir(toy_config, tmp_path_factory):
+    """A workdir with two steps of training in it."""
+    from autosong_jax.training import loop
+
+    workdir = tmp_path_factory.mktemp("toy") / "workdir"
+    loop.train(toy_config(**{"train.steps": 2, "train.eval_every": 0}), workdir)
+    return workdir

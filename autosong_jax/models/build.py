@@ -31,9 +31,10 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
     def source_module(name: str, source: ml_collections.ConfigDict) -> nnx.Module:
         if text.kind == "states":
             return StateSource(text.width, model.width, dtype, rngs=rngs)
+        # Rotary: what a letter sounds like is decided by its neighbours, wherever in the song it stands.
         encoder = TransformerConfig(
             width=source.width, heads=source.heads, layers=source.layers, mlp_width=4 * source.width,
-            dropout=model.dropout, causal=False, remat=config.train.remat, dtype=dtype)
+            positions="rotary", dropout=model.dropout, causal=False, remat=config.train.remat, dtype=dtype)
         sections, lines = (text.num_sections, text.num_lines) if name == "lyrics" else (0, 0)
         return IdSource(text.vocab_size, sections, lines, encoder, model.width, rngs=rngs)
 

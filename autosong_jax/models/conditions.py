@@ -106,7 +106,12 @@ class Conditions(nnx.Module):
         # implementations want, and padding inside the memory cannot change a result.
         order = jnp.argsort(~mask, axis=1, stable=True)
         states = jnp.where(mask[..., None], states, 0)
-        return Memory(jnp.take_along_axis(states, order[..., None], axis=1), mask.sum(axis=1, dtype=jnp.int32))
+        return Memory(take_slots(states, order), mask.sum(axis=1, dtype=jnp.int32))
+
+
+def take_slots(x: Array, slots: Array) -> Array:
+    """x [B, N, D] at slots [B, M] -> [B, M, D], by rows: `take_along_axis` would scatter single numbers back."""
+    return jax.vmap(lambda rows, at: rows[at])(x, slots)
 
 
 def null_memory(batch: int, width: int, dtype: str) -> Memory:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
-from autosong_jax.models.conditions import Conditions, Memory, null_memory
+from autosong_jax.models.conditions import Conditions, Memory, null_memory, take_slots
 from autosong_jax.models.transformer import KeysValues, Transformer, TransformerConfig
 
 FUSIONS = ("cross", "prefix")
@@ -92,9 +92,9 @@ class SongModel(nnx.Module):
         slots = jnp.arange(m + s)
         at = slots - memory.lengths[:, None]
         x = jnp.concatenate([memory.states.astype(x.dtype), x], axis=1)
-        x = jnp.take_along_axis(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1))[..., None], axis=1)
+        x = take_slots(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1)))
         x, _ = self.decoder(x, jnp.where(at < 0, slots, at), key=key)
-        x = jnp.take_along_axis(x, (memory.lengths[:, None] + jnp.arange(s))[..., None], axis=1)
+        x = take_slots(x, memory.lengths[:, None] + jnp.arange(s))
         return self._logits(x)
 
     def start(self, memory: Memory, num_steps: int) -> Cache:

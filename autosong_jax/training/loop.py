@@ -233,9 +233,9 @@ def _prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, wo
     if jax.process_index() != 0:
         return
     if path.exists():
-        old, new = config_file.load(path), config
-        for section in ("model", "sources", "seed"):
-            if old[section] != ml_collections.ConfigDict(new.to_dict())[section]:
+        old = config_file.load(path)
+        for section in ("model", "sources"):
+            if config_file.to_json(old[section]) != config_file.to_json(config[section]):
                 raise UserError(f"{workdir} holds a run with another config.{section}: train with its config, or "
                                 "choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)

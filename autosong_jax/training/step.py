@@ -162,7 +162,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         updates, new_optimizer = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(step, params, average(state.ema, params, step), new_optimizer), metrics
 
     def average(ema: Parameters, params: Parameters, step: Array) -> Parameters:

@@ -1,0 +1,53 @@
+"""The next-step objective and its loss against loops over frames and codebooks."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autosong_jax.codebooks.patterns import get_pattern
+from autosong_jax.objectives.objective import codebook_sums, next_step
+
+B, T, K, V = 3, 5, 2, 7
+
+
+@pytest.mark.parametrize("pattern_name", ["delay", "flatten", "parallel", "coarse_first"])
+@pytest.mark.parametrize("end_of_song", [False, True])
+def test_loss_is_the_mean_over_codebooks_of_the_mean_over_valid_frames(pattern_name, end_of_song):
+    rng = np.random.default_rng(0)
+    pattern = get_pattern(pattern_name, T, K)
+    codes = rng.integers(0, V, (B, T, K))
+    num_frames = np.array([T, 3, 0])
+    if end_of_song:
+        codes[1, 2] = V  # the last valid frame says that the song is over
+    examples = next_step(jnp.asarray(codes), jnp.asarray(num_frames), pattern, V)
+    logits = rng.normal(size=(B, pattern.num_steps - 1, K, V + end_of_song))
+    sums = codebook_sums(jnp.asarray(logits, jnp.float32), examples.targets, examples.mask)
+
+    losses = [[] for _ in range(K)]
+    for b in range(B):
+        for t in range(num_frames[b]):
+            for k in range(K):
+                at = logits[b, pattern.steps[t, k] - 1, k]
+                losses[k].append(np.log(np.exp(at).sum()) - at[codes[b, t, k]])
+    expected = np.mean([np.mean(codebook) for codebook in losses])
+    assert (sums["cross_entropy"] / examples.normalizer()).sum() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(sums["count"], [len(codebook) for codebook in losses])
+
+
+def test_padding_is_neither_target_nor_input():
+    pattern = get_pattern("delay", T, K)
+    codes = np.random.default_rng(0).integers(0, V, (B, T, K))
+    num_frames = np.array([T, 3, 0])
+    one = next_step(jnp.asarray(codes), num_frames, pattern, V)
+    codes[1, 3:], codes[2] = 0, 1
+    other = next_step(jnp.asarray(codes), num_frames, pattern, V)
+    np.testing.assert_array_equal(one.inputs, other.inputs)
+    np.testing.assert_array_equal(one.targets, other.targets)
+    assert not one.mask[2].any() and (one.inputs[2] == V).all()
+
+
+def test_correct_counts_the_most_probable_code():
+    logits = np.zeros((1, 2, 1, 3), np.float32)
+    logits[0, 0, 0, 2] = logits[0, 1, 0, 1] = 1
+    sums = codebook_sums(logits, np.array([[[2], [0]]]), np.ones((1, 2, 1), bool))
+    assert sums["correct"][0] == 1 and sums["count"][0] == 2

@@ -1,0 +1,103 @@
+"""The sampler against a loop that recomputes the whole sequence at every step, without cache, guidance trick or jit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from autosong_jax.codebooks.patterns import get_pattern
+from autosong_jax.models.conditions import IdSource
+from autosong_jax.models.song import SongModel
+from autosong_jax.models.transformer import TransformerConfig
+from autosong_jax.sampling import autoregressive
+from autosong_jax.sampling.guidance import branches
+from autosong_jax.sampling.tokens import Choice
+
+K, V, T, B = 2, 9, 6, 3
+DECODER = TransformerConfig(width=16, heads=2, layers=1, mlp_width=32)
+
+
+def make_model(end_of_song=True, end_scale=1.0):
+    rngs = nnx.Rngs(0)
+    source = IdSource(20, 0, 0, dataclasses.replace(DECODER, causal=False), 16, rngs=rngs)
+    model = SongModel(K, V, end_of_song, DECODER, "cross", {"lyrics": source}, rngs=rngs)
+    heads = 3 * model.heads[...]
+    if end_of_song:
+        heads = heads.at[..., V].multiply(end_scale)
+    model.heads[...] = heads
+    return model
+
+
+def make_memory(model, keep):
+    ids = np.random.default_rng(1).integers(0, 20, (B, 5))
+    sources = {"lyrics": {"ids": np.tile(ids, (len(keep), 1)), "length": np.tile([5, 3, 4], len(keep))}}
+    return model.encode(sources, jnp.repeat(keep, B, axis=0))
+
+
+def naive_greedy(model, pattern, keep, weights, prompt, prompt_frames, max_frames):
+    """Codes and lengths, song by song and step by step."""
+    memory = make_memory(model, keep)
+    forward = nnx.jit(lambda model, steps: model(jnp.tile(steps, (len(keep), 1, 1)), memory))
+    steps = np.full((B, pattern.num_steps, K), V)
+    end = np.array(max_frames)
+    for s in range(1, pattern.num_steps):
+        logits = np.asarray(forward(model, steps)).reshape(len(keep), B, pattern.num_steps, K, -1)
+        logits = np.einsum("gbskv,g->bskv", logits, weights)[:, s - 1]
+        for b in range(B):
+            for k in range(K):
+                frame = pattern.frames[s, k]
+                if frame < 0 or frame >= end[b]:
+                    continue
+                allowed = logits[b, k] if k == 0 else logits[b, k, :V]
+                choice = prompt[b, frame, k] if frame < prompt_frames[b] else allowed.argmax()
+                if choice == V:
+                    end[b] = min(end[b], frame)
+                else:
+                    steps[b, s, k] = choice
+    codes = steps[:, pattern.steps, np.arange(K)]
+    return np.where(np.arange(T)[None, :, None] < end[:, None, None], codes, V), end
+
+
+def run(model, pattern, keep, weights, prompt, prompt_frames, max_frames, choice=None, seeds=(0, 1, 2)):
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+    return jax.jit(lambda: autoregressive.sample(
+        model.unstacked(), pattern, make_memory(model, keep), weights, keys, jnp.asarray(prompt),
+        jnp.asarray(prompt_frames), jnp.asarray(max_frames), choice or Choice(temperature=0.0)))()
+
+
+@pytest.mark.parametrize("pattern_name", ["delay", "flatten", "parallel", "coarse_first"])
+@pytest.mark.parametrize("end_scale", [0.3, -3.0])
+def test_sampler_equals_the_naive_loop(pattern_name, end_scale):
+    model, pattern = make_model(end_scale=end_scale), get_pattern(pattern_name, T, K)
+    keep, weights = branches(["lyrics"], {"lyrics": 2.0})
+    prompt = np.random.default_rng(2).integers(0, V, (B, T, K))
+    prompt_frames, max_frames = np.array([0, 2, 3]), np.array([6, 6, 5])
+    codes, ends = run(model, pattern, keep, weights, prompt, prompt_frames, max_frames)
+    expected, expected_ends = naive_greedy(model, pattern, keep, weights, prompt, prompt_frames, max_frames)
+    np.testing.assert_array_equal(ends, expected_ends)
+    # After its end a song holds no codes that count.
+    counts = np.arange(T)[None, :, None] < expected_ends[:, None, None]
+    np.testing.assert_array_equal(np.where(counts, codes, V), expected)
+    np.testing.assert_array_equal(codes[2, :min(3, expected_ends[2])], prompt[2, :min(3, expected_ends[2])])
+
+
+def test_songs_end_where_the_model_says_so_and_only_where_it_may():
+    pattern = get_pattern("delay", T, K)
+    keep, weights = branches(["lyrics"], {"lyrics": 1.0})
+    arguments = (pattern, keep, weights, np.zeros((B, T, K), int), np.zeros(B, int), np.full(B, T))
+    _, ends = run(make_model(end_scale=-10.0), *arguments)
+    codes, never = run(make_model(end_of_song=False), *arguments)
+    assert (np.asarray(ends) < T).any() and (np.asarray(never) == T).all() and np.asarray(codes).max() < V
+
+
+def test_a_song_does_not_depend_on_its_company():
+    model, pattern = make_model(), get_pattern("delay", T, K)
+    keep, weights = branches(["lyrics"], {"lyrics": 1.5})
+    arguments = (keep, weights, np.zeros((B, T, K), int), np.zeros(B, int), np.full(B, T), Choice(temperature=1.3))
+    codes, _ = run(model, pattern, *arguments, seeds=(5, 6, 7))
+    others, _ = run(model, pattern, *arguments, seeds=(5, 8, 9))
+    np.testing.assert_array_equal(codes[0], others[0])
+    assert np.any(codes[1] != others[1])

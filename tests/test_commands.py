@@ -1,0 +1,109 @@
+"""The documented way, as a user goes it: songs, dataset, model, song; in processes without PyTorch and TensorFlow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import autosong_jax
+from autosong_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def command(environment_without):
+    """`command("autosong_jax.train", ...)` runs a command to its end without PyTorch and TensorFlow."""
+    environment = environment_without("torch", "tensorflow", "transformers")
+
+    def run(module, *arguments):
+        return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=environment,
+                              capture_output=True, text=True, timeout=280)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(command, tmp_path_factory):
+    """A directory with songs/, dataset/ and workdir/, made by the documented commands."""
+    directory = tmp_path_factory.mktemp("my songs")
+    for module, *arguments in [
+        ("data_prep.songbook", "--songs=6", "--seconds=5", f"--output={directory / 'songs'}"),
+        ("data_prep.export", f"--input={directory / 'songs'}", f"--output={directory / 'dataset'}",
+         "--codec=melrvq:codebook_size=32"),
+        ("autosong_jax.train", "--config=configs/xsmall.py:runlocal", f"--config.data.path={directory / 'dataset'}",
+         f"--workdir={directory / 'workdir'}", "--config.train.steps=4", "--config.data.batch_size=8"),
+    ]:
+        process = command(module, *arguments)
+        assert process.returncode == 0, process.stderr
+    return directory
+
+
+def test_generate_writes_the_same_song_for_the_same_seed(command, trained, tmp_path):
+    lyrics = trained / "songs" / "song_00000" / "lyrics.txt"
+    for name, seed in [("one", 3), ("two", 3), ("three", 4)]:
+        process = command(
+            "autosong_jax.generate", f"--workdir={trained / 'workdir'}", f"--lyrics={lyrics}", "--genre=pop",
+            "--duration=2", f"--seed={seed}", f"--output={tmp_path / name}.wav", f"--codes_output={tmp_path / name}.npy")
+        assert process.returncode == 0, process.stderr
+    one, two, three = (np.load(tmp_path / f"{name}.npy") for name in ("one", "two", "three"))
+    np.testing.assert_array_equal(one, two)
+    assert one.shape != three.shape or np.any(one != three)
+    assert one.shape[1] == 4 and one.shape[0] <= 50 and one.dtype == np.uint16
+    audio, rate = soundfile.read(tmp_path / "one.wav")
+    assert rate == 16000 and len(audio) == len(one) * 640
+
+
+def test_generate_continues_a_prompt_past_the_window(trained):
+    singer = autosong_jax.load(trained / "workdir")
+    prompt = np.random.default_rng(0).integers(0, 32, (30, 4))
+    sources = singer.encode_texts([{"lyrics": "la la"}])
+    from autosong_jax.sampling.song import SamplingOptions
+
+    codes = singer.sing(sources, [0], prompt=prompt, options=SamplingOptions(duration=9.0))[0]
+    np.testing.assert_array_equal(codes[:30], prompt)
+    assert 30 < len(codes) <= 225 and codes.max() < 32  # a window is 100 frames
+
+
+def test_several_lyrics_at_once_are_the_songs_made_alone(trained):
+    singer = autosong_jax.load(trained / "workdir")
+    songs = singer.generate(lyrics=["la lo", "mi mu"], genre="rock", seed=5, duration=1.5)
+    alone = singer.generate(lyrics="mi mu", genre="rock", seed=6, duration=1.5)
+    np.testing.assert_array_equal(songs[1].codes, alone.codes)
+    np.testing.assert_array_equal(songs[1].audio, alone.audio)
+    assert np.any(songs[0].codes != songs[1].codes)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ({"description": "a slow waltz"}, ["description", "not trained with it", "genre, lyrics"]),
+    ({"lyrics": ["a", "b"], "genre": ["x", "y", "z"]}, ["2, 3", "one length"]),
+    ({"lyrics": "la", "temperature": -1.0}, ["temperature -1.0", ">= 0"]),
+    ({"lyrics": "la", "cfg_scales": {"mood": 2.0}}, ["'mood'", "genre, lyrics"]),
+    ({"lyrics": "la", "duration": 0.0}, ["duration 0.00"]),
+])
+def test_what_cannot_be_sung_is_named(trained, arguments, words):
+    with pytest.raises(UserError) as error:
+        autosong_jax.load(trained / "workdir").generate(**arguments)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(("module", "arguments", "words"), [
+    ("autosong_jax.train", ["--config=configs/small.py", "--workdir=x"], ["--config.data.path", "data_prep.export"]),
+    ("autosong_jax.train", ["--config=configs/nowhere.py", "--workdir=x"], ["configs/nowhere.py"]),
+    ("autosong_jax.train", ["--config=configs/small.py:tiny", "--workdir=x"], ["'tiny'", "runlocal"]),
+    ("autosong_jax.train", ["--config=configs/small.py", "--config.model.depth=3", "--workdir=x"], ["depth"]),
+    ("autosong_jax.train", ["--workdir=x"], ["config"]),
+    ("autosong_jax.generate", ["--workdir=nowhere", "--output=x.wav"], ["nowhere", "workdir"]),
+    ("autosong_jax.generate", ["--workdir=nowhere", "--output=x.mp3"], ["x.mp3", ".flac"]),
+    ("autosong_jax.generate", ["--workdir=nowhere"], ["--output"]),
+    ("autosong_jax.generate", ["--workdir=x", "--lyrics=nowhere.txt", "--output=x.wav"], ["nowhere.txt"]),
+    ("autosong_jax.generate", ["--workdir=x", "song.wav"], ["song.wav", "--help"]),
+])
+def test_a_wrong_command_line_is_one_plain_line(command, module, arguments, words):
+    process = command(module, *arguments)
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr and process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1 and all(word in process.stderr for word in words), process.stderr

@@ -1,0 +1,167 @@
+"""Whole runs: stopped in any way and started again they end where an undisturbed run ends, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from autosong_jax import config as config_file
+from autosong_jax.data.dataset import SongDataset
+from autosong_jax.errors import UserError
+from autosong_jax.models.build import build_model
+from autosong_jax.parallel.sharding import make_mesh
+from autosong_jax.sampling.song import window_pattern
+from autosong_jax.training import loop
+from autosong_jax.training.checkpoints import Checkpoints
+from autosong_jax.training.step import make_trainer
+
+# What the same run may give twice: everything but speed.
+TIMES = {"steps_per_second", "codes_per_second", "data_wait", "mfu"}
+
+
+def metrics_of(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def state_of(config, workdir, step):
+    dataset = SongDataset(config.data.path, "train")
+    trainer = make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs),
+                           window_pattern(config, dataset.codec), make_mesh(config.mesh))
+    checkpoints = Checkpoints(workdir, keep_last=9)
+    state = checkpoints.restore(trainer.abstract, trainer.shardings, step)
+    checkpoints.close()
+    return state
+
+
+def assert_same_run(config, workdir, other):
+    assert metrics_of(workdir) == metrics_of(other)
+    one, two = (state_of(config, w, config.train.steps) for w in (workdir, other))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def dropout_config(toy_config):
+    return toy_config(**{"model.dropout": 0.1, "train.ema_every": 1})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dropout_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "workdir"
+    loop.train(dropout_config, workdir)
+    return workdir
+
+
+def start(config, workdir, tmp_path):
+    """`train` as a process of its own, with a config file that holds `config`."""
+    config_file.save(config, tmp_path / "config.json")
+    (tmp_path / "config.py").write_text(
+        "import pathlib\nfrom autosong_jax import config\n"
+        f"get_config = lambda: config.load(pathlib.Path({str(tmp_path / 'config.json')!r}))\n")
+    return subprocess.Popen(
+        [sys.executable, "-m", "autosong_jax.train", f"--config={tmp_path / 'config.py'}", f"--workdir={workdir}"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(workdir, step, process):
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None and not (path.exists() and f'"step": {step},' in path.read_text()):
+        time.sleep(0.02)
+
+
+def test_killed_and_started_again_equals_undisturbed(dropout_config, undisturbed, tmp_path):
+    workdir = tmp_path / "workdir"
+    process = start(dropout_config, workdir, tmp_path)
+    wait_for_step(workdir, 3, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    process = start(dropout_config, workdir, tmp_path)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same_run(dropout_config, workdir, undisturbed)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(dropout_config, undisturbed, tmp_path):
+    workdir = tmp_path / "workdir"
+    process = start(dropout_config, workdir, tmp_path)
+    wait_for_step(workdir, 1, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 130 and "Traceback" not in output
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert f"stopped at step {saved}" in output and "goes on from there" in output
+    process = start(dropout_config, workdir, tmp_path)
+    output, _ = process.communicate()
+    assert process.returncode == 0 and f"Going on from step {saved}" in output, output
+    one, two = (state_of(dropout_config, w, dropout_config.train.steps) for w in (workdir, undisturbed))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_run_started_again_changes_nothing(dropout_config, undisturbed):
+    before = metrics_of(undisturbed)
+    loop.train(dropout_config, undisturbed)
+    assert metrics_of(undisturbed) == before
+
+
+def test_metrics_have_each_codebook_and_validation(undisturbed):
+    lines = metrics_of(undisturbed)
+    train = [line for line in lines if line["kind"] == "train"]
+    validation = [line for line in lines if line["kind"] == "validation"]
+    assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6] and [line["step"] for line in validation] == [3, 6]
+    for line in lines:
+        assert line["loss"] == pytest.approx(np.mean([line[f"loss_{k}"] for k in range(3)]))
+        assert line["perplexity"] == pytest.approx(np.exp(line["loss"]))
+    assert any((undisturbed / "tensorboard").iterdir())
+
+
+def test_checkpoints_kept_are_the_newest_and_the_best(toy_config, tmp_path):
+    config = toy_config(**{"train.steps": 5, "train.checkpoint_every": 1, "train.eval_every": 1, "train.keep_last": 1,
+                           "train.keep_best": 2, "train.ema_every": 1})
+    loop.train(config, tmp_path)
+    losses = {m["step"]: m["loss"] for m in metrics_of(tmp_path) if m["kind"] == "validation"}
+    best = sorted(losses, key=losses.get)[:2]
+    assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} == {5, *best}
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(toy_config, tmp_path):
+    good = toy_config(**{"train.steps": 2})
+    loop.train(good, tmp_path)
+    config = toy_config(**{"train.steps": 40, "optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 1})
+    with pytest.raises(UserError, match=r"the loss at step \d+ is .*checkpoints/\d+: lower optimizer"):
+        loop.train(config, tmp_path)
+
+
+def test_samples_are_written_during_training(toy_config, tmp_path):
+    loop.train(toy_config(**{"train.steps": 2, "train.sample_every": 2, "train.eval_every": 0}), tmp_path)
+    names = {path.name for path in (tmp_path / "samples" / "2").iterdir()}
+    assert names == {"validation-0.wav", "validation-1.wav", "train-0.wav"}
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    ({"data.path": "nowhere"}, ["nowhere", "data_prep.export"]),
+    ({"data.batch_size": 6}, ["data.batch_size 6", "multiple of 8"]),
+    ({"model.pattern": "spiral"}, ["spiral", "delay"]),
+    ({"model.norm": "middle"}, ["middle", "pre"]),
+    ({"model.positions": "learned", "model.max_positions": 4}, ["max_positions 4", "raise it"]),
+])
+def test_what_cannot_be_trained_is_named(toy_config, tmp_path, overrides, words):
+    with pytest.raises(UserError) as error:
+        loop.train(toy_config(**overrides), tmp_path)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_workdir_of_another_model_is_refused(toy_config, toy_workdir):
+    with pytest.raises(UserError, match=r"another config\.model"):
+        loop.train(toy_config(**{"model.layers": 1}), toy_workdir)

@@ -1,0 +1,124 @@
+"""The training step: many devices against one, accumulation against one batch, and what each part of it changes."""
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from autosong_jax.data.dataset import SongDataset, train_batches
+from autosong_jax.models.build import build_model
+from autosong_jax.parallel.sharding import AXES, make_mesh, partition_spec, put_batch
+from autosong_jax.sampling.song import window_pattern
+from autosong_jax.training.step import make_schedule, make_trainer
+
+
+def run_steps(config, mesh, steps=3):
+    """The state and the sums of every step, as numpy."""
+    dataset = SongDataset(config.data.path, "train")
+    pattern = window_pattern(config, dataset.codec)
+    trainer = make_trainer(
+        config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern, mesh)
+    batches = train_batches(
+        dataset, batch_size=config.data.batch_size, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
+        sources={name: source.max_length for name, source in config.sources.items()})
+    state, sums = trainer.init(config.seed), []
+    for step in range(steps):
+        state, new = trainer.train_step(state, put_batch(batches[step], mesh))
+        sums.append(jax.device_get(new))
+    return state, sums
+
+
+def mesh_of(data, fsdp, tensor):
+    devices = np.array(jax.devices()[: data * fsdp * tensor]).reshape(data, fsdp, tensor)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def assert_close(one, other, tolerance):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert np.abs(a - b).max() <= tolerance * max(np.abs(a).max(), 1e-3)
+
+
+@pytest.fixture(scope="module")
+def reference(toy_config):
+    # SGD-like updates: Adam divides tiny gradients by their own size, which blows rounding up to the learning rate.
+    return run_steps(toy_config(**{"optimizer.eps": 1e-2}), mesh_of(1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=["fsdp 8", "data 2 x fsdp 2 x tensor 2"])
+def test_eight_devices_equal_one(toy_config, reference, shape):
+    state, sums = run_steps(toy_config(**{"optimizer.eps": 1e-2}), mesh_of(*shape))
+    assert_close(sums, reference[1], 1e-5)
+    assert_close(state.params, reference[0].params, 1e-5)
+    up = state.params["decoder"]["blocks"]["mlp"]["up"]["kernel"]
+    assert up.addressable_shards[0].data.size * shape[1] * shape[2] == up.size
+    mu = state.optimizer[1][0].mu["decoder"]["blocks"]["mlp"]["up"]["kernel"]
+    assert mu.sharding == up.sharding
+
+
+def test_accumulation_equals_one_batch(toy_config, reference):
+    state, sums = run_steps(toy_config(**{"optimizer.eps": 1e-2, "train.accumulation": 4}), mesh_of(1, 1, 1))
+    assert_close(sums, reference[1], 1e-5)
+    assert_close(state.params, reference[0].params, 1e-5)
+
+
+def test_the_average_follows_the_parameters(toy_config):
+    config = toy_config(**{"train.ema_every": 1, "train.ema_decay": 0.5})
+    first, _ = run_steps(config, mesh_of(1, 1, 1), steps=1)
+    initial = run_steps(config, mesh_of(1, 1, 1), steps=0)[0]
+    decay = 2 / 11
+    expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, initial.params, first.params)
+    assert_close(first.ema, expected, 1e-6)
+
+
+def test_dropout_and_dropped_conditions_differ_from_step_to_step_but_not_from_run_to_run(toy_config):
+    config = toy_config(**{"model.dropout": 0.3, "sources.lyrics.dropout": 0.5, "optimizer.learning_rate": 0.0})
+    _, one = run_steps(config, mesh_of(1, 1, 1))
+    _, two = run_steps(config, mesh_of(1, 1, 1))
+    assert [s["loss"] for s in one] == [s["loss"] for s in two]
+
+
+def test_schedule_warms_up_and_ends_at_the_final_rate(toy_config):
+    config = toy_config(**{"train.steps": 100, "optimizer.warmup_steps": 10, "optimizer.learning_rate": 1e-3,
+                           "optimizer.final_learning_rate": 1e-5})
+    schedule = make_schedule(config)
+    rates = [float(schedule(step)) for step in range(101)]
+    np.testing.assert_allclose(rates[:11], np.linspace(0, 1e-3, 11), atol=1e-9)
+    middle = 1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * 45 / 90)) / 2
+    assert rates[55] == pytest.approx(middle, rel=1e-5) and rates[100] == pytest.approx(1e-5)
+
+
+def test_weight_decay_leaves_biases_and_norms_alone(toy_config):
+    config = toy_config(**{"model.bias": True})
+    from autosong_jax.training.step import make_optimizer
+
+    dataset = SongDataset(config.data.path, "train")
+    params = nnx.to_pure_dict(nnx.state(build_model(config, dataset.codec, dataset.text, rngs=nnx.Rngs(0)), nnx.Param))
+    optimizer = make_optimizer(config)
+    state = optimizer.init(params)
+    zeros = jax.tree.map(np.zeros_like, params)
+    for _ in range(2):  # the first step has the rate 0
+        updates, state = optimizer.update(zeros, state, params)
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        kept = path[-1].key in ("bias", "scale")
+        value = np.asarray(jax.tree_util.tree_reduce(lambda a, _: a, update))
+        assert np.all(value == 0) if kept else np.any(value != 0), path
+    assert optax.tree.norm(updates) > 0
+
+
+def test_a_dimension_that_does_not_divide_is_kept_whole():
+    mesh = mesh_of(1, 4, 2)
+    assert partition_spec("decoder/blocks/mlp/up/kernel", (2, 16, 64), mesh) == (None, "fsdp", "tensor")
+    assert partition_spec("optimizer/1/mu/heads", (4, 16, 2049), mesh) == (None, "fsdp", None)
+    assert partition_spec("decoder/norm/scale", (16,), mesh) == ()
+
+
+@pytest.mark.parametrize(("sizes", "word"), [((3, -1, 1), "8 devices"), ((1, 2, 2), "8 devices"), ((-1, -1, 1), "8")])
+def test_a_mesh_that_does_not_fit_is_named(sizes, word):
+    from autosong_jax.errors import UserError
+
+    with pytest.raises(UserError, match=word):
+        make_mesh(ml_collections.ConfigDict(dict(zip(AXES, sizes, strict=True))))
