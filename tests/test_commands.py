@@ -47,7 +47,8 @@ def test_generate_writes_the_same_song_for_the_same_seed(command, trained, tmp_p
     for name, seed in [("one", 3), ("two", 3), ("three", 4)]:
         process = command(
             "autosong_jax.generate", f"--workdir={trained / 'workdir'}", f"--lyrics={lyrics}", "--genre=pop",
-            "--duration=2", f"--seed={seed}", f"--output={tmp_path / name}.wav", f"--codes_output={tmp_path / name}.npy")
+            "--duration=2", f"--seed={seed}", f"--output={tmp_path / name}.wav",
+            f"--codes_output={tmp_path / name}.npy")
         assert process.returncode == 0, process.stderr
     one, two, three = (np.load(tmp_path / f"{name}.npy") for name in ("one", "two", "three"))
     np.testing.assert_array_equal(one, two)

@@ -1,6 +1,7 @@
 """The training loop: data, steps, metrics, checkpoints, samples, and how a run stops and goes on."""
 
 import dataclasses
+import filecmp
 import math
 import pathlib
 import shutil
@@ -16,7 +17,9 @@ from clu import parameter_overview
 
 from autosong_jax import config as config_file
 from autosong_jax.cli import log, progress
+from autosong_jax.data import schema
 from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
+from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh, put_batch
@@ -78,11 +81,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = iterate(train_batches(dataset, seed=config.seed, **reading), first_step)
     validation = None
-    if config.train.eval_every:
-        try:
-            validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
-        except UserError as error:
-            log.warning("No validation: %s", error)
+    if config.train.eval_every and "validation" in schema.read_dataset_info(config.data.path)[1]:
+        validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
     run = Run(config, workdir, trainer, checkpoints, MetricsWriter(workdir, first_step), validation,
               SampleWriter(config, workdir, trainer.graph))
     try:
@@ -228,17 +228,31 @@ def _check_batch(config: ml_collections.ConfigDict, mesh) -> None:
 
 
 def _prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
-    """Writes what `generate` needs beside checkpoints. Raises UserError if a run of another config lives there."""
-    path = workdir / "config.json"
+    """Writes what `generate` needs beside checkpoints.
+
+    Raises:
+      UserError: if a run lives there that had another model, or whose codes or texts mean something else.
+    """
     if jax.process_index() != 0:
         return
+    path, codec = workdir / "config.json", pathlib.Path(config.data.path) / "codec"
     if path.exists():
         old = config_file.load(path)
-        for section in ("model", "sources"):
-            if config_file.to_json(old[section]) != config_file.to_json(config[section]):
-                raise UserError(f"{workdir} holds a run with another config.{section}: train with its config, or "
-                                "choose another --workdir")
+        checks = {"config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
+                  "config.sources": old.sources.keys() == config.sources.keys(),
+                  "text encoder": TextEncoderInfo.load(workdir) == dataset.text,
+                  "codec": _same_files(workdir / "codec", codec)}
+        for name, same in checks.items():
+            if not same:
+                raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
+                                "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     config_file.save(config, path)
     dataset.text.save(workdir)
-    shutil.copytree(pathlib.Path(config.data.path) / "codec", workdir / "codec", dirs_exist_ok=True)
+    shutil.copytree(codec, workdir / "codec", dirs_exist_ok=True)
+
+
+def _same_files(one: pathlib.Path, other: pathlib.Path) -> bool:
+    names = sorted(path.name for path in one.iterdir())
+    return names == sorted(path.name for path in other.iterdir()) and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names)
