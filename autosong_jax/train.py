@@ -7,6 +7,8 @@ again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they st
 """
 
 import pathlib
+import shlex
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -38,7 +40,7 @@ def main() -> int:
     try:
         loop.train(config, pathlib.Path(FLAGS.workdir))
     except loop.Stopped as stopped:
-        cli.log.info("%s", stopped)
+        cli.log.info("%s; go on with\n  %s", stopped, shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]]))
         return 130
     return 0
 

@@ -31,7 +31,7 @@ from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_
 
 
 class Stopped(Exception):
-    """The run was asked to stop and has saved itself; the message says how to go on."""
+    """The run was asked to stop and has saved itself; the message says where."""
 
 
 @dataclasses.dataclass
@@ -132,7 +132,7 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
                 interval.start()
             if stop.requested:
                 run.checkpoints.wait()
-                raise Stopped(f"stopped at step {step} and saved; the same command goes on from there")
+                raise Stopped(f"stopped at step {step} and saved")
     run.checkpoints.wait()
 
 

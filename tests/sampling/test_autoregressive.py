@@ -20,10 +20,10 @@ K, V, T, B = 2, 9, 6, 3
 DECODER = TransformerConfig(width=16, heads=2, layers=1, mlp_width=32)
 
 
-def make_model(end_of_song=True, end_scale=1.0):
+def make_model(end_of_song=True, end_scale=1.0, fusion="cross"):
     rngs = nnx.Rngs(0)
     source = IdSource(20, 0, 0, dataclasses.replace(DECODER, causal=False), 16, rngs=rngs)
-    model = SongModel(K, V, end_of_song, DECODER, "cross", {"lyrics": source}, rngs=rngs)
+    model = SongModel(K, V, end_of_song, DECODER, fusion, {"lyrics": source}, rngs=rngs)
     heads = 3 * model.heads[...]
     if end_of_song:
         heads = heads.at[..., V].multiply(end_scale)
@@ -70,8 +70,9 @@ def run(model, pattern, keep, weights, prompt, prompt_frames, max_frames, choice
 
 @pytest.mark.parametrize("pattern_name", ["delay", "flatten", "parallel", "coarse_first"])
 @pytest.mark.parametrize("end_scale", [0.3, -3.0])
-def test_sampler_equals_the_naive_loop(pattern_name, end_scale):
-    model, pattern = make_model(end_scale=end_scale), get_pattern(pattern_name, T, K)
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+def test_sampler_equals_the_naive_loop(pattern_name, end_scale, fusion):
+    model, pattern = make_model(end_scale=end_scale, fusion=fusion), get_pattern(pattern_name, T, K)
     keep, weights = branches(["lyrics"], {"lyrics": 2.0})
     prompt = np.random.default_rng(2).integers(0, V, (B, T, K))
     prompt_frames, max_frames = np.array([0, 2, 3]), np.array([6, 6, 5])

@@ -1,0 +1,72 @@
+"""Every config: its size, what `runlocal` makes of it, and the arguments it takes."""
+
+import importlib
+import math
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from autosong_jax.config import parse_arg
+from autosong_jax.data.text import TextEncoderInfo, get_text_encoder
+from autosong_jax.errors import UserError
+from autosong_jax.models.build import build_model
+from autosong_jax.training import loop
+
+NAMES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
+# Parameters of MusicGen's decoders with their embeddings and heads (Hugging Face's count of the released models).
+MUSICGEN = {"small": 419_584_000, "medium": 1_837_556_736, "large": 3_255_382_016}
+
+
+def model_of(name, codebooks=4, size=2048, text=None):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    codec = {"num_codebooks": codebooks, "codebook_size": size}
+    text = text or get_text_encoder("bytes").info
+    return nnx.eval_shape(lambda: build_model(config, codec, text, rngs=nnx.Rngs(0)))
+
+
+def count(tree):
+    return sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(tree, nnx.Param)))
+
+
+@pytest.mark.parametrize("name", MUSICGEN)
+def test_musicgen_shapes_have_musicgens_size(name):
+    model = model_of(name)
+    # The heads' end of song is ours; MusicGen's decoder has no parameters for conditions.
+    ours = count(model.decoder) + model.embeddings.size + model.heads.size - 4 * model.decoder.config.width
+    assert ours == MUSICGEN[name]
+
+
+def test_lyric2music_reads_whole_songs_and_frozen_states():
+    model = model_of("lyric2music", 2, 1024, TextEncoderInfo("bert:x", "1", "states", width=768))
+    assert model.decoder.position_table.num_embeddings >= 2 * 75 * 120 + 1
+    assert model.conditions.sources["lyrics"].projection.in_features == 768
+    assert 250e6 < count(model) < 350e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runlocal_keeps_the_structure_and_shrinks_the_size(name):
+    module = importlib.import_module(f"configs.{name}")
+    full, local = module.get_config(), module.get_config("runlocal")
+    assert full.keys() == local.keys() and local.train.steps <= 20 and local.model.width <= 64
+    for field in ("pattern", "fusion", "norm", "positions", "activation", "bias"):
+        assert full.model[field] == local.model[field]
+
+
+@pytest.mark.parametrize("name", ["lyric2music", "prefix_lm"])
+def test_other_structures_train(name, toy_dataset, tmp_path):
+    config = importlib.import_module(f"configs.{name}").get_config("runlocal")
+    config.data.update(path=str(toy_dataset), seconds=0.4, batch_size=8)
+    config.train.update(steps=2, eval_every=0)
+    loop.train(config, tmp_path)
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_arguments_are_typed_and_unknown_ones_named():
+    assert parse_arg("a,b=3,c=x", a=False, b=1, c="").to_dict() == {"a": True, "b": 3, "c": "x"}
+    assert parse_arg("a=false", a=True).a is False
+    with pytest.raises(UserError, match="'d'"):
+        parse_arg("d", a=False)
+    with pytest.raises(UserError, match="type int"):
+        parse_arg("b=x", b=1)
