@@ -20,7 +20,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("lyrics", [], "Text file with the lyrics; give it several times for several songs.")
     flags.DEFINE_string("genre", None, "Genre of the song.")
     flags.DEFINE_string("text", None, "Description of the music.")
-    flags.DEFINE_integer("seed", 0, "Seed of the first song; the next has the next seed.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of the first song; the next has the next seed.", lower_bound=0,
+                         upper_bound=2**32 - 1)
     flags.DEFINE_integer("num_samples", 1, "Songs to make of each lyrics file.", lower_bound=1)
     flags.DEFINE_string("output", None, "Audio file, .wav or .flac. Of several songs each name gets a number.")
     flags.DEFINE_string("codes_output", None, "File for the codes, .npy, integers [frames, codebooks].")

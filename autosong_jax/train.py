@@ -31,7 +31,8 @@ def main() -> int:
     try:
         dataset = config.data.path
     except OSError as error:  # the file could not be loaded; ml_collections says so at the first use
-        raise UserError(str(error)) from error
+        name = config_flags.get_config_filename(FLAGS["config"])
+        raise UserError(f"the config {name} cannot be loaded: {str(error).splitlines()[-1].strip()}") from error
     if not dataset:
         raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
                         "--output DATASET` makes one from a folder of songs")

@@ -36,9 +36,9 @@ def main() -> None:
     songs, dataset, workdir, sung = (output / name for name in ("songs", "dataset", "workdir", "sung"))
     run("data_prep.songbook", f"--output={songs}", f"--songs={FLAGS.songs}", "--seconds=12", "--seed=0")
     run("data_prep.export", f"--input={songs}", f"--output={dataset}", f"--codec={CODEC}")
+    chosen = choose_songs(dataset)
     run("autosong_jax.train", f"--config={FLAGS.config}", f"--config.data.path={dataset}", f"--workdir={workdir}")
     sung.mkdir(exist_ok=True)
-    chosen = choose_songs(dataset)
     for name, song in chosen.items():
         run("autosong_jax.generate", f"--workdir={workdir}", f"--lyrics={songs / song / 'lyrics.txt'}",
             f"--genre={(songs / song / 'genre.txt').read_text().strip()}", f"--output={sung / name}.wav")

@@ -59,11 +59,11 @@ def base() -> ml_collections.ConfigDict:
     train.remat = "none"  # none | dots | full: what the backward pass computes again instead of keeping
     train.log_every = 50
     train.eval_every = 1000  # steps between passes over the validation split; 0 for none
-    train.checkpoint_every = 1000
+    train.checkpoint_every = 1000  # a multiple of log_every
     train.keep_last = 2  # checkpoints kept: the newest, and the best by validation loss
     train.keep_best = 3
     train.sample_every = 5000  # steps between samples of `prompts`, written as audio to workdir/samples; 0 for none
-    train.prompts = ("validation:0", "validation:1", "train:0")  # songs of the dataset whose lyrics and genre are sung
+    train.prompts = ("validation:0", "validation:1", "train:0")  # songs of the dataset to sing, SPLIT:NUMBER
 
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = 1  # devices along each axis; -1 is all that are left
@@ -75,7 +75,7 @@ def base() -> ml_collections.ConfigDict:
     sampling.top_k = 250
     sampling.top_p = 1.0
     sampling.cfg_scale = 3.0  # guidance, of every source that sampling.cfg_scales does not name
-    sampling.cfg_scales = ml_collections.ConfigDict()
+    sampling.cfg_scales = ml_collections.ConfigDict()  # by name, in a config file: {"lyrics": 4.0}
     sampling.overlap = 0.4  # share of a window that the next one starts from, in songs longer than data.seconds
     return config
 

@@ -1,4 +1,4 @@
-"""Half as wide again as MusicGen large, with lyrics, for pods.
+"""Half as wide again as MusicGen large, with lyrics, for many accelerators of one host.
 
 python -m autosong_jax.train --config=configs/xlarge.py --config.data.path=DATASET --workdir=DIR
 """

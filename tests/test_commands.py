@@ -84,6 +84,7 @@ def test_several_lyrics_at_once_are_the_songs_made_alone(trained):
     ({"lyrics": "la", "temperature": -1.0}, ["temperature -1.0", ">= 0"]),
     ({"lyrics": "la", "cfg_scales": {"mood": 2.0}}, ["'mood'", "genre, lyrics"]),
     ({"lyrics": "la", "duration": 0.0}, ["duration 0.00"]),
+    ({"lyrics": "la", "seed": -1}, ["-1", "0 to 2**32 - 1"]),
 ])
 def test_what_cannot_be_sung_is_named(trained, arguments, words):
     with pytest.raises(UserError) as error:
@@ -93,7 +94,7 @@ def test_what_cannot_be_sung_is_named(trained, arguments, words):
 
 @pytest.mark.parametrize(("module", "arguments", "words"), [
     ("autosong_jax.train", ["--config=configs/small.py", "--workdir=x"], ["--config.data.path", "data_prep.export"]),
-    ("autosong_jax.train", ["--config=configs/nowhere.py", "--workdir=x"], ["configs/nowhere.py"]),
+    ("autosong_jax.train", ["--config=configs/nowhere.py", "--workdir=x"], ["configs/nowhere.py", "cannot be loaded"]),
     ("autosong_jax.train", ["--config=configs/small.py:tiny", "--workdir=x"], ["'tiny'", "runlocal"]),
     ("autosong_jax.train", ["--config=configs/small.py", "--config.model.depth=3", "--workdir=x"], ["depth"]),
     ("autosong_jax.train", ["--workdir=x"], ["config"]),

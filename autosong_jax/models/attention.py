@@ -27,6 +27,9 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
     Returns:
       [B, Q, H, Dh] in v's dtype; scores and softmax are float32.
     """
+    kept = lengths
+    if lengths is not None:  # no implementation sees a row without keys; such rows are zeroed below
+        lengths = jnp.maximum(lengths, 1)
     if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
         out = jax.nn.dot_product_attention(
             q, k, v, is_causal=causal, local_window_size=window, key_value_seq_lengths=lengths, implementation="cudnn")
@@ -34,8 +37,8 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
         out = _attend(q, k, v, 0, 0, causal, window, lengths)
     else:
         out = _chunked(q, k, v, causal, window, lengths)
-    if lengths is not None:
-        out = jnp.where((lengths > 0)[:, None, None, None], out, 0)
+    if kept is not None:
+        out = jnp.where((kept > 0)[:, None, None, None], out, 0)
     return out
 
 

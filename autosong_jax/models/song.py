@@ -93,7 +93,8 @@ class SongModel(nnx.Module):
         at = slots - memory.lengths[:, None]
         x = jnp.concatenate([memory.states.astype(x.dtype), x], axis=1)
         x = take_slots(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1)))
-        x, _ = self.decoder(x, jnp.where(at < 0, slots, at), key=key)
+        positions = jnp.minimum(jnp.where(at < 0, slots, at), max(m, s) - 1)  # only padding would stand further on
+        x, _ = self.decoder(x, positions, key=key)
         x = take_slots(x, memory.lengths[:, None] + jnp.arange(s))
         return self._logits(x)
 

@@ -109,6 +109,10 @@ class Singer:
         """Sings with `model` (`unstacked`) from now on; nothing is compiled anew for a model of the same shape."""
         self._graph, self._params = nnx.split(model)
 
+    def release_weights(self) -> None:
+        """Frees the weights; `replace_weights` gives others before the next song."""
+        self._params = None
+
     @functools.cached_property
     def codec(self) -> Codec:
         """The codec. Raises UserError if it cannot be used here."""
@@ -166,8 +170,8 @@ class Singer:
                 raise UserError(f"{name} was given, but the model was not trained with it: expected "
                                 f"{', '.join(self.source_names) or 'no condition'}")
         if given and self.text.kind == "states":
-            raise UserError(f"the text encoder {self.text.name} is frozen and cannot run here yet: let the training "
-                            "sample songs of its dataset, or export with --text_encoder=bytes")
+            raise UserError(f"the text encoder {self.text.name} is frozen and cannot run here yet: generate without "
+                            "conditions, or train on a dataset exported with --text_encoder=bytes")
         encoder = rebuild_text_encoder(self.text) if given else None
         rows = {name: [self._encode_text(encoder, name, song.get(name)) for song in songs]
                 for name in self.source_names}
@@ -213,7 +217,11 @@ class Singer:
                             f"{len(prompt) / self.frame_rate:.2f} s")
         keep, weights = branches(self.source_names, options.scales(self.config, self.source_names))
         choice = options.choice(self.config)
-        keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds), jnp.uint32))
+        if not 0 <= min(seeds) <= max(seeds) < 2**32:
+            raise UserError(f"seeds {min(seeds)} to {max(seeds)}: expected them within 0 to 2**32 - 1")
+        keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
+        if not 0 <= self.config.sampling.overlap < 1:
+            raise UserError(f"sampling.overlap {self.config.sampling.overlap}: expected a share from 0 to below 1")
         overlap = int(self.config.sampling.overlap * window)
         codes = np.tile(prompt[None], (batch, 1, 1)).astype(np.int32)
         lengths = np.full(batch, codes.shape[1])
@@ -283,7 +291,10 @@ def window_pattern(config: ml_collections.ConfigDict, codec: Mapping[str, Any]) 
     """The pattern of a training window of `config.data.seconds`."""
     frames = max(round(config.data.seconds * codec["frame_rate"]), 1)
     pattern = get_pattern(config.model.pattern, frames, codec["num_codebooks"], config.model.delays)
-    if config.model.positions == "learned" and pattern.num_steps > config.model.max_positions:
-        raise UserError(f"model.max_positions {config.model.max_positions}: windows of {config.data.seconds} s take "
-                        f"{pattern.num_steps} steps; raise it, or shorten data.seconds")
+    positions = pattern.num_steps
+    if config.model.fusion == "prefix":
+        positions = max(positions, sum(source.max_length for source in config.sources.values()))
+    if config.model.positions == "learned" and positions > config.model.max_positions:
+        raise UserError(f"model.max_positions {config.model.max_positions}: windows of {config.data.seconds} s with "
+                        f"these sources take {positions}; raise it, or shorten data.seconds")
     return pattern

@@ -57,8 +57,8 @@ class Checkpoints:
             items = self._checkpointer.load_checkpointables(step, items)
         except (ValueError, KeyError) as error:
             raise UserError(f"checkpoint {self._checkpointer.directory}/{step} does not fit the config "
-                            f"({str(error).splitlines()[0]}): train with the config it was written with, or choose "
-                            "another --workdir") from error
+                            f"({_reason(error)}): train with the config it was written with, or choose another "
+                            "--workdir") from error
         step_array = jax.device_put(jax.numpy.int32(step), shardings.step)
         return TrainState(step_array, items["params"], items.get("ema", {}), items["optimizer"])
 
@@ -92,4 +92,15 @@ def load_weights(workdir: pathlib.Path, abstract: Any) -> tuple[Any, int]:
         if newest is None:
             raise UserError(f"{checkpoints} holds no finished checkpoint: train until the first is written")
         item = "ema" if (checkpoints / str(newest.step) / "ema").exists() else "params"
-        return checkpointer.load_checkpointables(newest.step, {item: abstract})[item], newest.step
+        try:
+            return checkpointer.load_checkpointables(newest.step, {item: abstract})[item], newest.step
+        except (ValueError, KeyError) as error:
+            raise UserError(f"checkpoint {checkpoints}/{newest.step} does not fit {workdir}/config.json "
+                            f"({_reason(error)}): copy the whole workdir again, or train anew") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Orbax found wrong at the bottom of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0]

@@ -14,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview
+from jax.sharding import Mesh
 
 from autosong_jax import config as config_file
 from autosong_jax.cli import log, progress
@@ -57,7 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     dataset = SongDataset(config.data.path, "train")
     pattern = window_pattern(config, dataset.codec)
     mesh = make_mesh(config.mesh)
-    _check_batch(config, mesh)
+    _check(config, mesh)
 
     def create_model(rngs):
         return build_model(config, dataset.codec, dataset.text, rngs=rngs)
@@ -70,7 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         log.info("Going on from step %d of %s", first_step, workdir)
         state = checkpoints.restore(trainer.abstract, trainer.shardings, first_step)
     else:
-        state = trainer.init(config.seed)
+        state = trainer.init(np.uint32(config.seed))
     log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
 
     frames = pattern.steps.shape[0]
@@ -105,6 +106,8 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
             batch = put_batch(next(batches), run.trainer.mesh)
             waited = time.perf_counter() - waiting
             state, sums = run.trainer.train_step(state, batch)
+            interval.waited += waited
+            interval.steps += 1
             if step == first_step + 1:
                 jax.block_until_ready(sums)
                 log.info("First step done after %.1f s (compilation included)", time.perf_counter() - started)
@@ -112,7 +115,6 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
             if pending is not None:
                 interval.add(step - 1, pending)
             pending = sums
-            interval.waited += waited
             bar.update()
             at_end = step == train.steps or stop.requested
             evaluate = run.validation is not None and (_due(step, train.eval_every) or step == train.steps)
@@ -121,14 +123,15 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
                 loss = interval.add(step, pending)
                 pending = None
                 bar.set_postfix(loss=f"{loss:.3f}")
-            if _due(step, train.log_every) or at_end:
+            if _due(step, train.log_every) or step == train.steps:
                 interval.report(step, float(schedule(step - 1)))
             validation_loss = _evaluate(run, state, step) if evaluate else None
             if save:
                 run.checkpoints.save(state, step, validation_loss)
-            if _due(step, train.sample_every):
+            sample = _due(step, train.sample_every)
+            if sample:
                 run.samples.write(state.average, step, run.writer)
-            if evaluate or save:
+            if evaluate or save or sample:
                 interval.start()
             if stop.requested:
                 run.checkpoints.wait()
@@ -153,7 +156,7 @@ def _evaluate(run: Run, state: TrainState, step: int) -> float:
 
 
 class Interval:
-    """The sums and times since the last report."""
+    """The sums since the last report, and how many `steps` took how long since `start`, `waited` seconds for data."""
 
     def __init__(self, run: Run):
         self._run = run
@@ -163,7 +166,7 @@ class Interval:
 
     def start(self) -> None:
         """Forgets the time so far: compilation, evaluation and saving are not training speed."""
-        self._started, self._timed, self.waited = time.perf_counter(), 0, 0.0
+        self._started, self.steps, self.waited = time.perf_counter(), 0, 0.0
 
     def add(self, step: int, sums: Any) -> float:
         """Fetches the sums of `step` and returns its loss. Raises UserError if that is not finite."""
@@ -174,7 +177,6 @@ class Interval:
             raise UserError(f"the loss at step {step} is {sums['loss']}, the gradient norm {sums['gradient_norm']}; "
                             f"{saved}: lower optimizer.learning_rate or optimizer.clip_norm and start again")
         self._sums.append(sums)
-        self._timed += 1
         return float(sums["loss"])
 
     def report(self, step: int, learning_rate: float) -> None:
@@ -184,13 +186,13 @@ class Interval:
         values["gradient_norm"] = float(total["gradient_norm"] / len(self._sums))
         values["learning_rate"] = learning_rate
         seconds = time.perf_counter() - self._started
-        if self._timed:
-            codes = total["count"].sum() / len(self._sums) * self._timed
-            values |= {"steps_per_second": self._timed / seconds, "codes_per_second": float(codes / seconds),
+        if self.steps:
+            codes = total["count"].sum() / len(self._sums) * self.steps
+            values |= {"steps_per_second": self.steps / seconds, "codes_per_second": float(codes / seconds),
                        "data_wait": self.waited / seconds}
             # 6 operations a parameter and position: a multiply and an add, forward and twice backward.
             positions = self._run.config.data.batch_size * (self._run.trainer.pattern.num_steps - 1)
-            utilization = model_flops_utilization(6 * self._count * positions, seconds / self._timed)
+            utilization = model_flops_utilization(6 * self._count * positions, seconds / self.steps)
             if utilization is not None:
                 values["mfu"] = utilization
         self._run.writer.write(step, "train", values)
@@ -220,7 +222,13 @@ class StopSignal:
         log.warning("Stopping after this step; the state will be saved")
 
 
-def _check_batch(config: ml_collections.ConfigDict, mesh) -> None:
+def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed {config.seed}: expected 0 to 2**32 - 1")
+    if config.train.checkpoint_every % config.train.log_every:
+        # Else a resumed run would start within an interval, and report its mean over fewer steps.
+        raise UserError(f"train.checkpoint_every {config.train.checkpoint_every}: expected a multiple of "
+                        f"train.log_every {config.train.log_every}")
     shares = mesh.shape["data"] * mesh.shape["fsdp"] * config.train.accumulation
     if config.data.batch_size % shares:
         raise UserError(f"data.batch_size {config.data.batch_size}: expected a multiple of {shares} "
@@ -239,17 +247,28 @@ def _prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, wo
     if path.exists():
         old = config_file.load(path)
         checks = {"config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
-                  "config.sources": old.sources.keys() == config.sources.keys(),
+                  "config.sources": _shapes(old) == _shapes(config),
+                  "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
                   "text encoder": TextEncoderInfo.load(workdir) == dataset.text,
                   "codec": _same_files(workdir / "codec", codec)}
         for name, same in checks.items():
             if not same:
                 raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
                                 "--workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    config_file.save(config, path)
-    dataset.text.save(workdir)
-    shutil.copytree(codec, workdir / "codec", dirs_exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        dataset.text.save(workdir)
+        shutil.copytree(codec, workdir / "codec", dirs_exist_ok=True)
+        # Last, and in one move: where it stands, the rest is complete.
+        config_file.save(config, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written ({error}): choose another --workdir") from error
+
+
+def _shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int, int]]:
+    """What of the sources decides the shapes of parameters."""
+    return {name: (source.width, source.heads, source.layers) for name, source in config.sources.items()}
 
 
 def _same_files(one: pathlib.Path, other: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from autosong_jax.audio import io
 from autosong_jax.cli import log
+from autosong_jax.data import schema
 from autosong_jax.data.dataset import SongDataset, eval_batches
 from autosong_jax.errors import UserError
 from autosong_jax.sampling.song import Singer
@@ -18,24 +19,34 @@ from autosong_jax.training.metrics import MetricsWriter
 class SampleWriter:
     """Sings the lyrics of `config.train.prompts`, each "SPLIT:NUMBER", a song of the dataset.
 
+    Songs that the dataset does not have are left out, with a warning before training starts.
+
     Raises:
-      UserError: on the first use, if a prompt names no song.
+      UserError: if a prompt is not of that form.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, graph: Any):
         self._config, self._workdir, self._graph = config, workdir, graph
         self._singer = None
+        self._prompts = {}
+        if config.train.sample_every:
+            self._prompts = {prompt: self._sources(prompt) for prompt in config.train.prompts}
+            for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:
+                log.warning("No samples of %s: the dataset has no such song", prompt)
+                del self._prompts[prompt]
 
     def write(self, params: Any, step: int, writer: MetricsWriter) -> None:
         """Writes workdir/samples/STEP/SPLIT-NUMBER.wav for every prompt."""
+        if not self._prompts:
+            return
         model = nnx.merge(self._graph, params).unstacked()
         if self._singer is None:
-            self._rows = [self._sources(prompt) for prompt in self._config.train.prompts]
             self._singer = Singer(self._config, SongDataset(self._config.data.path, "train").text, model,
                                   self._workdir / "codec")
         self._singer.replace_weights(model)
-        sources = {name: {key: np.concatenate([row[name][key] for row in self._rows]) for key in self._rows[0][name]}
-                   for name in self._rows[0]}
+        rows = list(self._prompts.values())
+        sources = {name: {key: np.concatenate([row[name][key] for row in rows]) for key in rows[0][name]}
+                   for name in rows[0]}
         try:
             codec = self._singer.codec
         except UserError as error:
@@ -43,20 +54,23 @@ class SampleWriter:
             return
         directory = self._workdir / "samples" / str(step)
         directory.mkdir(parents=True, exist_ok=True)
-        songs = self._singer.sing(sources, range(len(self._rows)))
-        for prompt, codes in zip(self._config.train.prompts, songs, strict=True):
+        songs = self._singer.sing(sources, range(len(rows)))
+        self._singer.release_weights()
+        for prompt, codes in zip(self._prompts, songs, strict=True):
             audio = codec.decode(codes)
             name = prompt.replace(":", "-")
             io.write(directory / f"{name}.wav", audio, codec.sample_rate)
             writer.write_audio(step, name, audio, codec.sample_rate)
 
-    def _sources(self, prompt: str) -> dict:
-        """The sources of one song, as a batch of one."""
+    def _sources(self, prompt: str) -> dict | None:
+        """The sources of one song, as a batch of one; None if there is no such song."""
         split, _, number = prompt.partition(":")
+        if not number.isdecimal():
+            raise UserError(f"train.prompts has {prompt!r}: expected SPLIT:NUMBER, such as train:0")
         config = self._config
+        if int(number) >= sum(schema.read_dataset_info(config.data.path)[1].get(split, [])):
+            return None
         songs = SongDataset(config.data.path, split)
-        if not number.isdecimal() or int(number) >= len(songs):
-            raise UserError(f"train.prompts has {prompt!r}: expected SPLIT:NUMBER with a number below {len(songs)}")
         batches = eval_batches(songs, batch_size=1, frames=1, end_of_song=False,
                                sources={name: source.max_length for name, source in config.sources.items()})
         return batches[int(number)]["sources"]

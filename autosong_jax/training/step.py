@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -152,7 +153,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         return jax.lax.scan(add, zeros, (parts, keys))[0]
 
     def train_step(state: TrainState, batch: Batch):
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(np.uint32(config.seed)), state.step)
         keep_key, dropout_key = jax.random.split(key)
         examples = next_step(batch["codes"], batch["num_frames"], pattern, special)
         keep = jax.random.uniform(keep_key, (batch["codes"].shape[0], len(rates))) >= rates

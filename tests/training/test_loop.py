@@ -98,8 +98,8 @@ def test_sigterm_saves_and_says_how_to_go_on(dropout_config, undisturbed, tmp_pa
     if process.returncode == 0:
         pytest.skip("the run was over before the signal came")
     assert process.returncode == 130 and "Traceback" not in output
-    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
-    assert f"stopped at step {saved}" in output
+    saved = max((int(p.name) for p in (workdir / "checkpoints").iterdir()), default=None)
+    assert f"stopped at step {saved}" in output, output
     assert f"python -m autosong_jax.train --config={tmp_path / 'config.py'} --workdir={workdir}" in output
     process = start(dropout_config, workdir, tmp_path)
     output, _ = process.communicate()
@@ -144,14 +144,18 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(toy_confi
 
 
 def test_samples_are_written_during_training(toy_config, tmp_path):
-    loop.train(toy_config(**{"train.steps": 2, "train.sample_every": 2, "train.eval_every": 0}), tmp_path)
-    names = {path.name for path in (tmp_path / "samples" / "2").iterdir()}
-    assert names == {"validation-0.wav", "validation-1.wav", "train-0.wav"}
+    prompts = ("validation:0", "validation:7", "train:5")  # there is no validation:7
+    loop.train(toy_config(**{"train.steps": 2, "train.sample_every": 2, "train.eval_every": 0,
+                             "train.prompts": prompts}), tmp_path)
+    assert {path.name for path in (tmp_path / "samples" / "2").iterdir()} == {"validation-0.wav", "train-5.wav"}
 
 
 @pytest.mark.parametrize(("overrides", "words"), [
     ({"data.path": "nowhere"}, ["nowhere", "data_prep.export"]),
     ({"data.batch_size": 6}, ["data.batch_size 6", "multiple of 8"]),
+    ({"seed": -3}, ["seed -3", "2**32"]),
+    ({"train.log_every": 2, "train.checkpoint_every": 3}, ["checkpoint_every 3", "log_every 2"]),
+    ({"model.fusion": "prefix", "model.positions": "learned", "model.max_positions": 40}, ["max_positions 40", "44"]),
     ({"model.pattern": "spiral"}, ["spiral", "delay"]),
     ({"model.norm": "middle"}, ["middle", "pre"]),
     ({"model.positions": "learned", "model.max_positions": 4}, ["max_positions 4", "raise it"]),
@@ -163,6 +167,18 @@ def test_what_cannot_be_trained_is_named(toy_config, tmp_path, overrides, words)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_workdir_of_another_model_is_refused(toy_config, toy_workdir):
-    with pytest.raises(UserError, match=r"another config\.model"):
-        loop.train(toy_config(**{"model.layers": 1}), toy_workdir)
+@pytest.mark.parametrize(("overrides", "what"), [
+    ({"model.layers": 1}, r"config\.model"), ({"sources.lyrics.width": 32}, r"config\.sources"),
+    ({"data.end_of_song": False}, r"config\.data\.end_of_song"),
+])
+def test_a_workdir_of_another_model_is_refused_and_left_as_it_is(toy_config, toy_workdir, overrides, what):
+    before = (toy_workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=f"another {what}"):
+        loop.train(toy_config(**overrides), toy_workdir)
+    assert (toy_workdir / "config.json").read_bytes() == before
+
+
+def test_a_workdir_that_is_a_file_is_named(toy_config, tmp_path):
+    (tmp_path / "workdir").write_text("")
+    with pytest.raises(UserError, match="workdir"):
+        loop.train(toy_config(), tmp_path / "workdir")
