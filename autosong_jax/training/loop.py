@@ -116,9 +116,9 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
                 interval.add(step - 1, pending)
             pending = sums
             bar.update()
-            at_end = step == train.steps or stop.requested
+            stopping = stop.requested  # asked once: a signal that comes later is for the next step
             evaluate = run.validation is not None and (_due(step, train.eval_every) or step == train.steps)
-            save = at_end or _due(step, train.checkpoint_every)
+            save = stopping or step == train.steps or _due(step, train.checkpoint_every)
             if evaluate or save or _due(step, train.log_every):
                 loss = interval.add(step, pending)
                 pending = None
@@ -133,7 +133,7 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
                 run.samples.write(state.average, step, run.writer)
             if evaluate or save or sample:
                 interval.start()
-            if stop.requested:
+            if stopping:
                 run.checkpoints.wait()
                 raise Stopped(f"stopped at step {step} and saved")
     run.checkpoints.wait()
