@@ -115,7 +115,7 @@ def requirement_names(requirements: list[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("modules", "extras"),
-    [pytest.param(AUTOSONG_JAX, [], id="autosong_jax"), pytest.param(DATA_PREP, ["prep", "encodec"], id="data_prep")],
+    [pytest.param(AUTOSONG_JAX, [], id="autosong_jax"), pytest.param(DATA_PREP, ["prep"], id="data_prep")],
 )
 def test_every_import_is_a_declared_dependency(modules, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -125,7 +125,7 @@ def test_every_import_is_a_declared_dependency(modules, extras):
     used = top_level(set().union(*map(imports_of, modules.values()))) - set(sys.stdlib_module_names)
     used -= {"autosong_jax", "data_prep"}
     distributions = packages_distributions()
-    # A package that is not installed here (encodec) is taken to be called as it is imported.
+    # A package that is not installed here is taken to be called as it is imported.
     undeclared = {
         name for name in used if not {d.lower().replace("_", "-") for d in distributions.get(name, [name])} & declared
     }
