@@ -82,7 +82,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         "process_index": jax.process_index(), "process_count": jax.process_count()}
     batches = iterate(train_batches(dataset, seed=config.seed, **reading), first_step)
     validation = None
-    if config.train.eval_every and "validation" in schema.read_dataset_info(config.data.path)[1]:
+    if config.train.eval_every and sum(schema.read_dataset_info(config.data.path)[1].get("validation", ())):
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
     run = Run(config, workdir, trainer, checkpoints, MetricsWriter(workdir, first_step), validation,
               SampleWriter(config, workdir, trainer.graph))
@@ -104,10 +104,9 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
         for step in range(first_step + 1, train.steps + 1):
             waiting = time.perf_counter()
             batch = put_batch(next(batches), run.trainer.mesh)
-            waited = time.perf_counter() - waiting
-            state, sums = run.trainer.train_step(state, batch)
-            interval.waited += waited
+            interval.waited += time.perf_counter() - waiting
             interval.steps += 1
+            state, sums = run.trainer.train_step(state, batch)
             if step == first_step + 1:
                 jax.block_until_ready(sums)
                 log.info("First step done after %.1f s (compilation included)", time.perf_counter() - started)
