@@ -1,0 +1,1 @@
+"""Released checkpoints: from their files to our models, and back."""

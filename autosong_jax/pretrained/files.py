@@ -1,0 +1,198 @@
+"""The files of a released checkpoint: where they are, and their tensors, read one by one.
+
+A checkpoint is a directory as the Hugging Face hub holds it: `config.json` beside `model.safetensors`, or beside several
+such files and `model.safetensors.index.json`, which says what is in which.
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from autosong_jax.errors import UserError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What is fetched from the hub. Where a repository holds its weights twice, as pickles too, those stay there.
+PATTERNS = ("*.json", "*.safetensors", "spiece.model", "vocab.txt")
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02")  # of PyTorch's zip files and of bare pickles
+
+
+def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATTERNS) -> pathlib.Path:
+    """The directory of a checkpoint: `source` itself, or a copy of the hub's repository of that id.
+
+    Args:
+      source: a directory or a hub id, such as facebook/musicgen-small.
+      flag: what `source` was given by, for errors.
+      patterns: of the files to fetch from the hub.
+
+    Raises:
+      UserError: there is no such directory, and nothing could be fetched.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        return path
+    text = str(source)
+    if path.exists() or text.startswith(("/", ".", "~")) or text.count("/") > 1:
+        raise UserError(f"{flag}={source} is not a directory: expected one that holds a checkpoint, or a hub id")
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # that it tries again is not news
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(text, allow_patterns=list(patterns)))
+    except (OSError, HFValidationError) as error:  # every error of a request is an OSError
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): where "
+                        f"there is a network, run 'hf download {source} --local-dir DIR', and give DIR") from error
+
+
+def read_json(path: str | pathlib.Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError where there is none."""
+    try:
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): expected a JSON file of a checkpoint") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+class Tensors(Mapping):
+    """Named tensors of a checkpoint; nothing is in memory before `read`.
+
+    As a mapping it gives, for each name, the shape.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], read: Callable, origin: Callable[[str], str]):
+        """Args: the shapes; (name, index) -> array; name -> the file, for errors."""
+        self._shapes, self._read, self.origin = dict(shapes), read, origin
+
+    @classmethod
+    def open(cls, directory: str | pathlib.Path) -> "Tensors":
+        """The tensors of a checkpoint's directory.
+
+        Raises:
+          UserError: the directory has no safetensors, or one of its files is missing, cut off or something else.
+        """
+        directory = pathlib.Path(directory)
+        if (directory / INDEX).exists():
+            placed = read_json(directory / INDEX).get("weight_map", {})
+            for name in sorted(set(placed.values())):
+                if not (directory / name).is_file():
+                    raise UserError(f"{directory / name} is missing, although {INDEX} names it: copy or download the "
+                                    "whole checkpoint again")
+            shards = {name: _open(directory / name) for name in sorted(set(placed.values()))}
+        elif (directory / SINGLE).exists():
+            shards = {SINGLE: _open(directory / SINGLE)}
+            placed = dict.fromkeys(shards[SINGLE].keys(), SINGLE)
+        else:
+            pickles = sorted(path.name for path in directory.glob("*.bin"))
+            found = f"only pickles ({', '.join(pickles)})" if pickles else "neither"
+            raise UserError(f"{directory} holds {found}, expected {SINGLE} or {INDEX}")
+        held = {name: set(shard.keys()) for name, shard in shards.items()}
+        for name, shard in placed.items():
+            if name not in held[shard]:
+                raise UserError(f"{directory / shard} lacks the tensor {name}, although {INDEX} says it is there: copy "
+                                "or download the whole checkpoint again")
+        slices = {name: shards[shard].get_slice(name) for name, shard in placed.items()}
+        return cls({name: tuple(s.get_shape()) for name, s in slices.items()},
+                   lambda name, index: shards[placed[name]].get_tensor(name) if index == () else slices[name][index],
+                   lambda name: str(directory / placed.get(name, "")))
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], origin: str) -> "Tensors":
+        """Tensors that are in memory, and what to call where they are from."""
+        return cls({name: array.shape for name, array in arrays.items()}, lambda name, index: arrays[name][index],
+                   lambda name: origin)
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """A tensor, or the part of it at `index`, in the file's dtype (bfloat16 as ml_dtypes has it)."""
+        return self._read(name, index)
+
+    def under(self, prefix: str) -> "Tensors":
+        """The tensors whose names begin with `prefix`, called without it."""
+        return self.renamed(lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)
+
+    def renamed(self, rename: Callable[[str], str | None]) -> "Tensors":
+        """The same tensors under other names; those for which `rename` gives None are left out."""
+        names = {new: old for old in self if (new := rename(old)) is not None}
+        return Tensors({new: self[old] for new, old in names.items()},
+                       lambda name, index: self.read(names[name], index),
+                       lambda name: self.origin(names.get(name, name)))
+
+
+def _open(path: pathlib.Path):
+    """`safetensors.safe_open` after a look at the file, so that what is wrong can be said."""
+    import safetensors
+
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if start.startswith(_PICKLE_STARTS):
+            raise UserError(f"{path} is a pickle, expected safetensors: save the model with safe_serialization=True")
+        if len(start) == 8 and length <= size - 8:
+            try:
+                header = json.loads(file.read(length))
+                expected = 8 + length + max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"),
+                                            default=0)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                expected = size
+        else:
+            expected = 8 + length
+    if size < expected:
+        raise UserError(f"{path} is cut off: found {size} bytes, expected {expected}: copy or download it again")
+    try:
+        return safetensors.safe_open(path, "numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a safetensors file ({error}): copy or download it again") from error
+
+
+def write(directory: str | pathlib.Path, tensors: Iterable[tuple[str, np.ndarray]],
+          max_shard_bytes: int = 5_000_000_000) -> None:
+    """Writes tensors as `model.safetensors`, or as several such files and an index; holds one file's in memory."""
+    import safetensors.numpy
+
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    shards, held, size, total = [], {}, 0, 0
+
+    def flush() -> None:
+        nonlocal held, size
+        path = directory / f".shard-{len(shards)}"
+        # The metadata is what transformers looks for.
+        safetensors.numpy.save_file(held, path, metadata={"format": "pt"})
+        shards.append((path, list(held)))
+        held, size = {}, 0
+
+    for name, array in tensors:
+        if held and size + array.nbytes > max_shard_bytes:
+            flush()
+        held[name] = np.ascontiguousarray(array)
+        size += array.nbytes
+        total += array.nbytes
+    flush()
+    for old in [*directory.glob("model-*-of-*.safetensors"), directory / SINGLE, directory / INDEX]:
+        old.unlink(missing_ok=True)
+    if len(shards) == 1:
+        shards[0][0].replace(directory / SINGLE)
+        return
+    placed = {}
+    for i, (path, names) in enumerate(shards):
+        final = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        path.replace(directory / final)
+        placed |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": total}, "weight_map": placed}
+    (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
