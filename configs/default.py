@@ -19,8 +19,8 @@ def base() -> ml_collections.ConfigDict:
     data.batch_size = 192  # songs a step, over all devices and accumulation parts
     data.end_of_song = True  # train the model to say when a song is over
 
-    # Condition sources by name: lyrics, genre, description. Codec and text encoder are those of the dataset: ids are
-    # read by a bidirectional transformer of the size given here, the states of a frozen encoder by one linear layer.
+    # Condition sources by name: lyrics, genre, description; chroma. Codec and text encoder are those of the dataset: a
+    # bidirectional transformer of the size given here reads ids, one linear layer the states of a frozen encoder.
     config.sources = ml_collections.ConfigDict()
     config.sources.lyrics = source(max_length=2048, width=512, heads=8, layers=6)
     config.sources.genre = source(max_length=64, width=128, heads=4, layers=1)
@@ -37,6 +37,7 @@ def base() -> ml_collections.ConfigDict:
     model.bias = False  # in attention and MLP
     model.dropout = 0.0
     model.fusion = "cross"  # cross (attention to the memory) | prefix (the memory is read first)
+    model.dropped = "absent"  # absent | null: whether a dropped source leaves nothing in the memory, or empty slots
     model.pattern = "delay"  # delay | flatten | parallel | coarse_first
     model.delays = ()  # frames by which each codebook is late; () is 0, 1, 2, ...
     model.dtype = "auto"  # of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32.
@@ -80,10 +81,14 @@ def base() -> ml_collections.ConfigDict:
     return config
 
 
-def source(*, max_length: int, width: int, heads: int, layers: int, dropout: float = 0.1) -> ml_collections.ConfigDict:
-    """A condition source: `max_length` in ids or states, `dropout` the share of songs for which it is dropped."""
-    return ml_collections.ConfigDict(
-        {"max_length": max_length, "dropout": dropout, "width": width, "heads": heads, "layers": layers})
+def source(*, max_length: int, width: int, heads: int, layers: int, dropout: float = 0.1,
+           kind: str = "text") -> ml_collections.ConfigDict:
+    """A condition source: `max_length` in ids, states or frames, `dropout` the share of songs for which it is dropped.
+
+    Its `kind` is "text", or "chroma" for the melody of a recording.
+    """
+    return ml_collections.ConfigDict({"kind": kind, "max_length": max_length, "dropout": dropout, "width": width,
+                                      "heads": heads, "layers": layers})
 
 
 def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:

@@ -8,7 +8,7 @@ import ml_collections
 from flax import nnx
 
 from autosong_jax.data.text import TextEncoderInfo
-from autosong_jax.models.conditions import IdSource, StateSource
+from autosong_jax.models.conditions import ChromaSource, IdSource, StateSource
 from autosong_jax.models.song import SongModel
 from autosong_jax.models.transformer import TransformerConfig
 
@@ -29,6 +29,8 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
         dropout=model.dropout, remat=config.train.remat, dtype=dtype)
 
     def source_module(name: str, source: ml_collections.ConfigDict) -> nnx.Module:
+        if source.kind == "chroma":
+            return ChromaSource(model.width, dtype, rngs=rngs)
         if text.kind == "states":
             return StateSource(text.width, model.width, dtype, rngs=rngs)
         # Rotary: what a letter sounds like is decided by its neighbours, wherever in the song it stands.
@@ -40,7 +42,7 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
 
     sources = {name: source_module(name, source) for name, source in sorted(config.sources.items())}
     return SongModel(codec["num_codebooks"], codec["codebook_size"], config.data.end_of_song, decoder, model.fusion,
-                     sources, rngs=rngs)
+                     sources, model.dropped, rngs=rngs)
 
 
 def compute_dtype(name: str) -> str:

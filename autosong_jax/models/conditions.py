@@ -1,8 +1,8 @@
 """Condition sources: what a song is conditioned on, each encoded by itself, together one memory.
 
 A source is what a record of the dataset holds of it: ids, which an encoder learned with the model reads, or the states
-of a frozen encoder, which one linear layer reads. The memory is all sources one after another, the slots that count
-first.
+of a frozen encoder, which one linear layer reads; or the chroma of a recording. The memory is all sources one after
+another, the slots that count first.
 
 Letters: B batch, L length of a source, M memory length, D width of the decoder.
 """
@@ -16,7 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from autosong_jax.errors import UserError
 from autosong_jax.models.transformer import Transformer, TransformerConfig
+
+NUM_CHROMA = 12  # pitch classes
+DROPPED = ("absent", "null")
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +30,7 @@ class Memory:
 
     Attributes:
       states: [B, M, D], zero in slots that do not count.
-      lengths: int32 [B]: the first lengths[b] slots of example b count; 0 where every source is dropped.
+      lengths: int32 [B]: the first lengths[b] slots of example b count; 0 where every source is absent.
     """
 
     states: Array
@@ -75,12 +79,39 @@ class StateSource(nnx.Module):
         return self.projection(source["states"])
 
 
-class Conditions(nnx.Module):
-    """All sources of a model, by name, and the memory that they make together."""
+class ChromaSource(nnx.Module):
+    """The strongest pitch class of each frame of a recording, through one linear layer (MusicGen's melody)."""
 
-    def __init__(self, sources: Mapping[str, nnx.Module], width: int, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, dtype: str, *, rngs: nnx.Rngs):
+        self.projection = nnx.Linear(NUM_CHROMA, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
+        """{"chroma": int [B, L] in [0, 12), "length": int [B]} -> [B, L, D]."""
+        return self.projection(jax.nn.one_hot(source["chroma"], NUM_CHROMA))
+
+    @property
+    def null(self) -> Array:
+        """[D], what stands where there is no recording: pitch class 0, as the released checkpoints were trained."""
+        return self.projection(jax.nn.one_hot(0, NUM_CHROMA))
+
+
+class Conditions(nnx.Module):
+    """All sources of a model, by name, and the memory that they make together.
+
+    Args:
+      sources: the modules. One may have an attribute `null` [D]; for the others that is zero.
+      width: D.
+      dropped: what a dropped source leaves in the memory: "absent", nothing; "null", `null` in each of its slots.
+    """
+
+    def __init__(self, sources: Mapping[str, nnx.Module], width: int, dropped: str, *, rngs: nnx.Rngs):
+        if dropped not in DROPPED:
+            raise UserError(f"model dropped {dropped!r}: expected one of {', '.join(DROPPED)}")
+        self.dropped = dropped
         self.sources = nnx.Dict(sources)
-        self.types = nnx.Embed(len(sources), width, embedding_init=nnx.initializers.normal(width**-0.5), rngs=rngs)
+        init = nnx.initializers.normal(width**-0.5)
+        # What tells the sources apart, a vector each: another source leaves the parameters of the others as they are.
+        self.types = nnx.Dict({name: nnx.Param(init(rngs.params(), (width,))) for name in self.names})
 
     @property
     def names(self) -> list[str]:
@@ -97,10 +128,16 @@ class Conditions(nnx.Module):
         """
         states, masks = [], []
         for i, name in enumerate(self.names):
-            source = batch[name]
-            encoded = self.sources[name](source, None if key is None else jax.random.fold_in(key, i))
-            states.append(encoded + self.types.embedding[i].astype(encoded.dtype))
-            masks.append((jnp.arange(encoded.shape[1]) < source["length"][:, None]) & keep[:, i, None])
+            source, module, kept = batch[name], self.sources[name], keep[:, i, None]
+            encoded = module(source, None if key is None else jax.random.fold_in(key, i))
+            encoded = encoded + self.types[name][...].astype(encoded.dtype)
+            counts = jnp.arange(encoded.shape[1]) < source["length"][:, None]
+            if self.dropped == "null":
+                encoded = jnp.where(kept[..., None], encoded, getattr(module, "null", 0))
+            else:
+                counts &= kept
+            states.append(encoded)
+            masks.append(counts)
         states, mask = jnp.concatenate(states, axis=1), jnp.concatenate(masks, axis=1)
         # Slots that count go first, in their order: attention is then told lengths instead of a mask, which the fast
         # implementations want, and padding inside the memory cannot change a result.

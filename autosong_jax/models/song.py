@@ -45,10 +45,11 @@ class SongModel(nnx.Module):
       decoder: the transformer; its `cross_attention` is decided by `fusion`.
       fusion: "cross" attends to the memory, "prefix" reads it before step 0.
       sources: the modules of the condition sources by name; may be empty.
+      dropped: what a source that is dropped leaves in the memory; see `Conditions`.
     """
 
     def __init__(self, num_codebooks: int, codebook_size: int, end_of_song: bool, decoder: TransformerConfig,
-                 fusion: str, sources: Mapping[str, nnx.Module], *, rngs: nnx.Rngs):
+                 fusion: str, sources: Mapping[str, nnx.Module], dropped: str = "absent", *, rngs: nnx.Rngs):
         if fusion not in FUSIONS:
             raise UserError(f"model fusion {fusion!r}: expected one of {', '.join(FUSIONS)}")
         self.num_codebooks, self.special, self.fusion = num_codebooks, codebook_size, fusion
@@ -56,7 +57,7 @@ class SongModel(nnx.Module):
         width = decoder.width
         init = nnx.initializers.truncated_normal(width**-0.5)
         self.embeddings = nnx.Param(init(rngs.params(), (num_codebooks, codebook_size + 1, width)))
-        self.conditions = Conditions(sources, width, rngs=rngs) if sources else None
+        self.conditions = Conditions(sources, width, dropped, rngs=rngs) if sources else None
         self.decoder = Transformer(decoder, rngs=rngs)
         self.heads = nnx.Param(init(rngs.params(), (num_codebooks, width, codebook_size + int(end_of_song))))
 

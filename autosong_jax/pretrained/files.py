@@ -1,7 +1,7 @@
 """The files of a released checkpoint: where they are, and their tensors, read one by one.
 
-A checkpoint is a directory as the Hugging Face hub holds it: `config.json` beside `model.safetensors`, or beside several
-such files and `model.safetensors.index.json`, which says what is in which.
+A checkpoint is a directory as the Hugging Face hub holds it: `config.json` beside `model.safetensors`, or beside
+several such files and `model.safetensors.index.json`, which says what is in which.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Between the tensors of a checkpoint and the parameters of a model, in both directions, by one table a model.
 
-The table is a `Recipe` for every parameter. Reading checks all names and shapes before it reads anything, and then reads
-of each tensor only what a device is to hold.
+The table is a `Recipe` for every parameter. Reading checks all names and shapes before it reads anything, and then
+reads of each tensor only what a device is to hold.
 """
 
 import dataclasses
