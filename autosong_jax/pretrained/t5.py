@@ -1,0 +1,64 @@
+"""T5, mT5 and umT5 encoders as the Hugging Face hub holds them: their configs and the names of their tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from autosong_jax.errors import UserError
+from autosong_jax.models.frozen import ACTIVATIONS
+from autosong_jax.models.t5 import T5Config
+from autosong_jax.pretrained.files import Tensors
+from autosong_jax.pretrained.parameters import Recipe
+
+# Tensors of whole models: the decoder, what is on top of it, and the encoder's second name for the embedding.
+IGNORED = r"^(decoder|lm_head|classification_head|classifier)\.|^encoder\.embed_tokens\."
+
+
+def read_config(config: Mapping[str, Any]) -> T5Config:
+    """From a `config.json`. Raises KeyError for a size that it lacks, UserError for an activation that is not known."""
+    default = "relu" if config["model_type"] == "t5" else "gated-gelu"
+    gate, _, activation = config.get("feed_forward_proj", default).rpartition("-")
+    if activation not in ACTIVATIONS or gate not in ("", "gated"):
+        raise UserError(f"config.json has feed_forward_proj {config['feed_forward_proj']!r}, expected gated-ACTIVATION "
+                        f"or ACTIVATION, which is one of {', '.join(ACTIVATIONS)}")
+    if gate and activation == "gelu":
+        activation = "gelu_new"  # the released configs mean the approximation by it
+    return T5Config(
+        vocab_size=config["vocab_size"], width=config["d_model"], heads=config["num_heads"], head_width=config["d_kv"],
+        layers=config["num_layers"], mlp_width=config["d_ff"],
+        buckets=config.get("relative_attention_num_buckets", 32),
+        max_distance=config.get("relative_attention_max_distance", 128),
+        shared_bias=config["model_type"] != "umt5", activation=activation, gated=bool(gate),
+        epsilon=config.get("layer_norm_epsilon", 1e-6))
+
+
+def standard_names(tensors: Tensors) -> Tensors:
+    """The tensors under the names that an encoder has which was saved alone."""
+    if "transformer.encoder.final_layer_norm.weight" in tensors:  # of models with a classifier
+        tensors = tensors.renamed(lambda name: name.removeprefix("transformer."))
+    if "shared.weight" in tensors:
+        return tensors
+    return tensors.renamed(lambda name: "shared.weight" if name == "encoder.embed_tokens.weight" else name)
+
+
+def recipes(config: T5Config) -> dict[str, Recipe]:
+    """What each parameter of a `models.t5.T5Encoder` is made of."""
+    def stacked(name: str, transpose: bool = False) -> Recipe:
+        names = tuple(f"encoder.block.{i}.layer.{name}.weight" for i in range(config.layers))
+        return Recipe(names, transpose, stacked=True)
+
+    linear = {"q": "0.SelfAttention.q", "k": "0.SelfAttention.k", "v": "0.SelfAttention.v",
+              "out": "0.SelfAttention.o", "down": "1.DenseReluDense.wo"}
+    if config.gated:
+        linear |= {"gate": "1.DenseReluDense.wi_1", "up": "1.DenseReluDense.wi_0"}
+    else:
+        linear |= {"up": "1.DenseReluDense.wi"}
+    bias = "0.SelfAttention.relative_attention_bias"
+    shared = {"bias/embedding": Recipe((f"encoder.block.0.layer.{bias}.weight",))}
+    return {
+        "embedding/embedding": Recipe(("shared.weight",)),
+        "norm/scale": Recipe(("encoder.final_layer_norm.weight",)),
+        "blocks/attention_norm/scale": stacked("0.layer_norm"),
+        "blocks/mlp_norm/scale": stacked("1.layer_norm"),
+        **{f"blocks/{ours}/kernel": stacked(name, transpose=True) for ours, name in linear.items()},
+        **(shared if config.shared_bias else {"blocks/bias/embedding": stacked(bias)}),
+    }

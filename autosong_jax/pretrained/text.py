@@ -1,0 +1,172 @@
+"""Frozen text encoders in JAX: T5, mT5, umT5 and BERT from their released files, which are also how we keep them.
+
+A dataset or a workdir whose texts went through one holds it in `text_encoder/`, as a checkpoint of its own, beside the
+`text_encoder.json` that says which it is. So a workdir is enough to sing from.
+
+Letters: B texts, L tokens, D width.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.data.tokenizer import FILE as TOKENIZER_FILE
+from autosong_jax.data.tokenizer import Tokenizer
+from autosong_jax.errors import UserError
+from autosong_jax.models.t5 import T5Encoder
+from autosong_jax.pretrained import files, parameters, t5
+from autosong_jax.pretrained.files import Tensors
+
+DIRECTORY = "text_encoder"
+GROUP_TOKENS = 4096  # texts are encoded in groups of about so many tokens, whatever the batch: memory stays bounded
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """An encoder without its weights: what creates the module, and how it is read from a checkpoint."""
+
+    name: str  # of the class in transformers, for config.json
+    width: int
+    limit: int | None  # positions, None for any number
+    create: Callable[[Tokenizer], nnx.Module]
+    recipes: Mapping[str, parameters.Recipe]
+    standard_names: Callable[[Tensors], Tensors]
+    ignored: str
+
+
+def _t5(config: Mapping[str, Any]) -> _Model:
+    own = t5.read_config(config)
+    names = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+    return _Model(names[config["model_type"]], own.width, None, lambda _: T5Encoder(own, rngs=nnx.Rngs(0)),
+                  t5.recipes(own), t5.standard_names, t5.IGNORED)
+
+
+_MODELS = {"t5": _t5, "mt5": _t5, "umt5": _t5}
+
+
+class FrozenTextEncoder:
+    """Text -> the last hidden states of a pretrained encoder, its special tokens among them.
+
+    Attributes:
+      info: what `text_encoder.json` says of it.
+      tokenizer: text -> ids.
+    """
+
+    def __init__(self, config: Mapping[str, Any], tensors: Tensors, tokenizer_file: pathlib.Path, name: str,
+                 revision: str):
+        """Reads the weights onto the first device, in float32.
+
+        Args:
+          config: of the checkpoint: its `config.json`.
+          tensors: of the checkpoint: of the encoder alone or of a whole model.
+          tokenizer_file: `tokenizer.json`.
+          name, revision: for `info`.
+
+        Raises:
+          UserError: the config is of another kind of model, or the tensors or the tokenizer do not fit it.
+        """
+        model = _model(config)
+        self.info = TextEncoderInfo(name, revision, "states", width=model.width)
+        self.tokenizer = Tokenizer.load(tokenizer_file, model.limit)
+        self._config, self._model = dict(config), model
+        self._graph, abstract = nnx.split(nnx.eval_shape(lambda: model.create(self.tokenizer)))
+        self.params = parameters.load(nnx.to_pure_dict(abstract), model.recipes, model.standard_names(tensors),
+                                      what=f"a {config['model_type']} encoder", ignored=model.ignored)
+        self._encode = jax.jit(self.apply)
+
+    @classmethod
+    def open(cls, directory: str | pathlib.Path, name: str, revision: str) -> "FrozenTextEncoder":
+        """The encoder of a checkpoint's directory. Raises UserError where there is none."""
+        directory = pathlib.Path(directory)
+        config = files.read_json(directory / "config.json")
+        if not (directory / TOKENIZER_FILE).exists():
+            raise UserError(f"{directory} has no {TOKENIZER_FILE}: copy that of the checkpoint there")
+        return cls(config, Tensors.open(directory), directory / TOKENIZER_FILE, name, revision)
+
+    def ids(self, text: str) -> np.ndarray:
+        """int32 [L]; L is 0 for an empty text."""
+        return self.tokenizer.ids(text)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The states of a text, bfloat16 [L, D]; L is 0 for an empty text."""
+        ids = self.ids(text)
+        if not len(ids):
+            return np.zeros((0, self.info.width), ml_dtypes.bfloat16)
+        # Padded to a power of two, so that few lengths have to be compiled for.
+        padded = np.zeros((1, max(16, 1 << (len(ids) - 1).bit_length())), np.int32)
+        padded[0, : len(ids)] = ids
+        states = self.encode_ids(padded, np.array([len(ids)], np.int32))
+        return np.asarray(states[0, : len(ids)]).astype(ml_dtypes.bfloat16)
+
+    def encode_ids(self, ids: Array, lengths: Array) -> Array:
+        """The states of texts.
+
+        Args:
+          ids: int [B, L], each text's as `ids` gives them, then padding.
+          lengths: int [B].
+
+        Returns:
+          float32 [B, L, D]; at padding, something finite.
+        """
+        with jax.default_matmul_precision("float32"):
+            return self._encode(self.params, ids, lengths)
+
+    def apply(self, params: Any, ids: Array, lengths: Array) -> Array:
+        """`encode_ids` as a function of the parameters too, to be jitted by the caller."""
+        model = nnx.merge(self._graph, params)
+        batch, length = ids.shape
+        size = max(1, GROUP_TOKENS // length)
+        if batch <= size:
+            return model(ids, lengths)
+        groups = -(-batch // size)
+        ids, lengths = (jnp.pad(x, [(0, groups * size - batch)] + [(0, 0)] * (x.ndim - 1)) for x in (ids, lengths))
+        states = jax.lax.map(lambda group: model(*group),
+                             (ids.reshape(groups, size, length), lengths.reshape(groups, size)))
+        return states.reshape(groups * size, length, -1)[:batch]
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes a checkpoint of the encoder alone: `config.json`, `model.safetensors`, `tokenizer.json`."""
+        directory = pathlib.Path(directory)
+        files.write(directory, parameters.unload(self.params, self._model.recipes))
+        config = self._config | {"architectures": [self._model.name]}
+        (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        self.tokenizer.save(directory / TOKENIZER_FILE)
+
+
+def load(directory: str | pathlib.Path) -> FrozenTextEncoder:
+    """The encoder that the texts of a dataset or a workdir go through.
+
+    Raises:
+      UserError: the directory has none, or another than its `text_encoder.json` describes.
+    """
+    directory = pathlib.Path(directory)
+    info = TextEncoderInfo.load(directory)
+    if not (directory / DIRECTORY).is_dir():
+        raise UserError(f"{directory} has no {DIRECTORY}/ with the text encoder {info.name!r}: export the songs again with "
+                        "this version, or copy the directory from the dataset")
+    encoder = FrozenTextEncoder.open(directory / DIRECTORY, info.name, info.revision)
+    if encoder.info.width != info.width:
+        raise UserError(f"{directory / DIRECTORY} has states of width {encoder.info.width}, but "
+                        f"{directory / 'text_encoder.json'} says {info.width}: export the songs again")
+    encoder.info = info
+    return encoder
+
+
+def _model(config: Mapping[str, Any]) -> _Model:
+    kind = config.get("model_type")
+    if kind not in _MODELS:
+        raise UserError(f"config.json is of a model of type {kind!r}, expected one of {', '.join(_MODELS)}")
+    try:
+        return _MODELS[kind](config)
+    except KeyError as error:
+        raise UserError(f"config.json of the {kind} lacks {error}: expected that of the checkpoint") from error
