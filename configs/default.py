@@ -42,6 +42,15 @@ def base() -> ml_collections.ConfigDict:
     model.delays = ()  # frames by which each codebook is late; () is 0, 1, 2, ...
     model.dtype = "auto"  # of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32.
 
+    config.lora = lora = ml_collections.ConfigDict()
+    lora.rank = 0  # of what is trained beside the kernels of linear layers; 0 for none
+    lora.alpha = 16.0  # what is added is scaled by alpha / rank
+    # Regular expressions, found in the paths of the layers that get it.
+    lora.targets = ("decoder/blocks/(self_attention|cross_attention)/(q|k|v|out)",)
+
+    config.init = init = ml_collections.ConfigDict()
+    init.workdir = ""  # a trained or converted model to start from: what it has of the parameters; "" for none
+
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 3e-4  # AdamW, peak of the schedule
     optimizer.final_learning_rate = 0.0  # at the last step, by a cosine
@@ -54,6 +63,9 @@ def base() -> ml_collections.ConfigDict:
 
     config.train = train = ml_collections.ConfigDict()
     train.steps = 100_000
+    # Regular expressions: a parameter is trained where one is found in its path. The rest is frozen: kept as it is, in
+    # model.dtype, and saved once.
+    train.trainable = (".*",)
     train.accumulation = 1  # parts that a batch is computed in
     train.ema_decay = 0.99  # moving average of the weights, used for evaluation and sampling; 0 for none
     train.ema_every = 10  # steps between its updates

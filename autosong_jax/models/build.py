@@ -8,6 +8,7 @@ import ml_collections
 from flax import nnx
 
 from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.models import lora
 from autosong_jax.models.conditions import ChromaSource, IdSource, StateSource
 from autosong_jax.models.song import SongModel
 from autosong_jax.models.transformer import TransformerConfig
@@ -41,8 +42,10 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
         return IdSource(text.vocab_size, sections, lines, encoder, model.width, rngs=rngs)
 
     sources = {name: source_module(name, source) for name, source in sorted(config.sources.items())}
-    return SongModel(codec["num_codebooks"], codec["codebook_size"], config.data.end_of_song, decoder, model.fusion,
-                     sources, model.dropped, rngs=rngs)
+    song_model = SongModel(codec["num_codebooks"], codec["codebook_size"], config.data.end_of_song, decoder,
+                           model.fusion, sources, model.dropped, rngs=rngs)
+    lora.add(song_model, config.lora, rngs=rngs)  # last: the parameters before it are the same with and without it
+    return song_model
 
 
 def compute_dtype(name: str) -> str:

@@ -17,6 +17,7 @@ from jax import Array
 
 from autosong_jax.errors import UserError
 from autosong_jax.models.attention import attention
+from autosong_jax.models.lora import Linear
 
 ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
 NORMS = ("pre", "post")
@@ -63,9 +64,9 @@ class KeysValues(NamedTuple):
     v: Array
 
 
-def _linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> Linear:
     init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-    return nnx.Linear(inputs, outputs, use_bias=config.bias, dtype=config.dtype, kernel_init=init, rngs=rngs)
+    return Linear(inputs, outputs, use_bias=config.bias, dtype=config.dtype, kernel_init=init, rngs=rngs)
 
 
 def layer_norm(width: int, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
