@@ -94,8 +94,7 @@ class SongModel(nnx.Module):
         at = slots - memory.lengths[:, None]
         x = jnp.concatenate([memory.states.astype(x.dtype), x], axis=1)
         x = take_slots(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1)))
-        positions = jnp.minimum(jnp.where(at < 0, slots, at), max(m, s) - 1)  # only padding would stand further on
-        x, _ = self.decoder(x, positions, key=key)
+        x, _ = self.decoder(x, key=key)
         x = take_slots(x, memory.lengths[:, None] + jnp.arange(s))
         return self._logits(x)
 
@@ -121,9 +120,10 @@ class SongModel(nnx.Module):
         Returns:
           float32 [B, K, V] (V + 1 with end of song), the logits of step index + 1; the new cache.
         """
+        at = cache.offset + index
         x, layers = self.decoder(
-            self._embed(ids[:, None]), index[None], memory=cache.memory, memory_lengths=cache.memory_lengths,
-            cache=cache.layers, index=cache.offset + index)
+            self._embed(ids[:, None]), at[..., None], memory=cache.memory, memory_lengths=cache.memory_lengths,
+            cache=cache.layers, index=at)
         return self._logits(x)[:, 0], dataclasses.replace(cache, layers=layers)
 
     def unstacked(self) -> "SongModel":

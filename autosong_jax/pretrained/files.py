@@ -121,6 +121,14 @@ class Tensors(Mapping):
         """A tensor, or the part of it at `index`, in the file's dtype (bfloat16 as ml_dtypes has it)."""
         return self._read(name, index)
 
+    def __or__(self, other: "Tensors") -> "Tensors":
+        """These tensors and `other`'s, which win."""
+        def of(name):
+            return other if name in other else self
+
+        return Tensors(dict(self) | dict(other), lambda name, index: of(name).read(name, index),
+                       lambda name: of(name).origin(name))
+
     def under(self, prefix: str) -> "Tensors":
         """The tensors whose names begin with `prefix`, called without it."""
         return self.renamed(lambda name: name.removeprefix(prefix) if name.startswith(prefix) else None)

@@ -293,7 +293,7 @@ def window_pattern(config: ml_collections.ConfigDict, codec: Mapping[str, Any]) 
     pattern = get_pattern(config.model.pattern, frames, codec["num_codebooks"], config.model.delays)
     positions = pattern.num_steps
     if config.model.fusion == "prefix":
-        positions = max(positions, sum(source.max_length for source in config.sources.values()))
+        positions += sum(source.max_length for source in config.sources.values())
     if config.model.positions == "learned" and positions > config.model.max_positions:
         raise UserError(f"model.max_positions {config.model.max_positions}: windows of {config.data.seconds} s with "
                         f"these sources take {positions}; raise it, or shorten data.seconds")

@@ -1,0 +1,141 @@
+"""MusicGen as the Hugging Face hub holds it (Copet et al. 2023): text, stereo and melody models, to ours and back.
+
+The text and stereo models attend to the states of T5 by cross-attention. The melody models read a prefix: the chroma of
+a recording, then the states of T5; a source that is dropped stays in the prefix as empty slots.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from autosong_jax.errors import UserError
+from autosong_jax.pretrained import parameters
+from autosong_jax.pretrained.files import Tensors
+from autosong_jax.pretrained.parameters import Recipe
+
+CROSS, PREFIX = "musicgen", "musicgen_melody"  # values of "model_type"
+# Tables of sines that old files hold beside the weights.
+IGNORED = r"embed_positions\.weights$"
+_DECODER = "decoder.model.decoder."
+_ATTENTION = {"cross_attention": "encoder_attn", "self_attention": "self_attn"}
+_NORMS = {"self_norm": "self_attn_layer_norm", "cross_norm": "encoder_attn_layer_norm", "mlp_norm": "final_layer_norm"}
+_DESCRIPTION, _CHROMA = "enc_to_dec_proj", "audio_enc_to_dec_proj"
+_MAX_DESCRIPTION = 256  # tokens; the released models were trained on descriptions far shorter
+
+
+def model_config(released: Mapping[str, Any], codec: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """Our config of a released model.
+
+    Args:
+      released: its `config.json`.
+      codec: what our `codec.json` says of its EnCodec.
+
+    Raises:
+      UserError: a setting has a value that no MusicGen has.
+    """
+    from configs import default
+
+    decoder = released["decoder"]
+    _expect(decoder, {"scale_embedding": (False,), "activation_function": ("gelu", "relu"),
+                      "audio_channels": (codec["channels"],), "num_codebooks": (codec["num_codebooks"],),
+                      "vocab_size": (codec["codebook_size"],)})
+    melody = released["model_type"] == PREFIX
+    config = default.base()
+    config.model.update(
+        width=decoder["hidden_size"], heads=decoder["num_attention_heads"], layers=decoder["num_hidden_layers"],
+        mlp_width=decoder["ffn_dim"], norm="pre", activation=decoder["activation_function"], positions="sinusoidal",
+        bias=False, fusion="prefix" if melody else "cross", dropped="null" if melody else "absent", pattern="delay",
+        delays=delays(decoder["num_codebooks"], decoder["audio_channels"]))
+    config.data.update(seconds=30.0, end_of_song=False)
+    # The sizes are of encoders that are learned with the model; these sources have none.
+    sizes = {"width": 0, "heads": 0, "layers": 0, "dropout": 0.3}
+    config.sources = {"description": default.source(max_length=_MAX_DESCRIPTION, **sizes)}
+    if melody:
+        config.sources["chroma"] = default.source(kind="chroma", max_length=released["chroma_length"], **sizes)
+    config.optimizer.update(learning_rate=1e-4, warmup_steps=4000)
+    config.sampling.update(temperature=1.0, top_k=250, top_p=1.0, cfg_scale=3.0, overlap=0.4)
+    return config
+
+
+def delays(num_codebooks: int, channels: int) -> list[int]:
+    """Frames by which each codebook is late; left and right of a stereo model go together: 0, 0, 1, 1, ..."""
+    return [k // channels for k in range(num_codebooks)]
+
+
+def _expect(settings: Mapping[str, Any], allowed: Mapping[str, tuple]) -> None:
+    for name, values in allowed.items():
+        if name in settings and settings[name] not in values:
+            raise UserError(f"config.json says {name} {settings[name]!r} of the decoder, expected "
+                            f"{' or '.join(map(repr, values))}: this is no MusicGen that can be read here")
+
+
+def recipes(config: ml_collections.ConfigDict, num_codebooks: int) -> dict[str, Recipe]:
+    """Where each parameter of a song model is in a MusicGen checkpoint; all but the type vectors of the sources."""
+    table = {
+        "embeddings": Recipe(tuple(f"{_DECODER}embed_tokens.{k}.weight" for k in range(num_codebooks)), stacked=True),
+        "heads": Recipe(tuple(f"decoder.lm_heads.{k}.weight" for k in range(num_codebooks)), transpose=True,
+                        stacked=True),
+    }
+
+    def per_layer(ours: str, theirs: str, transpose: bool = False) -> None:
+        names = tuple(f"{_DECODER}layers.{i}.{theirs}" for i in range(config.model.layers))
+        table[f"decoder/blocks/{ours}"] = Recipe(names, transpose, stacked=True)
+
+    attentions = ["self_attention"] + ["cross_attention"] * (config.model.fusion == "cross")
+    for ours in attentions:
+        for part in ("q", "k", "v", "out"):
+            per_layer(f"{ours}/{part}/kernel", f"{_ATTENTION[ours]}.{part}_proj.weight", transpose=True)
+    for ours in ["self_norm", "mlp_norm"] + ["cross_norm"] * (config.model.fusion == "cross"):
+        per_layer(f"{ours}/scale", f"{_NORMS[ours]}.weight")
+        per_layer(f"{ours}/bias", f"{_NORMS[ours]}.bias")
+    per_layer("mlp/up/kernel", "fc1.weight", transpose=True)
+    per_layer("mlp/down/kernel", "fc2.weight", transpose=True)
+    table["decoder/norm/scale"] = Recipe((f"{_DECODER}layer_norm.weight",))
+    table["decoder/norm/bias"] = Recipe((f"{_DECODER}layer_norm.bias",))
+    for source, name in (("description", _DESCRIPTION), ("chroma", _CHROMA)):
+        table[f"conditions/sources/{source}/projection/kernel"] = Recipe((f"{name}.weight",), transpose=True)
+        table[f"conditions/sources/{source}/projection/bias"] = Recipe((f"{name}.bias",))
+    return table
+
+
+def load(abstract: Any, config: ml_collections.ConfigDict, tensors: Tensors, shardings: Any) -> Any:
+    """The parameters of the model that `model_config` describes.
+
+    Args:
+      abstract: their tree, of shapes and dtypes; it decides the dtypes.
+      tensors: of the whole checkpoint, as it names them.
+      shardings: a tree of shardings.
+
+    Raises:
+      UserError: a tensor is missing or has another shape than the config says.
+    """
+    decoder = tensors.renamed(lambda name: None if name.startswith(("text_encoder.", "audio_encoder.")) else name)
+    abstract, shardings = dict(abstract), dict(shardings)
+    conditions, of_conditions = dict(abstract["conditions"]), dict(shardings["conditions"])
+    types, of_types = conditions.pop("types"), of_conditions.pop("types")
+    abstract["conditions"], shardings["conditions"] = conditions, of_conditions
+    num_codebooks, _, width = abstract["embeddings"].shape
+    if f"{_DESCRIPTION}.weight" not in decoder:  # left out where T5 is as wide as the decoder
+        identity = {f"{_DESCRIPTION}.weight": np.eye(width, dtype=np.float32),
+                    f"{_DESCRIPTION}.bias": np.zeros(width, np.float32)}
+        decoder = decoder | Tensors.of(identity, decoder.origin(""))
+    params = parameters.load(abstract, recipes(config, num_codebooks), decoder, what="a MusicGen of this shape",
+                             shardings=shardings, ignored=IGNORED)
+    zeros = jax.tree.map(lambda x, s: jax.device_put(jnp.zeros(x.shape, x.dtype), s), types, of_types)
+    params["conditions"]["types"] = zeros
+    return params
+
+
+def unload(params: Any, config: ml_collections.ConfigDict) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of the decoder and its projections, as a MusicGen checkpoint names them; the inverse of `load`."""
+    params = params | {"conditions": dict(params["conditions"])}
+    types = params["conditions"].pop("types")
+    # MusicGen has no type vectors. With cross-attention they are just more of the projection's bias.
+    sources = {name: {"projection": source["projection"] | {"bias": source["projection"]["bias"] + types[name]}}
+               for name, source in params["conditions"]["sources"].items()}
+    params["conditions"]["sources"] = sources
+    yield from parameters.unload(params, recipes(config, params["embeddings"].shape[0]))
