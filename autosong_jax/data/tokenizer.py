@@ -1,6 +1,13 @@
-"""Text -> the ids that a frozen text encoder reads, by the tokenizer of its checkpoint. Imports no jax."""
+"""Text -> the ids that a frozen text encoder reads, by the tokenizer of its checkpoint. Imports no jax.
 
+Checkpoints come with a `tokenizer.json`; older ones only with what one can be made of: BERT with its vocabulary, T5 and
+mT5 with a model of SentencePiece, which is a protocol buffer.
+"""
+
+import json
 import pathlib
+import struct
+from collections.abc import Iterator
 
 import numpy as np
 import tokenizers
@@ -8,6 +15,7 @@ import tokenizers
 from autosong_jax.errors import UserError
 
 FILE = "tokenizer.json"
+_UNIGRAM = 1  # the type of SentencePiece models that T5 and its kin have
 
 
 class Tokenizer:
@@ -29,12 +37,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | pathlib.Path, limit: int | None = None) -> "Tokenizer":
-        """Reads a `tokenizer.json`. Raises UserError where it is none."""
+        """Reads a `tokenizer.json`, `vocab.txt` or `spiece.model`. Raises UserError where it is none."""
+        path = pathlib.Path(path)
+        read = {"vocab.txt": _from_vocabulary, "spiece.model": _from_sentencepiece}.get(path.name, _from_json)
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(path)), limit)
+            return cls(read(path), limit)
         except Exception as error:  # the library raises nothing more special
-            raise UserError(f"{path} is not a tokenizer ({error}): expected the tokenizer.json that belongs to the "
-                            "checkpoint") from error
+            raise UserError(f"{path} is not a tokenizer ({error}): expected the {FILE} that belongs to the checkpoint"
+                            ) from error
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes a `tokenizer.json`."""
@@ -71,3 +81,77 @@ class Tokenizer:
         """The ids of a text, and, where they are more than the limit, of what is left of it, and so on."""
         encoding = self._tokenizer.encode(text, add_special_tokens=special)
         return [encoding.ids, *(rest.ids for rest in encoding.overflowing)]
+
+
+def find(directory: str | pathlib.Path) -> pathlib.Path:
+    """The file of a checkpoint that its tokenizer is in. Raises UserError where there is none."""
+    names = (FILE, "vocab.txt", "spiece.model")
+    for name in names:
+        if (pathlib.Path(directory) / name).is_file():
+            return pathlib.Path(directory) / name
+    raise UserError(f"{directory} has no tokenizer, expected one of {', '.join(names)}: copy that of the checkpoint "
+                    "there")
+
+
+def _from_json(path: pathlib.Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(path))
+
+
+def _from_vocabulary(path: pathlib.Path) -> tokenizers.Tokenizer:
+    """BERT's tokenizer from its vocabulary, a token a line, and what `tokenizer_config.json` says about case."""
+    settings = path.with_name("tokenizer_config.json")
+    config = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    tokenizer = tokenizers.BertWordPieceTokenizer(
+        str(path), lowercase=config.get("do_lower_case", True), strip_accents=config.get("strip_accents"),
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True))
+    return tokenizers.Tokenizer.from_str(tokenizer.to_str())
+
+
+def _from_sentencepiece(path: pathlib.Path) -> tokenizers.Tokenizer:
+    """T5's tokenizer from a SentencePiece model; numbers of fields are those of `sentencepiece_model.proto`."""
+    from tokenizers import models, normalizers, pre_tokenizers, processors
+
+    pieces, trainer, normalizer = [], {}, {}
+    for number, value in _fields(path.read_bytes()):
+        if number == 1:
+            piece = dict(_fields(value))
+            pieces.append((piece[1].decode(), struct.unpack("<f", piece.get(2, bytes(4)))[0]))
+        elif number == 2:
+            trainer = dict(_fields(value))
+        elif number == 3:
+            normalizer = dict(_fields(value))
+    if trainer.get(3, _UNIGRAM) != _UNIGRAM:
+        raise ValueError(f"a SentencePiece model of type {trainer[3]}, expected {_UNIGRAM}, unigram")
+    tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=trainer.get(40, 0)))
+    if normalizer.get(2):
+        tokenizer.normalizer = normalizers.Precompiled(normalizer[2])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    end = tokenizer.token_to_id("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+    return tokenizer
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The numbers and values of the fields of a protocol buffer's message."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            value |= (byte & 127) << shift
+            at, shift = at + 1, shift + 7
+            if byte < 128:
+                return value
+
+    while at < len(data):
+        number, wire = divmod(varint(), 8)
+        if wire == 0:
+            yield number, varint()
+            continue
+        size = {1: 8, 5: 4}[wire] if wire != 2 else varint()
+        at += size
+        yield number, data[at - size:at]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from autosong_jax.errors import UserError
 from autosong_jax.models.frozen import ACTIVATIONS
 from autosong_jax.models.t5 import T5Config
 from autosong_jax.pretrained.files import Tensors
@@ -14,12 +13,12 @@ IGNORED = r"^(decoder|lm_head|classification_head|classifier)\.|^encoder\.embed_
 
 
 def read_config(config: Mapping[str, Any]) -> T5Config:
-    """From a `config.json`. Raises KeyError for a size that it lacks, UserError for an activation that is not known."""
+    """From a `config.json`. Raises KeyError for a size that it lacks, ValueError for an activation that is unknown."""
     default = "relu" if config["model_type"] == "t5" else "gated-gelu"
     gate, _, activation = config.get("feed_forward_proj", default).rpartition("-")
     if activation not in ACTIVATIONS or gate not in ("", "gated"):
-        raise UserError(f"config.json has feed_forward_proj {config['feed_forward_proj']!r}, expected gated-ACTIVATION "
-                        f"or ACTIVATION, which is one of {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"feed_forward_proj {config['feed_forward_proj']!r}, expected gated-ACTIVATION or ACTIVATION, "
+                         f"which is one of {', '.join(ACTIVATIONS)}")
     if gate and activation == "gelu":
         activation = "gelu_new"  # the released configs mean the approximation by it
     return T5Config(

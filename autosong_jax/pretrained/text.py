@@ -19,12 +19,13 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from autosong_jax.data import tokenizer
 from autosong_jax.data.text import TextEncoderInfo
-from autosong_jax.data.tokenizer import FILE as TOKENIZER_FILE
 from autosong_jax.data.tokenizer import Tokenizer
 from autosong_jax.errors import UserError
+from autosong_jax.models.bert import BertEncoder
 from autosong_jax.models.t5 import T5Encoder
-from autosong_jax.pretrained import files, parameters, t5
+from autosong_jax.pretrained import bert, files, parameters, t5
 from autosong_jax.pretrained.files import Tensors
 
 DIRECTORY = "text_encoder"
@@ -35,23 +36,30 @@ GROUP_TOKENS = 4096  # texts are encoded in groups of about so many tokens, what
 class _Model:
     """An encoder without its weights: what creates the module, and how it is read from a checkpoint."""
 
-    name: str  # of the class in transformers, for config.json
+    architecture: str  # the name that config.json has for the encoder alone
     width: int
-    limit: int | None  # positions, None for any number
-    create: Callable[[Tokenizer], nnx.Module]
+    create: Callable[[], nnx.Module]
     recipes: Mapping[str, parameters.Recipe]
     standard_names: Callable[[Tensors], Tensors]
     ignored: str
 
 
-def _t5(config: Mapping[str, Any]) -> _Model:
+def _t5(config: Mapping[str, Any], _: Tokenizer) -> _Model:
     own = t5.read_config(config)
-    names = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
-    return _Model(names[config["model_type"]], own.width, None, lambda _: T5Encoder(own, rngs=nnx.Rngs(0)),
+    architectures = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+    return _Model(architectures[config["model_type"]], own.width, lambda: T5Encoder(own, rngs=nnx.Rngs(0)),
                   t5.recipes(own), t5.standard_names, t5.IGNORED)
 
 
-_MODELS = {"t5": _t5, "mt5": _t5, "umt5": _t5}
+def _bert(config: Mapping[str, Any], words: Tokenizer) -> _Model:
+    if len(words.special) != 2:
+        raise ValueError(f"the tokenizer beside it puts {len(words.special)} special tokens around a text, expected 2")
+    own = bert.read_config(config, *words.special)
+    return _Model("BertModel", own.width, lambda: BertEncoder(own, rngs=nnx.Rngs(0)), bert.recipes(own),
+                  bert.standard_names, bert.IGNORED)
+
+
+_MODELS = {"t5": _t5, "mt5": _t5, "umt5": _t5, "bert": _bert}
 
 
 class FrozenTextEncoder:
@@ -69,19 +77,27 @@ class FrozenTextEncoder:
         Args:
           config: of the checkpoint: its `config.json`.
           tensors: of the checkpoint: of the encoder alone or of a whole model.
-          tokenizer_file: `tokenizer.json`.
+          tokenizer_file: `tokenizer.json`, or what older checkpoints have in its place (`data.tokenizer.find`).
           name, revision: for `info`.
 
         Raises:
           UserError: the config is of another kind of model, or the tensors or the tokenizer do not fit it.
         """
-        model = _model(config)
+        path, kind = f"{tensors.origin('')}/config.json", config.get("model_type")
+        if kind not in _MODELS:
+            raise UserError(f"{path} is of a model of type {kind!r}, expected one of {', '.join(_MODELS)}")
+        self.tokenizer = Tokenizer.load(tokenizer_file, config.get("max_position_embeddings"))
+        try:
+            model = _MODELS[kind](config, self.tokenizer)
+        except KeyError as error:
+            raise UserError(f"{path} lacks {error}, which that of a {kind} model has: copy it again") from error
+        except ValueError as error:
+            raise UserError(f"{path} cannot be used: {error}") from error
         self.info = TextEncoderInfo(name, revision, "states", width=model.width)
-        self.tokenizer = Tokenizer.load(tokenizer_file, model.limit)
         self._config, self._model = dict(config), model
-        self._graph, abstract = nnx.split(nnx.eval_shape(lambda: model.create(self.tokenizer)))
+        self._graph, abstract = nnx.split(nnx.eval_shape(model.create))
         self.params = parameters.load(nnx.to_pure_dict(abstract), model.recipes, model.standard_names(tensors),
-                                      what=f"a {config['model_type']} encoder", ignored=model.ignored)
+                                      what=f"a {kind} encoder", ignored=model.ignored)
         self._encode = jax.jit(self.apply)
 
     @classmethod
@@ -89,9 +105,7 @@ class FrozenTextEncoder:
         """The encoder of a checkpoint's directory. Raises UserError where there is none."""
         directory = pathlib.Path(directory)
         config = files.read_json(directory / "config.json")
-        if not (directory / TOKENIZER_FILE).exists():
-            raise UserError(f"{directory} has no {TOKENIZER_FILE}: copy that of the checkpoint there")
-        return cls(config, Tensors.open(directory), directory / TOKENIZER_FILE, name, revision)
+        return cls(config, Tensors.open(directory), tokenizer.find(directory), name, revision)
 
     def ids(self, text: str) -> np.ndarray:
         """int32 [L]; L is 0 for an empty text."""
@@ -138,9 +152,9 @@ class FrozenTextEncoder:
         """Writes a checkpoint of the encoder alone: `config.json`, `model.safetensors`, `tokenizer.json`."""
         directory = pathlib.Path(directory)
         files.write(directory, parameters.unload(self.params, self._model.recipes))
-        config = self._config | {"architectures": [self._model.name]}
+        config = self._config | {"architectures": [self._model.architecture]}
         (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        self.tokenizer.save(directory / TOKENIZER_FILE)
+        self.tokenizer.save(directory / tokenizer.FILE)
 
 
 def load(directory: str | pathlib.Path) -> FrozenTextEncoder:
@@ -152,21 +166,11 @@ def load(directory: str | pathlib.Path) -> FrozenTextEncoder:
     directory = pathlib.Path(directory)
     info = TextEncoderInfo.load(directory)
     if not (directory / DIRECTORY).is_dir():
-        raise UserError(f"{directory} has no {DIRECTORY}/ with the text encoder {info.name!r}: export the songs again with "
-                        "this version, or copy the directory from the dataset")
+        raise UserError(f"{directory} has no {DIRECTORY}/ with the text encoder {info.name!r}: export the songs again, "
+                        "or copy the directory from the dataset")
     encoder = FrozenTextEncoder.open(directory / DIRECTORY, info.name, info.revision)
     if encoder.info.width != info.width:
         raise UserError(f"{directory / DIRECTORY} has states of width {encoder.info.width}, but "
                         f"{directory / 'text_encoder.json'} says {info.width}: export the songs again")
     encoder.info = info
     return encoder
-
-
-def _model(config: Mapping[str, Any]) -> _Model:
-    kind = config.get("model_type")
-    if kind not in _MODELS:
-        raise UserError(f"config.json is of a model of type {kind!r}, expected one of {', '.join(_MODELS)}")
-    try:
-        return _MODELS[kind](config)
-    except KeyError as error:
-        raise UserError(f"config.json of the {kind} lacks {error}: expected that of the checkpoint") from error
