@@ -10,6 +10,7 @@ import numpy as np
 from autosong_jax.audio.codec import Codec
 from autosong_jax.audio.melrvq import MelRVQ, MelRVQConfig
 from autosong_jax.errors import UserError
+from autosong_jax.pretrained import files
 from data_prep import hub
 
 FLAG = "--codec"
@@ -36,7 +37,7 @@ class CodecSource(Protocol):
 
 def made_from(name: str) -> str:
     """The codec's name, with a digest in place of a directory's path."""
-    return name if _is_fitted(name) else hub.digest(name)
+    return name if _is_fitted(name) else files.digest(name)
 
 
 def _is_fitted(name: str) -> bool:

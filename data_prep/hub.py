@@ -1,11 +1,11 @@
 """Pretrained models for `transformers`, from a local directory or from the hub, or one clear line why not."""
 
 import contextlib
-import hashlib
 import logging
 import pathlib
 
 from autosong_jax.errors import UserError
+from autosong_jax.pretrained.files import digest
 
 
 @contextlib.contextmanager
@@ -77,20 +77,3 @@ def from_pretrained(cls: type, source: str, flag: str, **options):
 def revision(source: str, model) -> str:
     """What pins a model loaded from `source`: the hub's commit, or a digest of the directory's files."""
     return getattr(model.config, "_commit_hash", None) or digest(source)
-
-
-def digest(source: str) -> str:
-    """Of a local directory, a digest of its files' names and contents; of anything else, the text itself."""
-    folder = pathlib.Path(source)
-    if not folder.is_dir():
-        return source
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        total.update(f"{path.name}\n{file_digest(path)}\n".encode())
-    return total.hexdigest()[:16]
-
-
-def file_digest(path: str | pathlib.Path) -> str:
-    """SHA-256 of a file's contents, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

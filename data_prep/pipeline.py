@@ -21,7 +21,8 @@ from autosong_jax.audio import io
 from autosong_jax.cli import progress
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
-from data_prep import codecs, hub, output, report, splits, tasks, texts
+from autosong_jax.pretrained import files
+from data_prep import codecs, output, report, splits, tasks, texts
 from data_prep.songs import LeftOut, Song, find_songs
 from data_prep.work import WorkDirectory, digest
 from data_prep.workers import WorkerDied, Workers
@@ -122,7 +123,7 @@ def _digest_files(songs: list[Song], left_out: list[LeftOut]) -> list[Item]:
 
     def of_file(song: Song) -> str | None:
         try:
-            return hub.file_digest(song.audio) if song.audio.is_file() else None
+            return files.file_digest(song.audio) if song.audio.is_file() else None
         except OSError:
             return None
 
@@ -212,7 +213,7 @@ class _Run:
     def encode(self, items: list[Item], codec, directory: pathlib.Path) -> tuple[list[Item], report.Speed]:
         """The items whose records are made, with `record` and further `notes` filled in."""
         start = time.monotonic()
-        made_with = [hub.digest(str(directory)), dataclasses.asdict(self.encoder.info)]
+        made_with = [files.digest(str(directory)), dataclasses.asdict(self.encoder.info)]
         todo = {}
         for item in items:
             item.record = self.work.file("records", digest(*made_with, item.made_from(), item.group))

@@ -6,6 +6,7 @@ import numpy as np
 
 from autosong_jax.data import text
 from autosong_jax.errors import UserError
+from autosong_jax.pretrained import files
 from data_prep import hub
 from data_prep.songs import Song
 
@@ -34,7 +35,7 @@ def get_text_encoder(name: str):
 def made_from(name: str) -> str:
     """The encoder's name, with a digest in place of a directory's path."""
     kind, colon, source = name.partition(":")
-    return kind + colon + hub.digest(source) if source else name
+    return kind + colon + files.digest(source) if source else name
 
 
 def encode(encoder, song: Song) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -4,6 +4,7 @@ A checkpoint is a directory as the Hugging Face hub holds it: `config.json` besi
 several such files and `model.safetensors.index.json`, which says what is in which.
 """
 
+import hashlib
 import json
 import logging
 import pathlib
@@ -47,6 +48,23 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): where "
                         f"there is a network, run 'hf download {source} --local-dir DIR', and give DIR") from error
+
+
+def digest(source: str | pathlib.Path) -> str:
+    """Of a local directory, a digest of its files' names and contents; of anything else, the text itself."""
+    folder = pathlib.Path(source)
+    if not folder.is_dir():
+        return str(source)
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        total.update(f"{path.name}\n{file_digest(path)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def file_digest(path: str | pathlib.Path) -> str:
+    """SHA-256 of a file's contents, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str | pathlib.Path) -> dict[str, Any]:
