@@ -1,0 +1,126 @@
+"""Checkpoints as audiocraft releases them, read as if the Hugging Face hub held them.
+
+Such a directory has `state_dict.bin`, the decoder with its training config in YAML, and `compression_state_dict.bin`,
+the EnCodec or the name of one. Both are pickles, so PyTorch reads them, in a process of its own that takes only
+weights. T5, which was never trained, is not among them.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from autosong_jax.errors import UserError
+from autosong_jax.pretrained import files
+from autosong_jax.pretrained.files import Tensors
+
+DECODER, COMPRESSION = "state_dict.bin", "compression_state_dict.bin"
+# Our decoder is these and has no parameter for anything else.
+_EXPECTED = {"norm_first": True, "bias_ff": False, "bias_attn": False, "bias_proj": False, "norm": "layer_norm",
+             "positional_embedding": "sin", "layer_scale": None, "qk_layer_norm": False, "qk_layer_norm_cross": False,
+             "kv_repeat": 1, "causal": True, "past_context": None}
+# Buffers of the melody conditioner that hold filters, not weights.
+IGNORED = r"\.self_wav\.(?!output_proj)"
+_NAMES = (
+    (r"^emb\.", "decoder.model.decoder.embed_tokens."),
+    (r"^linears\.", "decoder.lm_heads."),
+    (r"^out_norm\.", "decoder.model.decoder.layer_norm."),
+    (r"^transformer\.layers\.", "decoder.model.decoder.layers."),
+    (r"\.norm1\.", ".self_attn_layer_norm."),
+    (r"\.norm_cross\.", ".encoder_attn_layer_norm."),
+    (r"\.norm2\.", ".final_layer_norm."),
+    (r"\.linear1\.", ".fc1."),
+    (r"\.linear2\.", ".fc2."),
+    (r"\.cross_attention\.", ".encoder_attn."),
+    (r"^condition_provider\.conditioners\.description\.output_proj\.", "enc_to_dec_proj."),
+    (r"^condition_provider\.conditioners\.self_wav\.output_proj\.", "audio_enc_to_dec_proj."),
+)
+
+
+def unpickle(path: pathlib.Path, directory: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a pickle, and its numbers and texts, by way of files in `directory`.
+
+    Raises:
+      UserError: it is missing, holds more than weights, or PyTorch is not installed.
+    """
+    command = [sys.executable, "-m", "data_prep.unpickle", f"--input={path}", f"--output={directory}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
+        raise UserError(f"{path} cannot be read: {reason}")
+    return Tensors.open(directory), files.read_json(directory / "metadata.json")
+
+
+def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """What a `config.json` on the hub would say of the decoder, from the training config.
+
+    Raises:
+      UserError: it is of another kind of model.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load(metadata["xp.cfg"])
+        transformer, conditioners, fuser = config["transformer_lm"], config["conditioners"], config["fuser"]
+        pattern, seconds = config["codebooks_pattern"], config["dataset"]["segment_duration"]
+    except (KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} lacks a part of its training config ({error}): expected a MusicGen that audiocraft "
+                        "exported") from error
+    for name, value in _EXPECTED.items():
+        if transformer.get(name, value) != value:
+            raise UserError(f"{path} has a decoder with {name} {transformer[name]!r}, expected {value!r}: this is no "
+                            "MusicGen that can be read here")
+    stereo = config.get("interleave_stereo_codebooks", {}).get("use", False)
+    num_codebooks, channels = transformer["n_q"], 2 if stereo else 1
+    delays = [k // channels for k in range(num_codebooks)]
+    if pattern["modeling"] != "delay" or list(pattern["delay"]["delays"]) != delays:
+        raise UserError(f"{path} has the pattern {pattern}, expected delay with delays {delays}")
+    fused = {(): ["description"], ("self_wav", "description"): []}
+    if fused.get(tuple(fuser["prepend"])) != fuser["cross"]:
+        raise UserError(f"{path} has the fuser {fuser}, expected the description by cross-attention, or self_wav and "
+                        "description prepended")
+    decoder = {"hidden_size": transformer["dim"], "num_attention_heads": transformer["num_heads"],
+               "num_hidden_layers": transformer["num_layers"], "activation_function": transformer["activation"],
+               "ffn_dim": int(transformer["hidden_scale"] * transformer["dim"]), "num_codebooks": num_codebooks,
+               "vocab_size": transformer["card"], "audio_channels": channels}
+    melody = {}
+    if fuser["prepend"]:
+        chroma = conditioners["self_wav"]["chroma_stem"]
+        melody = {"chroma_length": 1 + int(seconds * chroma["sample_rate"]) // 2 ** (chroma["radix2_exp"] - 2)}
+    return {"model_type": "musicgen_melody" if melody else "musicgen", "decoder": decoder, **melody,
+            "text_encoder_name": conditioners["description"]["t5"]["name"]}
+
+
+def standard_names(tensors: Tensors) -> Tensors:
+    """The tensors under the names of the hub, with the fused projections of attention taken apart."""
+    return split_projections(tensors.renamed(lambda name: None if re.search(IGNORED, name) else name)).renamed(_rename)
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def split_projections(tensors: Tensors) -> Tensors:
+    """`in_proj_weight` [3 D, D] as `q_proj.weight`, `k_proj.weight` and `v_proj.weight` [D, D], in this order."""
+    parts = {name.removesuffix("in_proj_weight") + f"{part}_proj.weight": (name, i)
+             for name in tensors if name.endswith("in_proj_weight") for i, part in enumerate("qkv")}
+    whole = {name: (name, None) for name in tensors if not name.endswith("in_proj_weight")}
+    places = whole | parts
+
+    def shape(name: str, part: int | None) -> tuple[int, ...]:
+        return tensors[name] if part is None else (tensors[name][0] // 3, *tensors[name][1:])
+
+    def read(new: str, index: tuple[slice, ...]):
+        name, part = places[new]
+        if part is None:
+            return tensors.read(name, index)
+        rows = shape(name, part)[0]
+        begin, end, _ = (index[0] if index else slice(None)).indices(rows)
+        return tensors.read(name, (slice(part * rows + begin, part * rows + end), *index[1:]))
+
+    return Tensors({new: shape(*place) for new, place in places.items()}, read,
+                   lambda new: tensors.origin(places[new][0] if new in places else new))
