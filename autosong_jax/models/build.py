@@ -48,6 +48,16 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
     return song_model
 
 
+def abstract_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text: TextEncoderInfo
+                   ) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """The model without its parameters, and the parameters' shapes and dtypes; see `build_model`.
+
+    `nnx.merge(graph, params)` of parameters of those shapes is the model.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: build_model(config, codec, text, rngs=nnx.Rngs(0))))
+    return graph, nnx.to_pure_dict(state)
+
+
 def compute_dtype(name: str) -> str:
     """The dtype that "auto" stands for: XLA on a CPU computes bfloat16 ten times slower than float32."""
     if name != "auto":

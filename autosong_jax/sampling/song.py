@@ -23,7 +23,7 @@ from autosong_jax.cli import progress
 from autosong_jax.codebooks.patterns import Pattern, get_pattern
 from autosong_jax.data.text import TextEncoderInfo, rebuild_text_encoder
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import build_model
+from autosong_jax.models.build import abstract_model
 from autosong_jax.models.song import SongModel
 from autosong_jax.sampling import autoregressive
 from autosong_jax.sampling.guidance import branches
@@ -269,11 +269,12 @@ def load(workdir: str | pathlib.Path) -> Singer:
     config = config_file.load(workdir / "config.json")
     text = TextEncoderInfo.load(workdir)
     facts = read_codec_facts(workdir / "codec")
-    abstract = nnx.eval_shape(lambda: build_model(config, facts, text, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(abstract)
+    _, abstract = abstract_model(config, facts, text)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), nnx.to_pure_dict(state))
-    params, _ = load_weights(workdir, target)
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+    params, _ = load_weights(workdir, config, target)
+    config.lora.rank = 0  # it is merged now
+    graph, _ = abstract_model(config, facts, text)
     return Singer(config, text, nnx.merge(graph, params).unstacked(), workdir / "codec")
 
 

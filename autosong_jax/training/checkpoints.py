@@ -1,17 +1,21 @@
 """Checkpoints: the only file that knows Orbax.
 
-A checkpoint is `checkpoints/STEP/` with the items "params", "ema" and "optimizer". Writing goes on in the background;
-a checkpoint without Orbax's commit mark was cut off and counts as absent.
+A checkpoint is `checkpoints/STEP/` with the items "params", "ema" and "optimizer" of what is trained; what is frozen is
+written once, to `frozen/`. Writing checkpoints goes on in the background; one without Orbax's commit mark was cut off
+and counts as absent.
 """
 
 import pathlib
 from typing import Any
 
 import jax
+import ml_collections
 from orbax.checkpoint import v1 as ocp
 
 from autosong_jax.errors import UserError
+from autosong_jax.models import lora
 from autosong_jax.training.step import TrainState
+from autosong_jax.training.trainable import Parameters, combine, partition
 
 
 class Checkpoints:
@@ -47,20 +51,32 @@ class Checkpoints:
         metrics = None if validation_loss is None else {"validation_loss": validation_loss}
         self._checkpointer.save_checkpointables_async(step, items, force=True, metrics=metrics)
 
+    def holds_optimizer(self, step: int) -> bool:
+        """Whether the run at `step` can go on; if not, what is there are weights to start from."""
+        return (pathlib.Path(self._checkpointer.directory) / str(step) / "optimizer").exists()
+
     def restore(self, abstract: TrainState, shardings: TrainState, step: int) -> TrainState:
         """The state at `step`, on the devices that `shardings` says, whatever devices wrote it."""
-        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        items = {"params": target.params, "optimizer": target.optimizer}
-        if target.ema:
-            items["ema"] = target.ema
+        items = {"params": abstract.params, "optimizer": abstract.optimizer}
+        targets = {"params": shardings.params, "optimizer": shardings.optimizer}
+        if abstract.ema:
+            items["ema"], targets["ema"] = abstract.ema, shardings.ema
+        items = self._load(items, targets, step)
+        step_array = jax.device_put(jax.numpy.int32(step), shardings.step)
+        return TrainState(step_array, items["params"], items.get("ema", {}), items["optimizer"])
+
+    def restore_params(self, abstract: TrainState, shardings: TrainState, step: int) -> Parameters:
+        """The trained parameters alone, as `restore` does."""
+        return self._load({"params": abstract.params}, {"params": shardings.params}, step)["params"]
+
+    def _load(self, items: dict[str, Any], shardings: dict[str, Any], step: int) -> dict[str, Any]:
+        items = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), items, shardings)
         try:
-            items = self._checkpointer.load_checkpointables(step, items)
+            return self._checkpointer.load_checkpointables(step, items)
         except (ValueError, KeyError) as error:
             raise UserError(f"checkpoint {self._checkpointer.directory}/{step} does not fit the config "
                             f"({_reason(error)}): train with the config it was written with, or choose another "
                             "--workdir") from error
-        step_array = jax.device_put(jax.numpy.int32(step), shardings.step)
-        return TrainState(step_array, items["params"], items.get("ema", {}), items["optimizer"])
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk."""
@@ -71,32 +87,65 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def load_weights(workdir: pathlib.Path, abstract: Any) -> tuple[Any, int]:
-    """The weights to sample with, from the newest checkpoint: the moving average where there is one.
-
-    Args:
-      workdir: of a training run.
-      abstract: a tree of shapes, dtypes and shardings of the parameters.
-
-    Returns:
-      The parameters and the step of the checkpoint.
-
-    Raises:
-      UserError: if there is no finished checkpoint.
-    """
+def latest_step(workdir: pathlib.Path) -> int | None:
+    """The step of the newest finished checkpoint of a workdir, which need not exist."""
     checkpoints = workdir / "checkpoints"
     if not checkpoints.is_dir():
-        raise UserError(f"{workdir} has no checkpoints: expected a workdir that `python -m autosong_jax.train` wrote")
+        return None
     with ocp.training.Checkpointer(checkpoints.absolute()) as checkpointer:
-        newest = checkpointer.latest
-        if newest is None:
-            raise UserError(f"{checkpoints} holds no finished checkpoint: train until the first is written")
-        item = "ema" if (checkpoints / str(newest.step) / "ema").exists() else "params"
+        return checkpointer.latest.step if checkpointer.latest else None
+
+
+def load_weights(workdir: pathlib.Path, config: ml_collections.ConfigDict, abstract: Parameters
+                 ) -> tuple[Parameters, int]:
+    """The weights to sample with, from the newest checkpoint: the moving average where there is one, LoRA merged.
+
+    Args:
+      workdir: of a training run, or a converted model.
+      config: what its `config.json` says.
+      abstract: shapes, dtypes and shardings of all parameters, LoRA's among them; or NumPy arrays, to have the weights
+        in the host's memory.
+
+    Returns:
+      The parameters of the model without LoRA, and the step of the checkpoint.
+
+    Raises:
+      UserError: if there is no finished checkpoint, or it does not fit the config.
+    """
+    step = latest_step(workdir)
+    if step is None:
+        raise UserError(f"{workdir}/checkpoints holds no finished checkpoint: expected a workdir that "
+                        "`python -m autosong_jax.train` wrote; train until the first is written")
+    trained, frozen = partition(abstract, config.train.trainable)
+    checkpoint = workdir / "checkpoints" / str(step)
+    item = "ema" if (checkpoint / "ema").exists() else "params"
+    with ocp.training.Checkpointer(checkpoint.parent.absolute()) as checkpointer:
         try:
-            return checkpointer.load_checkpointables(newest.step, {item: abstract})[item], newest.step
+            trained = checkpointer.load_checkpointables(step, {item: trained})[item]
         except (ValueError, KeyError) as error:
-            raise UserError(f"checkpoint {checkpoints}/{newest.step} does not fit {workdir}/config.json "
-                            f"({_reason(error)}): copy the whole workdir again, or train anew") from error
+            raise UserError(f"checkpoint {checkpoint} does not fit {workdir}/config.json ({_reason(error)}): copy the "
+                            "whole workdir again, or train anew") from error
+    return lora.merge(combine(trained, load_frozen(workdir, frozen)), config.lora), step
+
+
+def save_frozen(workdir: pathlib.Path, params: Parameters) -> None:
+    """Writes the parameters that are not trained; in place of others, if a run was cut off before it had begun."""
+    ocp.save((workdir / "frozen").absolute(), params, overwrite=True)
+
+
+def load_frozen(workdir: pathlib.Path, abstract: Parameters) -> Parameters:
+    """Reads what `save_frozen` wrote, in the dtypes and onto the devices of `abstract`; an empty tree for none.
+
+    Raises:
+      UserError: if they are not there, or are of another model.
+    """
+    if not abstract:
+        return {}
+    try:
+        return ocp.load((workdir / "frozen").absolute(), abstract)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{workdir}/frozen does not hold the frozen parameters ({_reason(error)}): copy the whole "
+                        "workdir again, or train anew") from error
 
 
 def _reason(error: Exception) -> str:

@@ -1,10 +1,8 @@
 """The training loop: data, steps, metrics, checkpoints, samples, and how a run stops and goes on."""
 
 import dataclasses
-import filecmp
 import math
 import pathlib
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -16,19 +14,20 @@ import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from autosong_jax import config as config_file
 from autosong_jax.cli import log, progress
 from autosong_jax.data import schema
 from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh, put_batch
 from autosong_jax.sampling.song import window_pattern
-from autosong_jax.training.checkpoints import Checkpoints
+from autosong_jax.training.checkpoints import Checkpoints, latest_step
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
 from autosong_jax.training.samples import SampleWriter
+from autosong_jax.training.start import open_base, start
 from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_trainer
+from autosong_jax.training.trainable import Parameters, combine
+from autosong_jax.training.workdir import prepare_workdir
 
 
 class Stopped(Exception):
@@ -42,6 +41,7 @@ class Run:
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
     trainer: Trainer
+    frozen: Parameters  # what is not trained
     checkpoints: Checkpoints
     writer: MetricsWriter
     validation: Any  # batches of the validation split, or None
@@ -49,7 +49,7 @@ class Run:
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains until `config.train.steps`, from the newest checkpoint in `workdir` or from the start.
+    """Trains until `config.train.steps`, from the newest checkpoint in `workdir`, or from `config.init` or nothing.
 
     Raises:
       UserError: if the dataset, the config or the workdir cannot be used, or the loss is not finite.
@@ -64,15 +64,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         return build_model(config, dataset.codec, dataset.text, rngs=rngs)
 
     trainer = make_trainer(config, create_model, pattern, mesh)
-    _prepare_workdir(config, dataset, workdir)
+    base = open_base(config, dataset, trainer) if config.init.workdir and latest_step(workdir) is None else None
+    prepare_workdir(config, dataset, workdir)
     checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
-    first_step = checkpoints.latest or 0
-    if first_step:
-        log.info("Going on from step %d of %s", first_step, workdir)
-        state = checkpoints.restore(trainer.abstract, trainer.shardings, first_step)
-    else:
-        state = trainer.init(np.uint32(config.seed))
+    state, frozen = start(config, trainer, checkpoints, workdir, base)
+    first_step = int(state.step)
     log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    if frozen:
+        log.info("Frozen beside them: %s parameters", f"{count(frozen):,}")
 
     frames = pattern.steps.shape[0]
     reading = {
@@ -84,7 +83,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     validation = None
     if config.train.eval_every and sum(schema.read_dataset_info(config.data.path)[1].get("validation", ())):
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
-    run = Run(config, workdir, trainer, checkpoints, MetricsWriter(workdir, first_step), validation,
+    run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), validation,
               SampleWriter(config, workdir, trainer.graph))
     try:
         _loop(run, state, first_step, batches)
@@ -106,7 +105,7 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
             batch = put_batch(next(batches), run.trainer.mesh)
             interval.waited += time.perf_counter() - waiting
             interval.steps += 1
-            state, sums = run.trainer.train_step(state, batch)
+            state, sums = run.trainer.train_step(state, run.frozen, batch)
             if step == first_step + 1:
                 jax.block_until_ready(sums)
                 log.info("First step done after %.1f s (compilation included)", time.perf_counter() - started)
@@ -129,13 +128,18 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
                 run.checkpoints.save(state, step, validation_loss)
             sample = _due(step, train.sample_every)
             if sample:
-                run.samples.write(state.average, step, run.writer)
+                run.samples.write(combine(state.average, run.frozen), step, run.writer)
             if evaluate or save or sample:
                 interval.start()
             if stopping:
                 run.checkpoints.wait()
                 raise Stopped(f"stopped at step {step} and saved")
     run.checkpoints.wait()
+
+
+def count(params: Parameters) -> int:
+    """How many numbers they are."""
+    return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
 
 
 def _due(step: int, every: int) -> bool:
@@ -146,7 +150,7 @@ def _evaluate(run: Run, state: TrainState, step: int) -> float:
     """One pass over the validation split with the averaged weights; writes the metrics and returns the loss."""
     total = None
     for batch in run.validation:
-        sums = run.trainer.eval_step(state.average, put_batch(batch, run.trainer.mesh))
+        sums = run.trainer.eval_step(state.average, run.frozen, put_batch(batch, run.trainer.mesh))
         total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
     values = summarize(jax.device_get(total))
     run.writer.write(step, "validation", values)
@@ -159,7 +163,8 @@ class Interval:
 
     def __init__(self, run: Run):
         self._run = run
-        self._count = sum(math.prod(p.shape) for p in jax.tree.leaves(run.trainer.abstract.params))
+        # A multiply and an add, forward and twice backward: by the parameter, unless it is frozen, and by its input.
+        self._operations = 6 * count(run.trainer.abstract.params) + 4 * count(run.frozen)  # a position
         self._sums: list[Mapping[str, np.ndarray]] = []
         self.start()
 
@@ -189,9 +194,8 @@ class Interval:
             codes = total["count"].sum() / len(self._sums) * self.steps
             values |= {"steps_per_second": self.steps / seconds, "codes_per_second": float(codes / seconds),
                        "data_wait": self.waited / seconds}
-            # 6 operations a parameter and position: a multiply and an add, forward and twice backward.
             positions = self._run.config.data.batch_size * (self._run.trainer.pattern.num_steps - 1)
-            utilization = model_flops_utilization(6 * self._count * positions, seconds / self.steps)
+            utilization = model_flops_utilization(self._operations * positions, seconds / self.steps)
             if utilization is not None:
                 values["mfu"] = utilization
         self._run.writer.write(step, "train", values)
@@ -232,45 +236,3 @@ def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
     if config.data.batch_size % shares:
         raise UserError(f"data.batch_size {config.data.batch_size}: expected a multiple of {shares} "
                         "(data x fsdp devices x train.accumulation)")
-
-
-def _prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
-    """Writes what `generate` needs beside checkpoints.
-
-    Raises:
-      UserError: if a run lives there that had another model, or whose codes or texts mean something else.
-    """
-    if jax.process_index() != 0:
-        return
-    path, codec = workdir / "config.json", pathlib.Path(config.data.path) / "codec"
-    if path.exists():
-        old = config_file.load(path)
-        checks = {"config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
-                  "config.sources": _shapes(old) == _shapes(config),
-                  "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
-                  "text encoder": TextEncoderInfo.load(workdir) == dataset.text,
-                  "codec": _same_files(workdir / "codec", codec)}
-        for name, same in checks.items():
-            if not same:
-                raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
-                                "--workdir")
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        dataset.text.save(workdir)
-        shutil.copytree(codec, workdir / "codec", dirs_exist_ok=True)
-        # Last, and in one move: where it stands, the rest is complete.
-        config_file.save(config, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-    except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written ({error}): choose another --workdir") from error
-
-
-def _shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int, int]]:
-    """What of the sources decides the shapes of parameters."""
-    return {name: (source.width, source.heads, source.layers) for name, source in config.sources.items()}
-
-
-def _same_files(one: pathlib.Path, other: pathlib.Path) -> bool:
-    names = sorted(path.name for path in one.iterdir())
-    return names == sorted(path.name for path in other.iterdir()) and all(
-        filecmp.cmp(one / name, other / name, shallow=False) for name in names)

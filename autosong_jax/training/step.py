@@ -1,5 +1,8 @@
 """The training state and the step that changes it: pure functions under one jit.
 
+Parameters that are not trained are no part of the state: they are an argument of their own, `frozen`, and there is no
+gradient, moving average or optimizer state of them.
+
 Letters: B batch, A accumulation parts, K codebooks.
 """
 
@@ -17,12 +20,15 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.codebooks.patterns import Pattern
+from autosong_jax.models.build import compute_dtype
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.objective import Examples, codebook_sums, next_step
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
+from autosong_jax.training.trainable import Parameters, combine, partition, without
 
 Batch = Mapping[str, Any]
-Parameters = dict[str, Any]
+# What the model casts to its compute dtype before any use. Frozen ones are held in it, which changes no result.
+MATRICES = ("kernel", "embeddings", "heads")
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +38,7 @@ class TrainState:
 
     Attributes:
       step: int32 [], the number of steps done. Everything random in a step follows from the seed and this number.
-      params: the parameters, float32, a tree of dictionaries.
+      params: the trained parameters, float32, a tree of dictionaries.
       ema: their moving average, or an empty tree.
       optimizer: the optimizer's state.
     """
@@ -55,12 +61,14 @@ class Trainer:
     Attributes:
       mesh: the devices.
       pattern: of a window.
-      graph: the model without its parameters; `nnx.merge(graph, params)` is the model.
+      graph: the model without its parameters; `nnx.merge(graph, combine(params, frozen))` is the model.
       abstract: a `TrainState` of shapes and dtypes.
       shardings: a `TrainState` of shardings.
-      init: seed -> TrainState.
-      train_step: (TrainState, batch) -> TrainState, sums. The state is donated.
-      eval_step: (params, batch) -> sums.
+      frozen: the parameters that are not trained: shapes, dtypes and shardings.
+      fresh: (seed, known) -> initial values, float32, of the parameters, trained or not, that `known` lacks.
+      init: params -> TrainState. The parameters are donated.
+      train_step: (TrainState, frozen, batch) -> TrainState, sums. The state is donated.
+      eval_step: (params, frozen, batch) -> sums.
 
     `sums` holds "cross_entropy", "correct" and "count" [K], the loss, and for training the gradient norm.
     """
@@ -70,9 +78,11 @@ class Trainer:
     graph: Any
     abstract: TrainState
     shardings: TrainState
-    init: Callable[[int], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
-    eval_step: Callable[[Parameters, Batch], dict[str, Array]]
+    frozen: Parameters
+    fresh: Callable[[int, Parameters], Parameters]
+    init: Callable[[Parameters], TrainState]
+    train_step: Callable[[TrainState, Parameters, Batch], tuple[TrainState, dict[str, Array]]]
+    eval_step: Callable[[Parameters, Parameters, Batch], dict[str, Array]]
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -111,78 +121,110 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     train = config.train
     optimizer = make_optimizer(config)
     abstract_model = nnx.eval_shape(lambda: create_model(nnx.Rngs(0)))
-    graph, _ = nnx.split(abstract_model)
+    graph, abstract_params = nnx.split(abstract_model)
     special = abstract_model.special
     rates = jnp.array([config.sources[name].dropout for name in abstract_model.source_names])
 
-    def create_state(seed) -> TrainState:
-        params = nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(jax.random.key(seed))), nnx.Param))
-        ema = params if train.ema_decay else {}
-        return TrainState(jnp.int32(0), params, ema, optimizer.init(params))
+    def fresh(seed: int, known: Parameters) -> Parameters:
+        def create(seed):
+            params = nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(jax.random.key(seed))), nnx.Param))
+            return without(params, known)
 
-    abstract = jax.eval_shape(create_state, 0)
+        out = tree_shardings(jax.eval_shape(create, 0), mesh)
+        return jax.jit(create, out_shardings=out)(np.uint32(seed))
+
+    def init(params: Parameters) -> TrainState:
+        return TrainState(jnp.int32(0), params, params if train.ema_decay else {}, optimizer.init(params))
+
+    trained, frozen = partition(nnx.to_pure_dict(abstract_params), train.trainable)
+    frozen = _frozen_arrays(frozen, compute_dtype(config.model.dtype), mesh)
+    frozen_shardings = jax.tree.map(lambda x: x.sharding, frozen)
+    abstract = jax.eval_shape(init, trained)
     shardings = tree_shardings(abstract, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     batch_sharding = NamedSharding(mesh, BATCH)
 
-    def sums(params: Parameters, examples: Examples, sources, keep, normalizer, key):
-        model = nnx.merge(graph, params)
+    def sums(params: Parameters, frozen: Parameters, whole: tuple[Examples, Any, Array], normalizer, key):
+        examples, sources, keep = whole
+        model = nnx.merge(graph, combine(params, frozen))
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
         logits = model(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key)
         result = codebook_sums(logits, examples.targets, examples.mask)
         result["loss"] = (result["cross_entropy"] / normalizer).sum()
         return result["loss"], result
 
-    def accumulate(params: Parameters, whole, normalizer, key):
-        """Gradients and sums over the parts of a batch; `whole` is (examples, sources, keep)."""
-        gradient = jax.grad(sums, has_aux=True)
-        if train.accumulation == 1:
-            return gradient(params, *whole, normalizer, key)
-        # Example i goes to part i mod A, which keeps every example on its device.
-        parts = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
-            x.reshape(-1, train.accumulation, *x.shape[1:]).swapaxes(0, 1),
-            NamedSharding(mesh, PartitionSpec(None, *BATCH))), whole)
-        keys = None if key is None else jax.random.split(key, train.accumulation)
-        shapes = jax.eval_shape(lambda xs: gradient(params, *xs, normalizer, key), jax.tree.map(lambda x: x[0], parts))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    gradient = accumulated(jax.grad(sums, has_aux=True), train.accumulation, mesh)
 
-        def add(total, xs):
-            part, key = xs
-            return jax.tree.map(jnp.add, total, gradient(params, *part, normalizer, key)), None
-
-        return jax.lax.scan(add, zeros, (parts, keys))[0]
-
-    def train_step(state: TrainState, batch: Batch):
+    def train_step(state: TrainState, frozen: Parameters, batch: Batch):
         key = jax.random.fold_in(jax.random.key(np.uint32(config.seed)), state.step)
         keep_key, dropout_key = jax.random.split(key)
         examples = next_step(batch["codes"], batch["num_frames"], pattern, special)
         keep = jax.random.uniform(keep_key, (batch["codes"].shape[0], len(rates))) >= rates
-        gradients, metrics = accumulate(
-            state.params, (examples, batch["sources"], keep), examples.normalizer(),
+        gradients, metrics = gradient(
+            state.params, frozen, (examples, batch["sources"], keep), examples.normalizer(),
             dropout_key if config.model.dropout else None)
         updates, new_optimizer = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         metrics["gradient_norm"] = optax.tree.norm(gradients)
-        return TrainState(step, params, average(state.ema, params, step), new_optimizer), metrics
+        return TrainState(step, params, moving_average(state.ema, params, step, train), new_optimizer), metrics
 
-    def average(ema: Parameters, params: Parameters, step: Array) -> Parameters:
-        """The moving average after `step`; early updates weigh more, so the initial weights are soon forgotten."""
-        if not ema:
-            return ema
-        updates = step // train.ema_every
-        decay = jnp.minimum(train.ema_decay, (1 + updates) / (10 + updates))
-        rate = jnp.where(step % train.ema_every == 0, 1.0 - decay, 0.0)
-        return jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)
-
-    def eval_step(params: Parameters, batch: Batch):
+    def eval_step(params: Parameters, frozen: Parameters, batch: Batch):
         examples = next_step(batch["codes"], batch["num_frames"], pattern, special)
         keep = jnp.ones((batch["codes"].shape[0], len(rates)), bool)
-        return sums(params, examples, batch["sources"], keep, examples.normalizer(), None)[1]
+        return sums(params, frozen, (examples, batch["sources"], keep), examples.normalizer(), None)[1]
 
     return Trainer(
-        mesh, pattern, graph, abstract, shardings,
-        init=jax.jit(create_state, out_shardings=shardings),
-        train_step=jax.jit(train_step, in_shardings=(shardings, batch_sharding), out_shardings=(shardings, replicated),
-                           donate_argnums=0),
-        eval_step=jax.jit(eval_step, in_shardings=(shardings.params, batch_sharding), out_shardings=replicated))
+        mesh, pattern, graph, abstract, shardings, frozen, fresh,
+        init=jax.jit(init, in_shardings=(shardings.params,), out_shardings=shardings, donate_argnums=0),
+        train_step=jax.jit(train_step, in_shardings=(shardings, frozen_shardings, batch_sharding),
+                           out_shardings=(shardings, replicated), donate_argnums=0),
+        eval_step=jax.jit(eval_step, in_shardings=(shardings.params, frozen_shardings, batch_sharding),
+                          out_shardings=replicated))
+
+
+def accumulated(gradient: Callable, count: int, mesh: Mesh) -> Callable:
+    """`gradient` taken over `count` parts of a batch, one after another, and summed.
+
+    Args:
+      gradient: (params, frozen, whole, normalizer, key) -> gradients by `params`, sums. All arrays of `whole` have the
+        batch axis in front; each part gets a key of its own, unless that is None.
+    """
+    if count == 1:
+        return gradient
+
+    def accumulate(params, frozen, whole, normalizer, key):
+        # Example i goes to part i mod A, which keeps every example on its device.
+        parts = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
+            x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1),
+            NamedSharding(mesh, PartitionSpec(None, *BATCH))), whole)
+        keys = None if key is None else jax.random.split(key, count)
+        shapes = jax.eval_shape(
+            lambda xs: gradient(params, frozen, xs, normalizer, key), jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(total, xs):
+            part, key = xs
+            return jax.tree.map(jnp.add, total, gradient(params, frozen, part, normalizer, key)), None
+
+        return jax.lax.scan(add, zeros, (parts, keys))[0]
+
+    return accumulate
+
+
+def moving_average(ema: Parameters, params: Parameters, step: Array, train: ml_collections.ConfigDict) -> Parameters:
+    """The moving average after `step`; early updates weigh more, so the initial weights are soon forgotten."""
+    if not ema:
+        return ema
+    updates = step // train.ema_every
+    decay = jnp.minimum(train.ema_decay, (1 + updates) / (10 + updates))
+    rate = jnp.where(step % train.ema_every == 0, 1.0 - decay, 0.0)
+    return jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)
+
+
+def _frozen_arrays(params: Parameters, dtype: str, mesh: Mesh) -> Parameters:
+    """Shapes, dtypes and shardings of the frozen parameters."""
+    def array(path, leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if path[-1].key in MATRICES else leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(array, params, tree_shardings(params, mesh))

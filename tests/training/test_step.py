@@ -24,9 +24,9 @@ def run_steps(config, mesh, steps=3):
     batches = train_batches(
         dataset, batch_size=config.data.batch_size, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
         sources={name: source.max_length for name, source in config.sources.items()})
-    state, sums = trainer.init(config.seed), []
+    state, sums = trainer.init(trainer.fresh(config.seed, {})), []
     for step in range(steps):
-        state, new = trainer.train_step(state, put_batch(batches[step], mesh))
+        state, new = trainer.train_step(state, {}, put_batch(batches[step], mesh))
         sums.append(jax.device_get(new))
     return state, sums
 

@@ -1,0 +1,125 @@
+"""How a run begins: from its own checkpoint, from another workdir's weights, or from nothing."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from autosong_jax import config as config_file
+from autosong_jax.cli import log
+from autosong_jax.data.dataset import SongDataset
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.errors import UserError
+from autosong_jax.models import lora
+from autosong_jax.models.build import abstract_model
+from autosong_jax.sampling.song import read_codec_facts
+from autosong_jax.training.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_frozen
+from autosong_jax.training.step import Trainer, TrainState
+from autosong_jax.training.trainable import Parameters, combine, partition
+from autosong_jax.training.workdir import same_codec, same_text_encoder, source_shapes
+
+# Fields of config.model that may differ from the base's: they change neither the parameters nor what is done with them.
+FREE = ("dropout", "dtype", "pattern", "delays")
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The model that a run starts from.
+
+    Attributes:
+      workdir: where it is.
+      config: what its `config.json` says.
+      abstract: shapes and dtypes of its parameters, LoRA's among them.
+    """
+
+    workdir: pathlib.Path
+    config: ml_collections.ConfigDict
+    abstract: Parameters
+
+    def load(self) -> Parameters:
+        """Its weights with LoRA merged, float32, in the host's memory."""
+        log.info("Starting from %s", self.workdir)
+        on_host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), self.abstract)
+        return load_weights(self.workdir, self.config, on_host)[0]
+
+
+def open_base(config: ml_collections.ConfigDict, dataset: SongDataset, trainer: Trainer) -> Base:
+    """The model in `config.init.workdir`, once it is sure that a run with `config` can start from it.
+
+    Raises:
+      UserError: if it is no trained model, its codes or texts mean something else than those of the dataset, its
+        parameters are used otherwise, or the new model has no place for one of them.
+    """
+    workdir = pathlib.Path(config.init.workdir)
+    old = config_file.load(workdir / "config.json")
+    if latest_step(workdir) is None:
+        raise UserError(f"init.workdir {workdir} holds no finished checkpoint: expected a model trained or converted")
+    text = TextEncoderInfo.load(workdir)
+    if not same_text_encoder(text, dataset.text):
+        raise UserError(f"init.workdir {workdir} reads texts by {text.name} (revision {text.revision}), the dataset "
+                        f"{dataset.path} by {dataset.text.name} (revision {dataset.text.revision}): export the songs "
+                        f"with --text_encoder of {workdir}")
+    if not same_codec(workdir / "codec", dataset.path / "codec"):
+        raise UserError(f"init.workdir {workdir} has another codec than the dataset {dataset.path}: export the songs "
+                        f"with --codec={workdir}/codec")
+    _, abstract = abstract_model(old, read_codec_facts(workdir / "codec"), text)
+    base = Base(workdir, old, abstract)
+    _check_same_use(config, base)
+    _check_shapes(base, combine(trainer.abstract.params, trainer.frozen))
+    return base
+
+
+def _check_same_use(config: ml_collections.ConfigDict, base: Base) -> None:
+    """What the shapes of parameters do not show, such as heads and norms."""
+    old, new = base.config, config
+    fields = [(f"model.{name}", value, new.model.get(name)) for name, value in old.model.items() if name not in FREE]
+    shapes = source_shapes(new)
+    fields += [(f"sources.{name} of width, heads, layers", shape, shapes.get(name, shape))
+               for name, shape in source_shapes(old).items()]
+    for name, of_base, given in fields:
+        if of_base != given:
+            raise UserError(f"init.workdir {base.workdir} has {name} {of_base}, the config {given}: give what the base "
+                            "has")
+
+
+def _check_shapes(base: Base, params: Parameters) -> None:
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+    merged = jax.eval_shape(lambda params: lora.merge(params, base.config.lora), base.abstract)
+    for path, leaf in flatten_dict(merged, sep="/").items():
+        if shapes.get(path) != leaf.shape:
+            found = f"has {list(shapes[path])}" if path in shapes else "lacks it"
+            raise UserError(f"init.workdir {base.workdir} holds the parameter {path} of shape {list(leaf.shape)}, but "
+                            f"the model of this config {found}: give the sources and sizes that the base has")
+
+
+def start(config: ml_collections.ConfigDict, trainer: Trainer, checkpoints: Checkpoints, workdir: pathlib.Path,
+          base: Base | None) -> tuple[TrainState, Parameters]:
+    """The first state of a run, and the parameters that it does not train.
+
+    That is the newest checkpoint; without one, the weights of `base` and for those that it lacks initial values. A
+    checkpoint of a converted model has no state of an optimizer, which then starts anew.
+    """
+    step = checkpoints.latest
+    if step is None:
+        known = base.load() if base else {}
+        params = combine(trainer.fresh(config.seed, known), known)
+        trained, frozen = partition(params, config.train.trainable)
+        if frozen:
+            save_frozen(workdir, frozen)
+        del params, frozen, known
+        state = trainer.init(jax.tree.map(_put, trained, trainer.shardings.params))
+    elif checkpoints.holds_optimizer(step):
+        log.info("Going on from step %d of %s", step, workdir)
+        state = checkpoints.restore(trainer.abstract, trainer.shardings, step)
+    else:
+        state = trainer.init(checkpoints.restore_params(trainer.abstract, trainer.shardings, step))
+    return state, load_frozen(workdir, trainer.frozen)
+
+
+def _put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    # No alias of NumPy's memory: the array is donated to the first step.
+    return leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, sharding, may_alias=False)

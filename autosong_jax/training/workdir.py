@@ -1,0 +1,82 @@
+"""What a workdir holds beside checkpoints, and whether a run may write there or start from it."""
+
+import dataclasses
+import filecmp
+import pathlib
+import shutil
+
+import jax
+import ml_collections
+
+from autosong_jax import config as config_file
+from autosong_jax.data.dataset import SongDataset
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.errors import UserError
+from autosong_jax.sampling.song import read_codec_facts
+
+
+def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
+    """Writes what `generate` needs beside checkpoints.
+
+    Raises:
+      UserError: if a run lives there that had another model, or whose codes or texts mean something else.
+    """
+    if jax.process_index() != 0:
+        return
+    path = workdir / "config.json"
+    if path.exists():
+        _check_same_run(config, dataset, workdir)
+    try:
+        if not path.exists():
+            workdir.mkdir(parents=True, exist_ok=True)
+            dataset.text.save(workdir)
+            for name in ("codec", "text_encoder"):
+                if (dataset.path / name).is_dir():
+                    shutil.copytree(dataset.path / name, workdir / name, dirs_exist_ok=True)
+        # Last, and in one move: where it stands, the rest is complete.
+        config_file.save(config, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written ({error}): choose another --workdir") from error
+
+
+def _check_same_run(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
+    old = config_file.load(workdir / "config.json")
+    checks = {"config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
+              "config.sources": source_shapes(old) == source_shapes(config),
+              "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
+              "config.lora": config_file.to_json(old.lora) == config_file.to_json(config.lora),
+              "config.train.trainable": list(old.train.trainable) == list(config.train.trainable),
+              "text encoder": same_text_encoder(TextEncoderInfo.load(workdir), dataset.text),
+              "codec": same_codec(workdir / "codec", dataset.path / "codec")}
+    for name, same in checks.items():
+        if not same:
+            raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
+                            "--workdir")
+
+
+def source_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int, int]]:
+    """What of the sources decides the shapes of parameters, and the heads."""
+    return {name: (source.width, source.heads, source.layers) for name, source in config.sources.items()}
+
+
+def same_text_encoder(one: TextEncoderInfo, other: TextEncoderInfo) -> bool:
+    """Whether both give the same for a text; frozen ones are known by their revision, wherever they were read from."""
+    if one.kind == "states":
+        one, other = (dataclasses.replace(info, name="") for info in (one, other))
+    return one == other
+
+
+def same_codec(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether the codes of two codec directories mean the same.
+
+    A codec whose `codec.json` has a digest of its codebooks is known by that; of others all files are compared.
+    """
+    facts = read_codec_facts(one)
+    if facts != read_codec_facts(other):
+        return False
+    if "digest" in facts:
+        return True
+    names = sorted(path.name for path in one.iterdir())
+    return names == sorted(path.name for path in other.iterdir()) and all(
+        filecmp.cmp(one / name, other / name, shallow=False) for name in names)
