@@ -31,8 +31,11 @@ _CODEC = flags.DEFINE_string(
 _BANDWIDTH = flags.DEFINE_float(
     "bandwidth", None, "Of EnCodec, in kbit/s: decides the number of codebooks. By default the lowest of the model.")
 _TEXT_ENCODER = flags.DEFINE_string(
-    "text_encoder", "bytes", "bytes (any language), pinyin (Mandarin), or bert:ID, t5:ID, mt5:ID for frozen states "
-    "of a pretrained encoder; ID is a hub id or a directory.")
+    "text_encoder", "bytes", "bytes (any language), pinyin (Mandarin), or bert:ID, t5:ID, mt5:ID, umt5:ID for frozen "
+    "states of a pretrained encoder; ID is a hub id or a directory.")
+_TEXT_STATES = flags.DEFINE_enum(
+    "text_states", "stored", ["stored", "on_the_fly"], "Of a frozen encoder: store its states, which may take more "
+    "disk than all else, or only its ids, and run it in training.")
 _VALIDATION_FRACTION = flags.DEFINE_float(
     "validation_fraction", 0.05, "Share of the groups held out to choose checkpoints by: at least one group, if there "
     "are two. A song that names no group is one of its own.", lower_bound=0, upper_bound=1)
@@ -54,10 +57,10 @@ def main() -> None:
 
     options = pipeline.Options(
         input=_INPUT.value, output=_OUTPUT.value, codec=_CODEC.value, bandwidth=_BANDWIDTH.value,
-        text_encoder=_TEXT_ENCODER.value, validation_fraction=_VALIDATION_FRACTION.value,
-        test_fraction=_TEST_FRACTION.value, shards=_SHARDS.value, max_minutes=_MAX_MINUTES.value,
-        require_lyrics=_REQUIRE_LYRICS.value, workers=_WORKERS.value or os.cpu_count(),
-        strict=_STRICT.value, overwrite=_OVERWRITE.value)
+        text_encoder=_TEXT_ENCODER.value, text_states=_TEXT_STATES.value,
+        validation_fraction=_VALIDATION_FRACTION.value, test_fraction=_TEST_FRACTION.value, shards=_SHARDS.value,
+        max_minutes=_MAX_MINUTES.value, require_lyrics=_REQUIRE_LYRICS.value,
+        workers=_WORKERS.value or os.cpu_count(), strict=_STRICT.value, overwrite=_OVERWRITE.value)
     finished, speed = pipeline.export(options)
     print(report.summary(finished, options.output, speed))
 

@@ -1,46 +1,53 @@
-"""Frozen text encoders: BERT, T5 and mT5 hidden states through `transformers`, in bfloat16.
+"""Frozen text encoders: BERT, T5, mT5 and umT5 hidden states through `transformers`, in bfloat16.
 
 Shape letters: L tokens, D width.
 """
 
 import functools
+import pathlib
 
 import ml_dtypes
 import numpy as np
+import tokenizers
 import torch
 import transformers
 
-from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.data import tokenizer
+from autosong_jax.data.text import TextEncoderInfo, weights_revision
 from data_prep import hub
 
 _FLAG = "--text_encoder"
 # The pooling layer, which not every BERT has, is of no use here.
 _MODELS = {"bert": (transformers.BertModel, {"add_pooling_layer": False}),
-           "t5": (transformers.T5EncoderModel, {}), "mt5": (transformers.MT5EncoderModel, {})}
+           "t5": (transformers.T5EncoderModel, {}), "mt5": (transformers.MT5EncoderModel, {}),
+           "umt5": (transformers.UMT5EncoderModel, {})}
 
 
 class FrozenTextEncoder:
     """Text -> the last hidden states of a pretrained encoder, its special tokens among them.
 
-    A text longer than the model has positions for (BERT: 512) is cut into pieces, between lines where that can be, and
-    the pieces' states follow each other; so no lyrics are lost. T5's positions are relative and have no end.
+    A text longer than the model has positions for (BERT: 512) is cut into pieces, see `autosong_jax.data.tokenizer`,
+    and the pieces' states follow each other. T5's positions are relative and have no end.
     """
 
-    def __init__(self, kind: str, source: str):
+    def __init__(self, kind: str, source: str, records_hold: str):
         """Loads the model and its tokenizer onto the GPU, if there is one.
 
         Args:
-          kind: `bert`, `t5` or `mt5`.
+          kind: `bert`, `t5`, `mt5` or `umt5`.
           source: a hub id or a directory.
+          records_hold: `states` or `tokens`, for `info`.
 
         Raises:
           UserError: there is no such model, or it is of another kind.
         """
         model_class, options = _MODELS[kind]
         self._model = hub.load(model_class, source, _FLAG, **options)
-        self._tokenizer = hub.from_pretrained(transformers.AutoTokenizer, source, _FLAG)
-        self._limit = getattr(self._model.config, "max_position_embeddings", None)
-        self.info = TextEncoderInfo(f"{kind}:{source}", hub.revision(source, self._model), "states",
+        pretrained = hub.from_pretrained(transformers.AutoTokenizer, source, _FLAG)
+        self._tokenizer = tokenizer.Tokenizer(tokenizers.Tokenizer.from_str(pretrained.backend_tokenizer.to_str()),
+                                              getattr(self._model.config, "max_position_embeddings", None))
+        weights = ((name, weight.detach().cpu().numpy()) for name, weight in self._model.named_parameters())
+        self.info = TextEncoderInfo(f"{kind}:{source}", weights_revision(weights), records_hold,
                                     width=self._model.config.hidden_size)
         # Genres and descriptions repeat; lyrics do not, and are long.
         self.encode_short = functools.lru_cache(maxsize=1024)(self.encode)
@@ -52,22 +59,14 @@ class FrozenTextEncoder:
         if not text:
             return np.zeros((0, self.info.width), ml_dtypes.bfloat16)
         states = [self._model(input_ids=torch.tensor([ids], device=self._model.device)).last_hidden_state[0]
-                  for ids in self._token_windows(text)]
+                  for ids in self._tokenizer.pieces(text)]
         return torch.cat(states).cpu().numpy().astype(ml_dtypes.bfloat16)
 
-    def _token_windows(self, text: str) -> list[list[int]]:
-        """Ids, special tokens included, of each piece of the text that the model takes in one go."""
-        if self._limit is None:
-            return [self._tokenizer(text)["input_ids"]]
-        room = self._limit - self._tokenizer.num_special_tokens_to_add()
-        pieces, used = [], room
-        for line in text.split("\n"):
-            length = len(self._tokenizer(line, add_special_tokens=False)["input_ids"])
-            if used + length <= room:
-                pieces[-1] += "\n" + line
-                used += length
-            else:
-                pieces.append(line)
-                used = length
-        return self._tokenizer(pieces, truncation=True, max_length=self._limit,
-                               return_overflowing_tokens=True)["input_ids"]
+    def ids(self, text: str) -> np.ndarray:
+        """The ids that the states are made from, int32 [L]."""
+        return self._tokenizer.ids(text)
+
+    def save(self, directory: pathlib.Path) -> None:
+        """Writes a checkpoint of the encoder alone, from which `autosong_jax.pretrained.text` makes the same states."""
+        self._model.save_pretrained(directory)
+        self._tokenizer.save(directory / tokenizer.FILE)

@@ -9,7 +9,7 @@ import pathlib
 import shutil
 
 from autosong_jax.data import schema, tfrecord
-from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.data.text import DIRECTORY as TEXT_ENCODER
 from autosong_jax.errors import UserError
 from data_prep import report, splits
 from data_prep.work import WorkDirectory
@@ -60,8 +60,8 @@ def write_report(target: pathlib.Path, finished: dict) -> None:
         _write_json(target / report.FILE, finished)
 
 
-def write(target: pathlib.Path, work: WorkDirectory, items, features, text: TextEncoderInfo, codec: pathlib.Path,
-          finished: dict, shards: int | None) -> None:
+def write(target: pathlib.Path, work: WorkDirectory, items, features, encoder, codec: pathlib.Path, finished: dict,
+          shards: int | None) -> None:
     """Writes the dataset within the work directory, puts it in the place of whatever dataset there was, and removes the
     work directory.
 
@@ -70,7 +70,7 @@ def write(target: pathlib.Path, work: WorkDirectory, items, features, text: Text
       work: its work directory.
       items: the songs, `pipeline.Item`s with `split` and `record`.
       features: of a record.
-      text: what text encoder the records went through.
+      encoder: the text encoder that the records went through; a frozen one is saved too.
       codec: the directory of the codec, to be copied.
       finished: the report.
       shards: the number of shards of each split; None for about one per 128 MiB.
@@ -83,13 +83,16 @@ def write(target: pathlib.Path, work: WorkDirectory, items, features, text: Text
             lengths[split] = _write_shards(directory, split, records, shards)
     schema.write_dataset_info(directory, features, lengths)
     shutil.copytree(codec, directory / "codec", copy_function=shutil.copyfile)
-    text.save(directory)
+    encoder.info.save(directory)
+    if encoder.info.frozen:
+        encoder.save(directory / TEXT_ENCODER)
     _write_json(directory / report.FILE, finished)
     (target / _DONE).unlink(missing_ok=True)
     for pattern in (f"{schema.DATASET_NAME}-*", f".{schema.DATASET_NAME}-*"):
         for old in target.glob(pattern):
             old.unlink()
-    shutil.rmtree(target / "codec", ignore_errors=True)
+    for name in ("codec", TEXT_ENCODER):
+        shutil.rmtree(target / name, ignore_errors=True)
     for path in sorted(directory.iterdir(), key=lambda path: path.name == _DONE):
         os.replace(path, target / path.name)
     work.remove()

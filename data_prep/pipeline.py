@@ -41,6 +41,7 @@ class Options:
     codec: str = "melrvq"
     bandwidth: float | None = None
     text_encoder: str = "bytes"
+    text_states: str = "stored"
     validation_fraction: float = 0.05
     test_fraction: float = 0.0
     shards: int | None = None
@@ -100,7 +101,7 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
     finished = output.finished_report(target, fingerprint, overwrite=options.overwrite)
     if finished:
         return finished, None
-    encoder = texts.get_text_encoder(options.text_encoder)
+    encoder = texts.get_text_encoder(options.text_encoder, options.text_states)
     source = codecs.get_codec(options.codec, options.bandwidth)
     work = WorkDirectory(target)
     with Workers(options.workers) as workers:
@@ -114,7 +115,7 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
     facts = {"fingerprint": fingerprint, "options": decided, **run.facts(items, codec, directory)}
     finished = report.build(items, left_out, facts)
     features = schema.song_features(codec.num_codebooks, encoder.info)
-    output.write(target, work, items, features, encoder.info, directory, finished, options.shards)
+    output.write(target, work, items, features, encoder, directory, finished, options.shards)
     return finished, speed
 
 

@@ -11,25 +11,32 @@ from data_prep import hub
 from data_prep.songs import Song
 
 FLAG = "--text_encoder"
-_IDS, _STATES = ("bytes", "pinyin"), ("bert", "t5", "mt5")
+STATES = {"stored": "states", "on_the_fly": "tokens"}  # what records hold for a frozen encoder, by --text_states
+_IDS, _FROZEN = ("bytes", "pinyin"), ("bert", "t5", "mt5", "umt5")
 
 
-def get_text_encoder(name: str):
-    """An encoder of ids (`bytes`, `pinyin`) or a frozen one (`bert:ID`, `t5:ID`, `mt5:ID`); both have `info`.
+def get_text_encoder(name: str, states: str = "stored"):
+    """An encoder of ids (`bytes`, `pinyin`) or a frozen one (`t5:ID` and the like); both have `info`.
+
+    Args:
+      name: of the encoder.
+      states: one of `STATES`.
 
     Raises:
-      UserError: there is no such encoder, or it cannot be had.
+      UserError: there is no such encoder, it cannot be had, or it has no states.
     """
     if name in _IDS:
+        if states != "stored":
+            raise UserError(f"--text_states={states} is for frozen encoders, but {FLAG}={name}")
         return text.get_text_encoder(name)
     kind, _, source = name.partition(":")
-    if kind not in _STATES or not source:
-        frozen = ", ".join(f"{kind}:ID" for kind in _STATES)
+    if kind not in _FROZEN or not source:
+        frozen = ", ".join(f"{kind}:ID" for kind in _FROZEN)
         raise UserError(f"{FLAG}={name} is not known: expected {', '.join(_IDS)}, or {frozen} with a hub id or a "
                         "directory as ID")
     with hub.torch_needed(FLAG, name):
         from data_prep import frozen_text
-    return frozen_text.FrozenTextEncoder(kind, source)
+    return frozen_text.FrozenTextEncoder(kind, source, STATES[states])
 
 
 def made_from(name: str) -> str:
@@ -43,6 +50,9 @@ def encode(encoder, song: Song) -> tuple[dict[str, np.ndarray], list[str]]:
     if encoder.info.kind == "states":
         return {"text_states": encoder.encode(song.lyrics), "genre_states": encoder.encode_short(song.genre),
                 "description_states": encoder.encode_short(song.description)}, []
+    if encoder.info.kind == "tokens":
+        return {"text_ids": encoder.ids(song.lyrics), "genre_ids": encoder.ids(song.genre),
+                "description_ids": encoder.ids(song.description)}, []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         lyrics = encoder.encode_lyrics(song.lyrics)

@@ -127,3 +127,53 @@ def toy_workdir(toy_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("toy") / "workdir"
     loop.train(toy_config(**{"train.steps": 2, "train.eval_every": 0}), workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def save_text_encoder():
+    """`save_text_encoder(kind, folder)` writes a toy `bert`, `t5`, `mt5` or `umt5` with random weights, the whole model
+    as the hub holds it, which knows the words love, rain, night and blue; it gives the model's encoder.
+
+    BERT has 12 positions. mT5 comes with a `spiece.model` alone, as its released checkpoints do.
+    """
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    words = ["love", "rain", "night", "blue"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *(("▁" + word, -2.0) for word in words)]
+    models = {"t5": transformers.T5ForConditionalGeneration, "mt5": transformers.MT5ForConditionalGeneration,
+              "umt5": transformers.UMT5ForConditionalGeneration, "bert": transformers.BertForMaskedLM}
+
+    def save(kind, folder):
+        if kind == "bert":
+            sizes = {"vocab_size": len(vocabulary), "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+                     "intermediate_size": 16, "max_position_embeddings": 12}
+            tokenizer = transformers.BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)})
+        else:
+            sizes = {"vocab_size": len(pieces), "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2,
+                     "decoder_start_token_id": 0}
+            tokenizer = transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
+        torch.manual_seed(0)
+        model = models[kind](models[kind].config_class(**sizes)).eval()
+        model.save_pretrained(folder)
+        if kind == "mt5":
+            (folder / "spiece.model").write_bytes(_sentencepiece_model(pieces))
+        else:
+            tokenizer.save_pretrained(folder)
+        return model.bert if kind == "bert" else model.encoder
+
+    return save
+
+
+def _sentencepiece_model(pieces):
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    proto = import_protobuf().ModelProto()
+    proto.trainer_spec.model_type = proto.trainer_spec.UNIGRAM
+    proto.trainer_spec.unk_id, proto.trainer_spec.eos_id, proto.trainer_spec.pad_id = 2, 1, 0
+    types = {"<unk>": 2, "<pad>": 3, "</s>": 3}
+    for piece, score in pieces:
+        proto.pieces.add(piece=piece, score=score, type=types.get(piece, 1))
+    return proto.SerializeToString()

@@ -36,7 +36,7 @@ class SongDataset:
       num_codebooks, codebook_size: K and V.
       frame_rate: frames a second.
       features: of one record, see `schema.song_features`.
-      text: the encoder that the texts went through, of kind `ids` or `states`.
+      text: the encoder that the texts went through.
     """
 
     def __init__(self, path: str | pathlib.Path, split: str):

@@ -34,11 +34,16 @@ _SOURCE_FEATURES = {
         "genre": {"states": "genre_states"},
         "description": {"states": "description_states"},
     },
+    "tokens": {
+        "lyrics": {"ids": "text_ids"},
+        "genre": {"ids": "genre_ids"},
+        "description": {"ids": "description_ids"},
+    },
 }
 
 
 def source_features(kind: str) -> dict[str, dict[str, str]]:
-    """{source: {array of a batch: feature of a record}} for text encoders of that kind (`ids` or `states`)."""
+    """{source: {array of a batch: feature of a record}} for text encoders of that kind, see `TextEncoderInfo`."""
     return _SOURCE_FEATURES[kind]
 
 
@@ -47,13 +52,14 @@ def song_features(num_codebooks: int, text: TextEncoderInfo) -> tfds.features.Fe
 
     `id`; `group` (songs of one group are in one split); `codes` uint16 [T, K]; `frame_rate` (frames a second);
     `lyrics`, `genre`, `description` (as given, empty where missing); `text_encoder`, `text_encoder_revision`; and what
-    the encoder made: `text_ids`, `section_ids`, `line_ids`, `genre_ids`, `description_ids` int32 [L], or `text_states`,
-    `genre_states`, `description_states` bfloat16 [L, D].
+    the encoder made: `text_ids`, `section_ids`, `line_ids`, `genre_ids`, `description_ids` int32 [L]; or `text_states`,
+    `genre_states`, `description_states` bfloat16 [L, D]; or of the tokens of a frozen encoder `text_ids`, `genre_ids`,
+    `description_ids` int32 [L].
     """
-    if text.kind == "ids":
-        encoded = tfds.features.Tensor(shape=(None,), dtype=np.int32)
-    else:
+    if text.kind == "states":
         encoded = tfds.features.Tensor(shape=(None, text.width), dtype=ml_dtypes.bfloat16, encoding="bytes")
+    else:
+        encoded = tfds.features.Tensor(shape=(None,), dtype=np.int32)
     texts = ("id", "group", "lyrics", "genre", "description", "text_encoder", "text_encoder_revision")
     return tfds.features.FeaturesDict({
         **{name: tfds.features.Text() for name in texts},

@@ -6,16 +6,17 @@ model reads how 行 sounds, xing2 here and hang2 there; all other text is as wit
   0 padding · 1 section tag · 2 start of a syllable · 3 + b the byte b
 
 A syllable is spelled in ASCII behind id 2, so the vocabulary depends on no dictionary. The frozen encoders (BERT, T5)
-give states instead of ids; what runs them is elsewhere, here is only how a dataset or a workdir says which one it was.
+give states; what runs them is elsewhere, here is only how a dataset or a workdir says which one it was.
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -26,6 +27,7 @@ PADDING, SECTION, SYLLABLE, FIRST_BYTE = range(4)
 VOCAB_SIZE = FIRST_BYTE + 256
 NUM_LINES = 256  # lines from this one on share the last line id
 INFO_FILE = "text_encoder.json"
+DIRECTORY = "text_encoder"  # beside it: a frozen encoder itself, as a checkpoint
 
 # CJK ideographs, their extensions and the ideographic zero.
 _HAN = re.compile("([\u3007\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]+)")
@@ -36,11 +38,12 @@ class TextEncoderInfo:
     """What `text_encoder.json` holds: the encoder that a dataset's texts went through.
 
     Attributes:
-      name: `bytes` or `pinyin`, or for a frozen encoder `bert:ID`, `t5:ID`, `mt5:ID` with a hub id or a path.
-      revision: of the rules that make ids, or of the frozen encoder's weights.
-      kind: `ids` or `states`.
+      name: `bytes` or `pinyin`, or for a frozen encoder its kind and its hub id or path, such as `t5:ID`.
+      revision: of the rules that make ids; of a frozen encoder, `weights_revision`.
+      kind: what the records of a dataset hold: `ids`, which a model learns to read, `states` of a frozen encoder, or
+        `tokens`, the ids that the frozen encoder reads, whose states are made when they are needed.
       vocab_size, num_sections, num_lines: for ids, the sizes of the three embedding tables; else 0.
-      width: for states, the width D; else 0.
+      width: for states and tokens, the width D of the states; else 0.
     """
 
     name: str
@@ -52,12 +55,17 @@ class TextEncoderInfo:
     width: int = 0
 
     def __post_init__(self):
-        sizes = {"ids": ("vocab_size", "num_sections", "num_lines"), "states": ("width",)}
+        sizes = {"ids": ("vocab_size", "num_sections", "num_lines"), "states": ("width",), "tokens": ("width",)}
         if self.kind not in sizes:
-            raise UserError(f"text encoder {self.name!r} is of kind {self.kind!r}, expected 'ids' or 'states'")
+            raise UserError(f"text encoder {self.name!r} is of kind {self.kind!r}, expected one of {', '.join(sizes)}")
         for field in sizes[self.kind]:
             if getattr(self, field) < 1:
                 raise UserError(f"text encoder {self.name!r} has {field} {getattr(self, field)}, expected at least 1")
+
+    @property
+    def frozen(self) -> bool:
+        """Whether what a model reads are the states of a frozen encoder."""
+        return self.kind != "ids"
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `text_encoder.json` into a directory that exists."""
@@ -72,6 +80,17 @@ class TextEncoderInfo:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path} does not describe a text encoder ({error}): export the songs again") from error
+
+
+def weights_revision(weights: Iterable[tuple[str, np.ndarray]]) -> str:
+    """The revision of a frozen encoder: a digest of its weights in float32, wherever they lie and in whatever order.
+
+    Args:
+      weights: (name, tensor) as in a checkpoint of the encoder alone.
+    """
+    digests = [f"{name} {hashlib.sha256(np.ascontiguousarray(tensor, np.float32)).hexdigest()}\n"
+               for name, tensor in weights]
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,10 @@ Letters: B texts, L tokens, D width.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,17 +19,20 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.data import tokenizer
-from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.data.text import DIRECTORY, TextEncoderInfo, weights_revision
 from autosong_jax.data.tokenizer import Tokenizer
 from autosong_jax.errors import UserError
 from autosong_jax.models.bert import BertEncoder
 from autosong_jax.models.t5 import T5Encoder
+from autosong_jax.parallel.sharding import BATCH
 from autosong_jax.pretrained import bert, files, parameters, t5
 from autosong_jax.pretrained.files import Tensors
 
-DIRECTORY = "text_encoder"
+Sources = Mapping[str, Mapping[str, Array]]
+
 GROUP_TOKENS = 4096  # texts are encoded in groups of about so many tokens, whatever the batch: memory stays bounded
 
 
@@ -71,14 +75,15 @@ class FrozenTextEncoder:
     """
 
     def __init__(self, config: Mapping[str, Any], tensors: Tensors, tokenizer_file: pathlib.Path, name: str,
-                 revision: str):
+                 revision: str | None = None):
         """Reads the weights onto the first device, in float32.
 
         Args:
           config: of the checkpoint: its `config.json`.
           tensors: of the checkpoint: of the encoder alone or of a whole model.
           tokenizer_file: `tokenizer.json`, or what older checkpoints have in its place (`data.tokenizer.find`).
-          name, revision: for `info`.
+          name: for `info`.
+          revision: for `info`; by default it is made of the weights.
 
         Raises:
           UserError: the config is of another kind of model, or the tensors or the tokenizer do not fit it.
@@ -93,15 +98,15 @@ class FrozenTextEncoder:
             raise UserError(f"{path} lacks {error}, which that of a {kind} model has: copy it again") from error
         except ValueError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
-        self.info = TextEncoderInfo(name, revision, "states", width=model.width)
         self._config, self._model = dict(config), model
         self._graph, abstract = nnx.split(nnx.eval_shape(model.create))
         self.params = parameters.load(nnx.to_pure_dict(abstract), model.recipes, model.standard_names(tensors),
                                       what=f"a {kind} encoder", ignored=model.ignored)
-        self._encode = jax.jit(self.apply)
+        self.info = TextEncoderInfo(name, revision or weights_revision(self._tensors()), "states", width=model.width)
+        self._encode = jax.jit(functools.partial(_encode, self._graph))
 
     @classmethod
-    def open(cls, directory: str | pathlib.Path, name: str, revision: str) -> "FrozenTextEncoder":
+    def open(cls, directory: str | pathlib.Path, name: str, revision: str | None = None) -> "FrozenTextEncoder":
         """The encoder of a checkpoint's directory. Raises UserError where there is none."""
         directory = pathlib.Path(directory)
         config = files.read_json(directory / "config.json")
@@ -113,14 +118,7 @@ class FrozenTextEncoder:
 
     def encode(self, text: str) -> np.ndarray:
         """The states of a text, bfloat16 [L, D]; L is 0 for an empty text."""
-        ids = self.ids(text)
-        if not len(ids):
-            return np.zeros((0, self.info.width), ml_dtypes.bfloat16)
-        # Padded to a power of two, so that few lengths have to be compiled for.
-        padded = np.zeros((1, max(16, 1 << (len(ids) - 1).bit_length())), np.int32)
-        padded[0, : len(ids)] = ids
-        states = self.encode_ids(padded, np.array([len(ids)], np.int32))
-        return np.asarray(states[0, : len(ids)]).astype(ml_dtypes.bfloat16)
+        return self._states(self.ids(text))
 
     def encode_ids(self, ids: Array, lengths: Array) -> Array:
         """The states of texts.
@@ -135,26 +133,73 @@ class FrozenTextEncoder:
         with jax.default_matmul_precision("float32"):
             return self._encode(self.params, ids, lengths)
 
-    def apply(self, params: Any, ids: Array, lengths: Array) -> Array:
-        """`encode_ids` as a function of the parameters too, to be jitted by the caller."""
-        model = nnx.merge(self._graph, params)
-        batch, length = ids.shape
-        size = max(1, GROUP_TOKENS // length)
-        if batch <= size:
-            return model(ids, lengths)
-        groups = -(-batch // size)
-        ids, lengths = (jnp.pad(x, [(0, groups * size - batch)] + [(0, 0)] * (x.ndim - 1)) for x in (ids, lengths))
-        states = jax.lax.map(lambda group: model(*group),
-                             (ids.reshape(groups, size, length), lengths.reshape(groups, size)))
-        return states.reshape(groups * size, length, -1)[:batch]
+    def source(self, text: str, max_length: int) -> dict[str, np.ndarray]:
+        """A text as a model reads it: {"states": bfloat16 [max_length, D], "length": int32 []}."""
+        ids = self.ids(text)
+        if self.info.kind == "tokens":  # a batch of training has no more of them either
+            ids = ids[:max_length]
+        states = self._states(ids)[:max_length]
+        padded = np.zeros((max_length, self.info.width), ml_dtypes.bfloat16)
+        padded[: len(states)] = states
+        return {"states": padded, "length": np.int32(len(states))}
+
+    def on(self, mesh: Mesh) -> Callable[[Sources], Sources]:
+        """A function that turns the sources of a batch on `mesh` from tokens into states, each device its own rows.
+
+        For each source it is given {"ids": int [B, L], "length": int [B]} and gives {"states": bfloat16 [B, L, D],
+        "length": int [B]}; a source without ids stays as it is.
+        """
+        params = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
+        encode = jax.shard_map(functools.partial(_encode, self._graph), mesh=mesh,
+                               in_specs=(PartitionSpec(), BATCH, BATCH), out_specs=BATCH)
+
+        @jax.jit
+        def convert(params: Any, sources: Sources) -> Sources:
+            return {name: {"states": encode(params, source["ids"], source["length"]).astype(jnp.bfloat16),
+                           "length": source["length"]} if "ids" in source else source
+                    for name, source in sources.items()}
+
+        def on_mesh(sources: Sources) -> Sources:
+            # Three passes on a TPU, TF32 on a GPU: what that loses, bfloat16 states do not show.
+            with jax.default_matmul_precision("tensorfloat32"):
+                return convert(params, sources)
+
+        return on_mesh
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes a checkpoint of the encoder alone: `config.json`, `model.safetensors`, `tokenizer.json`."""
         directory = pathlib.Path(directory)
-        files.write(directory, parameters.unload(self.params, self._model.recipes))
+        files.write(directory, self._tensors())
         config = self._config | {"architectures": [self._model.architecture]}
         (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.tokenizer.save(directory / tokenizer.FILE)
+
+    def _tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+        return parameters.unload(self.params, self._model.recipes)
+
+    def _states(self, ids: np.ndarray) -> np.ndarray:
+        """int [L] -> bfloat16 [L, D]."""
+        if not len(ids):
+            return np.zeros((0, self.info.width), ml_dtypes.bfloat16)
+        # Padded to a power of two, so that few lengths have to be compiled for.
+        padded = np.zeros((1, max(16, 1 << (len(ids) - 1).bit_length())), np.int32)
+        padded[0, : len(ids)] = ids
+        states = self.encode_ids(padded, np.array([len(ids)], np.int32))
+        return np.asarray(states[0, : len(ids)]).astype(ml_dtypes.bfloat16)
+
+
+def _encode(graph: nnx.GraphDef, params: Any, ids: Array, lengths: Array) -> Array:
+    """`FrozenTextEncoder.encode_ids` as a pure function."""
+    model = nnx.merge(graph, params)
+    batch, length = ids.shape
+    size = max(1, GROUP_TOKENS // length)
+    if batch <= size:
+        return model(ids, lengths)
+    groups = -(-batch // size)
+    ids, lengths = (jnp.pad(x, [(0, groups * size - batch)] + [(0, 0)] * (x.ndim - 1)) for x in (ids, lengths))
+    states = jax.lax.map(lambda group: model(*group),
+                         (ids.reshape(groups, size, length), lengths.reshape(groups, size)))
+    return states.reshape(groups * size, length, -1)[:batch]
 
 
 def load(directory: str | pathlib.Path) -> FrozenTextEncoder:
@@ -174,3 +219,11 @@ def load(directory: str | pathlib.Path) -> FrozenTextEncoder:
                         f"{directory / 'text_encoder.json'} says {info.width}: export the songs again")
     encoder.info = info
     return encoder
+
+
+def states_on(mesh: Mesh, directory: str | pathlib.Path) -> Callable[[Sources], Sources]:
+    """What is left to do for the texts in the batches of a dataset, which are on `mesh`: nothing, or to turn the tokens
+    of a frozen encoder into its states. Raises UserError where the dataset lacks that encoder."""
+    if TextEncoderInfo.load(directory).kind != "tokens":
+        return lambda sources: sources
+    return load(directory).on(mesh)

@@ -152,7 +152,7 @@ def test_unreadable_info(content, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"kind": "pictures"}, "of kind 'pictures', expected 'ids' or 'states'"),
+    ({"kind": "pictures"}, "of kind 'pictures', expected one of ids, states, tokens"),
     ({"vocab_size": 0}, "has vocab_size 0, expected at least 1"),
     ({"kind": "states"}, "has width 0, expected at least 1"),
 ])
