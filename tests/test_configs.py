@@ -8,6 +8,7 @@ import jax
 import pytest
 from flax import nnx
 
+from autosong_jax import config as config_file
 from autosong_jax.config import parse_arg
 from autosong_jax.data.text import TextEncoderInfo, get_text_encoder
 from autosong_jax.errors import UserError
@@ -46,9 +47,10 @@ def test_lyric2music_reads_whole_songs_and_frozen_states():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runlocal_keeps_the_structure_and_shrinks_the_size(name):
+def test_runlocal_keeps_the_structure_and_shrinks_the_size(name, request):
     module = importlib.import_module(f"configs.{name}")
-    full, local = module.get_config(), module.get_config("runlocal")
+    required = f"base={request.getfixturevalue('toy_workdir')}," if name == "finetune" else ""
+    full, local = module.get_config(required), module.get_config(f"{required}runlocal")
     assert full.keys() == local.keys() and local.train.steps <= 20 and local.model.width <= 64
     for field in ("pattern", "fusion", "norm", "positions", "activation", "bias"):
         assert full.model[field] == local.model[field]
@@ -61,6 +63,26 @@ def test_other_structures_train(name, toy_dataset, tmp_path):
     config.train.update(steps=2, eval_every=0)
     loop.train(config, tmp_path)
     assert (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_finetune_has_the_bases_model_and_trains_what_is_new(toy_workdir):
+    from configs import finetune
+
+    base = config_file.load(toy_workdir / "config.json")
+    config = finetune.get_config(f"base={toy_workdir},rank=2")
+    assert config_file.to_json(config.model) == config_file.to_json(base.model)
+    assert config_file.to_json(config.sources) == config_file.to_json(base.sources)
+    assert config.lora.rank == 2 and config.init.workdir == str(toy_workdir) and config.train.trainable == ("lora_",)
+    assert config.data.seconds == base.data.seconds and not config.data.path
+    assert finetune.get_config(f"base={toy_workdir},rank=0").train.trainable == (".*",)
+
+
+@pytest.mark.parametrize(("arg", "words"), [("", "base=WORKDIR"), ("base=nowhere", "nowhere/config.json")])
+def test_finetune_without_a_base_is_named(arg, words):
+    from configs import finetune
+
+    with pytest.raises(UserError, match=words):
+        finetune.get_config(arg)
 
 
 def test_arguments_are_typed_and_unknown_ones_named():

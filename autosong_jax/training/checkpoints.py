@@ -128,6 +128,12 @@ def load_weights(workdir: pathlib.Path, config: ml_collections.ConfigDict, abstr
     return lora.merge(combine(trained, load_frozen(workdir, frozen)), config.lora), step
 
 
+def save_weights(workdir: pathlib.Path, params: Parameters) -> None:
+    """Writes weights that no training has made as checkpoint 0: enough to sample with and to start training from."""
+    with ocp.training.Checkpointer((workdir / "checkpoints").absolute()) as checkpointer:
+        checkpointer.save_checkpointables(0, {"params": params}, overwrite=True)
+
+
 def save_frozen(workdir: pathlib.Path, params: Parameters) -> None:
     """Writes the parameters that are not trained; in place of others, if a run was cut off before it had begun."""
     ocp.save((workdir / "frozen").absolute(), params, overwrite=True)
