@@ -200,7 +200,8 @@ def _reach(layers: list[nn.Module]) -> tuple[int, int, int]:
     for conv in (module for layer in layers for module in layer.modules()
                  if isinstance(module, modeling_encodec.EncodecConv1d)):
         right = 0 if conv.causal else int(conv.padding_total) // 2
-        before += (int(conv.padding_total) - right) * hop
+        # Where the song ends, the padding may mirror what is further back than the convolution looks otherwise.
+        before += max(int(conv.padding_total) - right, right + int(conv.stride) - 1) * hop
         after += right * hop
         hop *= int(conv.stride)
     return hop, math.ceil(before / hop), math.ceil(after / hop)
