@@ -32,7 +32,7 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
     def source_module(name: str, source: ml_collections.ConfigDict) -> nnx.Module:
         if source.kind == "chroma":
             return ChromaSource(model.width, dtype, rngs=rngs)
-        if text.kind == "states":
+        if text.frozen:
             return StateSource(text.width, model.width, dtype, rngs=rngs)
         # Rotary: what a letter sounds like is decided by its neighbours, wherever in the song it stands.
         encoder = TransformerConfig(

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -136,33 +137,37 @@ class FrozenTextEncoder:
     def source(self, text: str, max_length: int) -> dict[str, np.ndarray]:
         """A text as a model reads it: {"states": bfloat16 [max_length, D], "length": int32 []}."""
         ids = self.ids(text)
-        if self.info.kind == "tokens":  # a batch of training has no more of them either
+        if len(ids) > max_length:
+            warnings.warn(f"a text of length {len(ids)}: the model reads the first {max_length}", stacklevel=2)
+        if self.info.kind == "tokens":  # a batch of training holds no more of them either
             ids = ids[:max_length]
         states = self._states(ids)[:max_length]
         padded = np.zeros((max_length, self.info.width), ml_dtypes.bfloat16)
         padded[: len(states)] = states
         return {"states": padded, "length": np.int32(len(states))}
 
-    def on(self, mesh: Mesh) -> Callable[[Sources], Sources]:
-        """A function that turns the sources of a batch on `mesh` from tokens into states, each device its own rows.
+    def states_of(self, sources: Sources) -> Sources:
+        """The sources of a batch, by name, with states in place of tokens.
 
-        For each source it is given {"ids": int [B, L], "length": int [B]} and gives {"states": bfloat16 [B, L, D],
-        "length": int [B]}; a source without ids stays as it is.
+        Of {"ids": int [B, L], "length": int [B]} it makes {"states": bfloat16 [B, L, D], "length": int [B]}; a source
+        without ids stays as it is.
         """
+        return _states_of(self.encode_ids, sources)
+
+    def on(self, mesh: Mesh) -> Callable[[Sources], Sources]:
+        """`states_of` for batches on `mesh`, each device its own rows, as fast as bfloat16 states allow."""
         params = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
         encode = jax.shard_map(functools.partial(_encode, self._graph), mesh=mesh,
                                in_specs=(PartitionSpec(), BATCH, BATCH), out_specs=BATCH)
 
         @jax.jit
-        def convert(params: Any, sources: Sources) -> Sources:
-            return {name: {"states": encode(params, source["ids"], source["length"]).astype(jnp.bfloat16),
-                           "length": source["length"]} if "ids" in source else source
-                    for name, source in sources.items()}
+        def states_of(params: Any, sources: Sources) -> Sources:
+            return _states_of(functools.partial(encode, params), sources)
 
         def on_mesh(sources: Sources) -> Sources:
-            # Three passes on a TPU, TF32 on a GPU: what that loses, bfloat16 states do not show.
+            # Three passes on a TPU, TF32 on a GPU.
             with jax.default_matmul_precision("tensorfloat32"):
-                return convert(params, sources)
+                return states_of(params, sources)
 
         return on_mesh
 
@@ -202,6 +207,12 @@ def _encode(graph: nnx.GraphDef, params: Any, ids: Array, lengths: Array) -> Arr
     return states.reshape(groups * size, length, -1)[:batch]
 
 
+def _states_of(encode_ids: Callable[[Array, Array], Array], sources: Sources) -> Sources:
+    return {name: {"states": encode_ids(source["ids"], source["length"]).astype(jnp.bfloat16),
+                   "length": source["length"]} if "ids" in source else source
+            for name, source in sources.items()}
+
+
 def load(directory: str | pathlib.Path) -> FrozenTextEncoder:
     """The encoder that the texts of a dataset or a workdir go through.
 
@@ -221,9 +232,20 @@ def load(directory: str | pathlib.Path) -> FrozenTextEncoder:
     return encoder
 
 
-def states_on(mesh: Mesh, directory: str | pathlib.Path) -> Callable[[Sources], Sources]:
-    """What is left to do for the texts in the batches of a dataset, which are on `mesh`: nothing, or to turn the tokens
-    of a frozen encoder into its states. Raises UserError where the dataset lacks that encoder."""
+def text_states(directory: str | pathlib.Path, mesh: Mesh | None = None) -> Callable[[Sources], Sources]:
+    """What is left to do for the texts in a batch of a dataset: nothing, or to make states of tokens.
+
+    Args:
+      directory: of the dataset.
+      mesh: where the batch is; None for the first device.
+
+    Returns:
+      Sources as the records hold them -> sources as a model reads them.
+
+    Raises:
+      UserError: the dataset holds tokens, but not the frozen encoder that reads them.
+    """
     if TextEncoderInfo.load(directory).kind != "tokens":
         return lambda sources: sources
-    return load(directory).on(mesh)
+    encoder = load(directory)
+    return encoder.states_of if mesh is None else encoder.on(mesh)

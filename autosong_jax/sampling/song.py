@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import ml_dtypes
 import numpy as np
 from flax import nnx
 
@@ -21,10 +22,12 @@ from autosong_jax import config as config_file
 from autosong_jax.audio.codec import Codec, load_codec
 from autosong_jax.cli import progress
 from autosong_jax.codebooks.patterns import Pattern, get_pattern
-from autosong_jax.data.text import TextEncoderInfo, rebuild_text_encoder
+from autosong_jax.data.text import TextEncoder, TextEncoderInfo, rebuild_text_encoder
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model
 from autosong_jax.models.song import SongModel
+from autosong_jax.pretrained.text import FrozenTextEncoder
+from autosong_jax.pretrained.text import load as load_text_encoder
 from autosong_jax.sampling import autoregressive
 from autosong_jax.sampling.guidance import branches
 from autosong_jax.sampling.tokens import Choice
@@ -118,6 +121,12 @@ class Singer:
         """The codec. Raises UserError if it cannot be used here."""
         return load_codec(self._codec_directory)
 
+    @functools.cached_property
+    def _text_encoder(self) -> TextEncoder | FrozenTextEncoder:
+        if self.text.frozen:
+            return load_text_encoder(self._codec_directory.parent)
+        return rebuild_text_encoder(self.text)
+
     @property
     def frame_rate(self) -> float:
         """Frames a second."""
@@ -162,17 +171,14 @@ class Singer:
         """The sources of a batch from the texts of each song.
 
         Raises:
-          UserError: if a text is of no source of the model, or the text encoder cannot run here.
+          UserError: if a text is of no source of the model, or the text encoder is not there.
         """
         given = sorted({name for song in songs for name in song})
         for name in given:
             if name not in self.source_names:
                 raise UserError(f"{name} was given, but the model was not trained with it: expected "
                                 f"{', '.join(self.source_names) or 'no condition'}")
-        if given and self.text.kind == "states":
-            raise UserError(f"the text encoder {self.text.name} is frozen and cannot run here yet: generate without "
-                            "conditions, or train on a dataset exported with --text_encoder=bytes")
-        encoder = rebuild_text_encoder(self.text) if given else None
+        encoder = self._text_encoder if given else None
         rows = {name: [self._encode_text(encoder, name, song.get(name)) for song in songs]
                 for name in self.source_names}
         return {name: {key: np.stack([row[key] for row in source]) for key in source[0]}
@@ -180,8 +186,9 @@ class Singer:
 
     def _encode_text(self, encoder, name: str, text: str | None) -> dict[str, np.ndarray]:
         max_length = self.config.sources[name].max_length
-        if self.text.kind == "states":
-            return {"states": np.zeros((max_length, self.text.width), np.float32), "length": np.int32(0)}
+        if self.text.frozen:
+            return encoder.source(text, max_length) if text else {
+                "states": np.zeros((max_length, self.text.width), ml_dtypes.bfloat16), "length": np.int32(0)}
         empty = np.zeros(0, np.int32)
         if name == "lyrics":
             arrays = dataclasses.asdict(encoder.encode_lyrics(text)) if text else dict.fromkeys(

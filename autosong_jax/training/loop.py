@@ -5,7 +5,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,10 +16,11 @@ from jax.sharding import Mesh
 
 from autosong_jax.cli import log, progress
 from autosong_jax.data import schema
-from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
+from autosong_jax.data.dataset import Batch, SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh, put_batch
+from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.checkpoints import Checkpoints, latest_step
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
@@ -44,6 +45,7 @@ class Run:
     frozen: Parameters  # what is not trained
     checkpoints: Checkpoints
     writer: MetricsWriter
+    text_states: Callable[[Batch], Batch]  # of the sources of a batch, what is left to do for their texts
     validation: Any  # batches of the validation split, or None
     samples: SampleWriter
 
@@ -64,6 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         return build_model(config, dataset.codec, dataset.text, rngs=rngs)
 
     trainer = make_trainer(config, create_model, pattern, mesh)
+    texts = text_states(dataset.path, mesh)
     base = open_base(config, dataset, trainer) if config.init.workdir and latest_step(workdir) is None else None
     prepare_workdir(config, dataset, workdir)
     checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
@@ -83,7 +86,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     validation = None
     if config.train.eval_every and sum(schema.read_dataset_info(config.data.path)[1].get("validation", ())):
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
-    run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), validation,
+    run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), texts, validation,
               SampleWriter(config, workdir, trainer.graph))
     try:
         _loop(run, state, first_step, batches)
@@ -102,7 +105,7 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
     with stop, progress(total=train.steps, initial=first_step, unit="step", desc="training") as bar:
         for step in range(first_step + 1, train.steps + 1):
             waiting = time.perf_counter()
-            batch = put_batch(next(batches), run.trainer.mesh)
+            batch = _put(run, next(batches))
             interval.waited += time.perf_counter() - waiting
             interval.steps += 1
             state, sums = run.trainer.train_step(state, run.frozen, batch)
@@ -142,6 +145,12 @@ def count(params: Parameters) -> int:
     return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
 
 
+def _put(run: Run, batch: Batch) -> Batch:
+    """A batch onto the devices, as the model reads it."""
+    batch = put_batch(batch, run.trainer.mesh)
+    return batch | {"sources": run.text_states(batch["sources"])}
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -150,7 +159,7 @@ def _evaluate(run: Run, state: TrainState, step: int) -> float:
     """One pass over the validation split with the averaged weights; writes the metrics and returns the loss."""
     total = None
     for batch in run.validation:
-        sums = run.trainer.eval_step(state.average, run.frozen, put_batch(batch, run.trainer.mesh))
+        sums = run.trainer.eval_step(state.average, run.frozen, _put(run, batch))
         total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
     values = summarize(jax.device_get(total))
     run.writer.write(step, "validation", values)

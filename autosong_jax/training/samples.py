@@ -1,8 +1,10 @@
 """Songs sampled during training, written as audio to the workdir."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from flax import nnx
@@ -10,8 +12,9 @@ from flax import nnx
 from autosong_jax.audio import io
 from autosong_jax.cli import log
 from autosong_jax.data import schema
-from autosong_jax.data.dataset import SongDataset, eval_batches
+from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
+from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.song import Singer
 from autosong_jax.training.metrics import MetricsWriter
 
@@ -30,7 +33,8 @@ class SampleWriter:
         self._singer = None
         self._prompts = {}
         if config.train.sample_every:
-            self._prompts = {prompt: self._sources(prompt) for prompt in config.train.prompts}
+            states = text_states(config.data.path)
+            self._prompts = {prompt: self._sources(prompt, states) for prompt in config.train.prompts}
             for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:
                 log.warning("No samples of %s: the dataset has no such song", prompt)
                 del self._prompts[prompt]
@@ -62,7 +66,7 @@ class SampleWriter:
             io.write(directory / f"{name}.wav", audio, codec.sample_rate)
             writer.write_audio(step, name, audio, codec.sample_rate)
 
-    def _sources(self, prompt: str) -> dict | None:
+    def _sources(self, prompt: str, states: Callable[[Batch], Batch]) -> dict | None:
         """The sources of one song, as a batch of one; None if there is no such song."""
         split, _, number = prompt.partition(":")
         if not number.isdecimal():
@@ -73,4 +77,4 @@ class SampleWriter:
         songs = SongDataset(config.data.path, split)
         batches = eval_batches(songs, batch_size=1, frames=1, end_of_song=False,
                                sources={name: source.max_length for name, source in config.sources.items()})
-        return batches[int(number)]["sources"]
+        return jax.device_get(states(batches[int(number)]["sources"]))

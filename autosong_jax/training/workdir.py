@@ -1,6 +1,5 @@
 """What a workdir holds beside checkpoints, and whether a run may write there or start from it."""
 
-import dataclasses
 import filecmp
 import pathlib
 import shutil
@@ -62,8 +61,8 @@ def source_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int
 
 def same_text_encoder(one: TextEncoderInfo, other: TextEncoderInfo) -> bool:
     """Whether both give the same for a text; frozen ones are known by their revision, wherever they were read from."""
-    if one.kind == "states":
-        one, other = (dataclasses.replace(info, name="") for info in (one, other))
+    if one.frozen and other.frozen:
+        return (one.revision, one.width) == (other.revision, other.width)
     return one == other
 
 
