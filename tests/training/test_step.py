@@ -13,10 +13,11 @@ from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import AXES, make_mesh, partition_spec, put_batch
 from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.step import make_schedule, make_trainer
+from autosong_jax.training.trainable import partition
 
 
 def run_steps(config, mesh, steps=3):
-    """The state and the sums of every step, as numpy."""
+    """The state and the sums of every step, as numpy; what is not trained must come out of it as it was."""
     dataset = SongDataset(config.data.path, "train")
     pattern = window_pattern(config, dataset.codec)
     trainer = make_trainer(
@@ -24,10 +25,14 @@ def run_steps(config, mesh, steps=3):
     batches = train_batches(
         dataset, batch_size=config.data.batch_size, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
         sources={name: source.max_length for name, source in config.sources.items()})
-    state, sums = trainer.init(trainer.fresh(config.seed, {})), []
+    trained, frozen = partition(trainer.fresh(config.seed, {}), config.train.trainable)
+    before = jax.tree.map(np.array, frozen)
+    frozen = jax.tree.map(lambda x, target: x.astype(target.dtype), frozen, trainer.frozen)
+    state, sums = trainer.init(trained), []
     for step in range(steps):
-        state, new = trainer.train_step(state, {}, put_batch(batches[step], mesh))
+        state, new = trainer.train_step(state, frozen, put_batch(batches[step], mesh))
         sums.append(jax.device_get(new))
+    jax.tree.map(lambda x, old: np.testing.assert_array_equal(x, old.astype(x.dtype)), frozen, before)
     return state, sums
 
 
@@ -57,6 +62,20 @@ def test_eight_devices_equal_one(toy_config, reference, shape):
     assert up.addressable_shards[0].data.size * shape[1] * shape[2] == up.size
     mu = state.optimizer[1][0].mu["decoder"]["blocks"]["mlp"]["up"]["kernel"]
     assert mu.sharding == up.sharding
+
+
+def test_eight_devices_equal_one_with_lora_and_frozen_parameters(toy_config):
+    config = toy_config(**{"optimizer.eps": 1e-2, "lora.rank": 4, "train.trainable": ("lora_", "lyrics")})
+    one, sums_of_one = run_steps(config, mesh_of(1, 1, 1))
+    state, sums = run_steps(config, mesh_of(2, 2, 2))
+    assert_close(sums, sums_of_one, 1e-5)
+    assert_close(state.params, one.params, 1e-5)
+    assert np.any(np.asarray(state.params["decoder"]["blocks"]["self_attention"]["q"]["lora_b"]))
+    # Bfloat16 throughout, the frozen matrices among it: the same but for rounding.
+    config.model.dtype = "bfloat16"
+    _, sums_in_bfloat16 = run_steps(config, mesh_of(1, 1, 1))
+    for a, b in zip(sums_in_bfloat16, sums_of_one, strict=True):
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-2)
 
 
 def test_accumulation_equals_one_batch(toy_config, reference):
@@ -114,6 +133,8 @@ def test_a_dimension_that_does_not_divide_is_kept_whole():
     assert tuple(partition_spec("decoder/blocks/mlp/up/kernel", (2, 16, 64), mesh)) == (None, "fsdp", "tensor")
     assert tuple(partition_spec("optimizer/1/mu/heads", (4, 16, 2049), mesh)) == (None, "fsdp", None)
     assert tuple(partition_spec("decoder/norm/scale", (16,), mesh)) == ()
+    assert tuple(partition_spec("decoder/blocks/mlp/up/lora_a", (2, 16, 4), mesh)) == (None, "fsdp", None)
+    assert tuple(partition_spec("decoder/blocks/mlp/down/lora_a", (2, 64, 4), mesh)) == (None, "tensor", None)
 
 
 @pytest.mark.parametrize(("sizes", "word"), [((3, -1, 1), "8 devices"), ((1, 2, 2), "8 devices"), ((-1, -1, 1), "8")])
