@@ -102,6 +102,7 @@ class BertEncoder(nnx.Module):
         after_end = jnp.pad(ids[:, :-1] == self.config.end, ((0, 0), (1, 0)), constant_values=True)
         begins = after_end & (ids == self.config.begin)
         positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
+        positions = jnp.minimum(positions, self.config.max_positions - 1)  # only padding would stand further on
         pieces = jnp.where(slots < lengths[:, None], jnp.cumsum(begins, axis=1), -1)
         x = self.embedding(ids) + self.positions(positions) + self.types.embedding[0].astype(self.config.dtype)
         return scan(self.blocks, lambda block, x: block(x, pieces), self.norm(x))
