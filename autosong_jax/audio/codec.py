@@ -51,8 +51,9 @@ def load_codec(directory: str | pathlib.Path) -> Codec:
 
 
 def _load_encodec(directory: str | pathlib.Path) -> Codec:
-    raise UserError(f"the codec in {directory} is EnCodec, whose codes cannot be turned into audio here yet: "
-                    "generate with --codes_output to keep the codes")
+    from autosong_jax.pretrained import encodec  # which needs JAX
+
+    return encodec.load(directory)
 
 
 _LOADERS = {"melrvq": melrvq.MelRVQ.load, "encodec": _load_encodec}

@@ -43,9 +43,9 @@ def test_no_codec(tmp_path, text):
         load_codec(tmp_path)
 
 
-def test_encodec_says_what_to_do(tmp_path):
+def test_encodec_without_its_files(tmp_path):
     (tmp_path / "codec.json").write_text('{"name": "encodec"}')
-    with pytest.raises(UserError, match="--codes_output"):
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
         load_codec(tmp_path)
 
 

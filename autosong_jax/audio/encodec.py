@@ -1,0 +1,216 @@
+"""What can be said of an EnCodec without computing anything: its config, its description, its digest, its chunks."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from autosong_jax.errors import UserError
+
+HUB_IDS = {f"encodec_{rate}khz": f"facebook/encodec_{rate}khz" for rate in (24, 32, 48)}
+LEVEL = 0.1  # root mean square of a decoded song, where the model codes audio of a normalised loudness
+
+NORMS = ("weight_norm", "time_group_norm")
+PAD_MODES = ("reflect", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodecConfig:
+    """The shape of an EnCodec; names and defaults are those of `config.json` (the defaults are the 24 kHz model's)."""
+
+    sampling_rate: int = 24_000  # Hz
+    audio_channels: int = 1
+    target_bandwidths: tuple[float, ...] = (1.5, 3.0, 6.0, 12.0, 24.0)  # kbit/s
+    normalize: bool = False  # each chunk to a root mean square of 1
+    chunk_length_s: float | None = None  # seconds coded by themselves; None: a song is one piece
+    overlap: float | None = None  # share of a chunk that the next one repeats
+    hidden_size: int = 128
+    num_filters: int = 32
+    num_residual_layers: int = 1
+    upsampling_ratios: tuple[int, ...] = (8, 5, 4, 2)
+    norm_type: str = "weight_norm"
+    kernel_size: int = 7
+    last_kernel_size: int = 7
+    residual_kernel_size: int = 3
+    dilation_growth_rate: int = 2
+    use_causal_conv: bool = True
+    pad_mode: str = "reflect"
+    compress: int = 2
+    num_lstm_layers: int = 2
+    trim_right_ratio: float = 1.0
+    codebook_size: int = 1024
+    codebook_dim: int | None = None
+    use_conv_shortcut: bool = True
+
+    def __post_init__(self):
+        for name, allowed in [("norm_type", NORMS), ("pad_mode", PAD_MODES), ("codebook_dim", (None, self.hidden_size)),
+                              ("audio_channels", (1, 2))]:
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, allowed))}")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], source: str = "config.json") -> "EncodecConfig":
+        """From the contents of a `config.json`; what it does not name has its default.
+
+        Raises:
+          UserError: `source` is another kind of model, or of a shape that cannot be used.
+        """
+        if config.get("model_type", "encodec") != "encodec":
+            raise UserError(f"{source} is a {config['model_type']} model, expected encodec")
+        given = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
+        try:
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{source} is no EnCodec that can be used here: {error}") from error
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.upsampling_ratios)
+
+    @property
+    def chunk_length(self) -> int | None:
+        """Samples of a chunk."""
+        return None if self.chunk_length_s is None else int(self.chunk_length_s * self.sampling_rate)
+
+    @property
+    def chunk_stride(self) -> int | None:
+        """Samples from one chunk's beginning to the next one's."""
+        return None if self.chunk_length_s is None else max(1, int((1.0 - (self.overlap or 0.0)) * self.chunk_length))
+
+    @property
+    def chunk_frames(self) -> int | None:
+        """Frames of a chunk."""
+        return None if self.chunk_length_s is None else math.ceil(self.chunk_length / self.hop)
+
+    @property
+    def num_codebooks(self) -> int:
+        """The codebooks that the checkpoint holds."""
+        bits = math.ceil(math.log2(self.codebook_size))
+        return int(1000 * self.target_bandwidths[-1] // (math.ceil(self.sampling_rate / self.hop) * bits))
+
+    def codebooks_for(self, bandwidth: float) -> int:
+        """How many of the codebooks `bandwidth` (kbit/s) pays for."""
+        rate = math.log2(self.codebook_size) * math.ceil(self.sampling_rate / self.hop)
+        return max(1, math.floor(bandwidth * 1000 / rate))
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second of a song's codes; chunks overlap, and the frames of all of them count."""
+        if self.chunk_length_s is None:
+            return self.sampling_rate / self.hop
+        return self.chunk_frames * self.sampling_rate / self.chunk_stride
+
+
+def pick_bandwidth(config: EncodecConfig, bandwidth: float | None, source: str) -> float:
+    """The bandwidth asked for, in kbit/s, or the lowest. Raises UserError where the model in `source` lacks it."""
+    offered = config.target_bandwidths
+    bandwidth = offered[0] if bandwidth is None else bandwidth
+    if bandwidth not in offered:
+        raise UserError(f"--bandwidth={bandwidth} is not one that {source} has: expected one of "
+                        f"{', '.join(map(str, offered))} kbit/s")
+    return bandwidth
+
+
+def describe(config: Mapping[str, Any], bandwidth: float, stereo: bool, digest: str) -> dict[str, Any]:
+    """What `codec.json` says.
+
+    Args:
+      config: the contents of `config.json`.
+      bandwidth: kbit/s, of each channel if `stereo`.
+      stereo: whether a model of one channel codes left and right, whose codebooks alternate.
+      digest: as `digest` gives it.
+    """
+    facts = EncodecConfig.of(config)
+    if stereo and (facts.audio_channels != 1 or facts.chunk_length_s is not None):
+        raise UserError("stereo is for EnCodecs of one channel that code songs in one piece: this one has "
+                        f"{facts.audio_channels} channels and chunk_length_s {facts.chunk_length_s}")
+    sides = 2 if stereo else 1
+    return {"name": "encodec", "sample_rate": facts.sampling_rate, "channels": sides * facts.audio_channels,
+            "frame_rate": facts.frame_rate, "num_codebooks": sides * facts.codebooks_for(bandwidth),
+            "codebook_size": facts.codebook_size, "bandwidth": bandwidth, "stereo": stereo, "digest": digest}
+
+
+def digest(codebooks: Iterable[np.ndarray]) -> str:
+    """Of the codebooks used ([V, D] each), in order: equal for the same codec, whoever has written it."""
+    total = hashlib.sha256()
+    for entries in codebooks:
+        total.update(np.ascontiguousarray(entries, np.float32).tobytes())
+    return total.hexdigest()[:16]
+
+
+def interleave(codes: np.ndarray) -> np.ndarray:
+    """Codes of streams [B, T, K] -> [T, K * B]: the first codebook of each stream, the second of each, ..."""
+    streams, frames, levels = codes.shape
+    return np.moveaxis(codes, 0, -1).reshape(frames, levels * streams)
+
+
+def separate(codes: np.ndarray, streams: int) -> np.ndarray:
+    """The inverse of `interleave`: [T, K * B] -> [B, T, K]."""
+    frames, total = codes.shape
+    return np.moveaxis(codes.reshape(frames, total // streams, streams), -1, 0)
+
+
+def windows(blocks: Iterable[np.ndarray], largest: int, before: int, after: int,
+            rate: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Cuts a signal into windows of so many frames of its own, and as many more on either side as are asked for.
+
+    Args:
+      blocks: the signal [B, any, C], in blocks of any length.
+      largest: frames of a window; the last one has the lowest power of two that suffices.
+      before, after: frames to add on either side; where the signal has none, they are zeros.
+      rate: positions of the signal in a frame.
+
+    Yields:
+      (window [B, (before + frames + after) * rate, C], frames before its own, positions of the signal from its own on).
+    """
+    held, seen, full = None, 0, (before + largest + after) * rate
+    for block in blocks:
+        if held is None:
+            held = np.zeros((len(block), before * rate, block.shape[2]), block.dtype)
+        held = np.concatenate([held, block], axis=1)
+        while held.shape[1] >= full:
+            yield held[:, :full], seen, held.shape[1] - before * rate
+            held, seen = held[:, largest * rate:], seen + largest
+    while held is not None and (rest := held.shape[1] - before * rate) > 0:
+        frames = min(largest, max(16, 1 << (math.ceil(rest / rate) - 1).bit_length()))
+        length = (before + frames + after) * rate
+        padding = max(0, length - held.shape[1])
+        yield np.pad(held[:, :length], ((0, 0), (0, padding), (0, 0))), seen, rest
+        held, seen = held[:, frames * rate:], seen + frames
+
+
+def chunks(blocks: Iterable[np.ndarray], length: int, stride: int) -> Iterator[np.ndarray]:
+    """Cuts a signal [B, any, C], in blocks of any length, into chunks, until one reaches its end; that may be short."""
+    held = None
+    for block in blocks:
+        held = block if held is None else np.concatenate([held, block], axis=1)
+        while held.shape[1] > length:
+            yield held[:, :length]
+            held = held[:, stride:]
+    if held is not None and held.shape[1]:
+        yield held
+
+
+def overlap_add(pieces: Iterable[np.ndarray], length: int, stride: int) -> Iterator[np.ndarray]:
+    """Puts pieces [B, up to length, C], each `stride` after the one before, into one signal.
+
+    Where they overlap, each counts by its distance to its nearer end. Yields the signal in blocks.
+    """
+    weight = 0.5 - np.abs(np.linspace(0, 1, length + 2, dtype=np.float32)[1:-1, None] - 0.5)
+    total = weights = None
+    for piece in pieces:
+        if total is None:
+            total, weights = np.zeros_like(piece[:, :0]), weight[:0]
+        missing = max(0, piece.shape[1] - total.shape[1])
+        total = np.pad(total, ((0, 0), (0, missing), (0, 0)))
+        weights = np.pad(weights, ((0, missing), (0, 0)))
+        total[:, :piece.shape[1]] += weight[:piece.shape[1]] * piece
+        weights[:piece.shape[1]] += weight[:piece.shape[1]]
+        yield total[:, :stride] / weights[:stride]
+        total, weights = total[:, stride:], weights[stride:]
+    if total is not None and total.shape[1]:
+        yield total / weights
