@@ -16,34 +16,33 @@ import transformers
 from torch import nn
 from transformers.models.encodec import modeling_encodec
 
+from autosong_jax.audio import encodec as facts
 from autosong_jax.audio import spectrum
 from autosong_jax.errors import UserError
+from autosong_jax.pretrained.files import read_json
 from data_prep import hub
-
-HUB_IDS = {f"encodec_{rate}khz": f"facebook/encodec_{rate}khz" for rate in (24, 32, 48)}
-_LEVEL = 0.1  # root mean square of a decoded song, where the model codes audio of a normalised loudness
 
 
 def load(name: str, bandwidth: float | None = None) -> "Encodec":
     """Loads an EnCodec onto the GPU, if there is one.
 
     Args:
-      name: a key of `HUB_IDS`, a directory written by `save_pretrained`, or a hub id.
-      bandwidth: kbit/s, one of the model's own, which decides the number of codebooks; None takes the lowest.
+      name: a key of `HUB_IDS`, a directory that a codec was saved in or that `save_pretrained` wrote, or a hub id.
+      bandwidth: kbit/s, one of the model's own, which decides the number of codebooks; None takes that of the
+        directory's `codec.json`, or the lowest.
 
     Raises:
       UserError: there is no such model, it is another kind of model, or it has no such bandwidth.
     """
-    model = hub.load(transformers.EncodecModel, HUB_IDS.get(name, name), "--codec")
-    offered = list(model.config.target_bandwidths)
-    bandwidth = offered[0] if bandwidth is None else bandwidth
-    if bandwidth not in offered:
-        raise UserError(f"--bandwidth={bandwidth} is not one that {name} has: expected one of "
-                        f"{', '.join(map(str, offered))} kbit/s")
+    model = hub.load(transformers.EncodecModel, facts.HUB_IDS.get(name, name), "--codec")
+    saved = pathlib.Path(name) / "codec.json"
+    saved = read_json(saved) if saved.exists() else {}
+    bandwidth = saved.get("bandwidth") if bandwidth is None else bandwidth
+    bandwidth = facts.pick_bandwidth(facts.EncodecConfig.of(model.config.to_dict(), name), bandwidth, name)
     if model.config.chunk_length_s is None and model.config.norm_type != "weight_norm":
         raise UserError(f"--codec={name} normalises over a whole song ({model.config.norm_type}) and names no "
                         "chunk_length_s: such a model cannot code long songs")
-    return Encodec(model, bandwidth)
+    return Encodec(model, bandwidth, stereo=bool(saved.get("stereo")))
 
 
 class Encodec:
@@ -54,22 +53,26 @@ class Encodec:
     a level that jumps every second would be heard. Such a model decodes every song to the same loudness.
     """
 
-    def __init__(self, model: transformers.EncodecModel, bandwidth: float, *, window_seconds: float = 10.0,
-                 windows_at_once: int | None = None):
-        """Args: a model, one of its bandwidths (kbit/s), and how much audio goes through the convolutions together.
-
-        By default that is 8 windows on a GPU and 1 on a CPU, where more are no faster.
+    def __init__(self, model: transformers.EncodecModel, bandwidth: float, *, stereo: bool = False,
+                 window_seconds: float = 10.0, windows_at_once: int | None = None):
+        """Args:
+          model: in fp32, where it is to run.
+          bandwidth: kbit/s, one of the model's.
+          stereo: whether a model of one channel is to code left and right, whose codebooks then alternate.
+          window_seconds, windows_at_once: how much audio goes through the convolutions together. By default that is 8
+            windows on a GPU and 1 on a CPU, where more are no faster.
         """
         config = model.config
         self.model, self.bandwidth = model, bandwidth
-        self.sample_rate, self.channels = config.sampling_rate, config.audio_channels
-        self.codebook_size = config.codebook_size
-        self.num_codebooks = model.quantizer.get_num_quantizers_for_bandwidth(bandwidth)
+        used = model.quantizer.layers[:model.quantizer.get_num_quantizers_for_bandwidth(bandwidth)]
+        digest = facts.digest(layer.codebook.embed.cpu().numpy() for layer in used)
+        self.description = facts.describe(config.to_dict(), bandwidth, stereo, digest)
+        self.sample_rate, self.channels = self.description["sample_rate"], self.description["channels"]
+        self.frame_rate, self.codebook_size = self.description["frame_rate"], self.description["codebook_size"]
+        self.num_codebooks = self.description["num_codebooks"]
+        self._sides = 2 if stereo else 1
         self._hop = config.hop_length
         self._chunked = config.chunk_length_s is not None
-        self.frame_rate = self.sample_rate / self._hop
-        if self._chunked:
-            self.frame_rate = math.ceil(config.chunk_length / self._hop) * self.sample_rate / config.chunk_stride
         self._window = max(1, round(window_seconds * self.sample_rate / self._hop))  # frames
         self._batch = windows_at_once or (8 if model.device.type == "cuda" else 1)
 
@@ -78,9 +81,11 @@ class Encodec:
         """float32 [channels, samples] -> uint16 [T, K]; one frame for each hop that has begun."""
         if not audio.shape[1]:
             return np.zeros((0, self.num_codebooks), np.uint16)
-        x_1xCxN = torch.from_numpy(np.ascontiguousarray(audio))[None]
-        codes = self._encode_chunks(x_1xCxN) if self._chunked else self._encode_whole(x_1xCxN)
-        return np.concatenate([part.T.cpu().numpy() for part in codes]).astype(np.uint16)
+        sides = []
+        for x_CxN in torch.from_numpy(np.ascontiguousarray(audio)).chunk(self._sides):
+            codes = self._encode_chunks(x_CxN[None]) if self._chunked else self._encode_whole(x_CxN[None])
+            sides.append(np.concatenate([part.T.cpu().numpy() for part in codes]))
+        return facts.interleave(np.stack(sides)).astype(np.uint16)
 
     def _encode_whole(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields codes [K, frames]. The convolutions before the LSTM see overlapping windows, several at once; the LSTM
@@ -116,14 +121,16 @@ class Encodec:
     @torch.inference_mode()
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Integers [T, K] -> float32 [channels, samples], in one piece: for excerpts."""
-        codes_KxT = torch.from_numpy(np.asarray(codes, np.int64).T.copy()).to(self.model.device)
+        codes_BxTxK = facts.separate(np.asarray(codes, np.int64), self._sides)
+        codes_BxKxT = torch.from_numpy(codes_BxTxK).transpose(1, 2).to(self.model.device)
         if not self._chunked:
-            return self.model.decode(codes_KxT[None, None], [None])[0][0].cpu().numpy()
+            return self.model.decode(codes_BxKxT[None], [None])[0].flatten(0, 1).cpu().numpy()
+        codes_KxT = codes_BxKxT[0]
         config = self.model.config
         frames = math.ceil(config.chunk_length / self._hop)
         missing = -codes_KxT.shape[1] % frames
         chunks = nn.functional.pad(codes_KxT, (0, missing)).unflatten(1, (-1, frames)).transpose(0, 1)
-        scale = torch.full((1, 1), _LEVEL, device=self.model.device) if config.normalize else None
+        scale = torch.full((1, 1), facts.LEVEL, device=self.model.device) if config.normalize else None
         audio_1xCxN = self.model.decode(chunks[:, None], [scale] * len(chunks), last_frame_pad_length=missing)[0]
         return audio_1xCxN[0].cpu().numpy()
 
@@ -160,10 +167,7 @@ class Encodec:
         """Writes `codec.json` beside the model as `save_pretrained` writes it (`config.json`, `model.safetensors`)."""
         directory = pathlib.Path(directory)
         self.model.save_pretrained(directory)
-        description = {"name": "encodec", "sample_rate": self.sample_rate, "channels": self.channels,
-                       "frame_rate": self.frame_rate, "num_codebooks": self.num_codebooks,
-                       "codebook_size": self.codebook_size, "bandwidth": self.bandwidth}
-        (directory / "codec.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (directory / "codec.json").write_text(json.dumps(self.description, indent=2) + "\n", encoding="utf-8")
 
 
 def _convolve(layers: list[nn.Module], x_1xCxN: torch.Tensor, window: int, batch: int,

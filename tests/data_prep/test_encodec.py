@@ -41,6 +41,15 @@ def encode_in_one_piece(model, audio, bandwidth):
     return codes[:, 0].transpose(1, 2).flatten(0, 1).numpy()  # [chunks, 1, K, frames] -> [T, K]
 
 
+@pytest.mark.parametrize("samples", [160 * 20 + 1, 160 * 40 + 1])
+def test_a_last_window_of_one_sample(samples):
+    """The padding at its end mirrors what is further back than the convolutions look otherwise."""
+    model = make_model(use_causal_conv=False, upsampling_ratios=[8, 5, 4], sampling_rate=16000)
+    audio = make_audio(samples)
+    codes = encodec.Encodec(model, 2.4, window_seconds=0.2).encode(audio)
+    np.testing.assert_array_equal(codes, encode_in_one_piece(model, audio, 2.4))
+
+
 @pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("samples", [1, HOP - 1, HOP + 1, 40 * HOP, 41 * HOP + 1, 200 * HOP - 1, 203 * HOP + 7])
@@ -137,14 +146,31 @@ def test_saved_model_is_the_same_model(tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     codec = encodec.load(str(tmp_path / "model"), 1.2)
     codec.save(tmp_path / "codec")
-    assert json.loads((tmp_path / "codec" / "codec.json").read_text()) == {
+    description = json.loads((tmp_path / "codec" / "codec.json").read_text())
+    assert len(description.pop("digest")) == 16
+    assert description == {
         "name": "encodec", "sample_rate": RATE, "channels": 1, "frame_rate": 100.0, "num_codebooks": 2,
-        "codebook_size": 64, "bandwidth": 1.2}
+        "codebook_size": 64, "bandwidth": 1.2, "stereo": False}
     audio = make_audio(999)
     codes = encodec.load(str(tmp_path / "codec")).encode(audio)
     assert codes.shape == (84, 2)
     np.testing.assert_array_equal(codes, codec.encode(audio))
     np.testing.assert_array_equal(codes, encodec.load(str(tmp_path / "model"), 2.4).encode(audio)[:, :2])
+
+
+def test_a_saved_codec_says_how_it_is_used(tmp_path):
+    """Bandwidth and stereo, where left and right have codebooks that alternate."""
+    codec = encodec.Encodec(make_model(), 2.4, stereo=True)
+    codec.save(tmp_path)
+    loaded = encodec.load(str(tmp_path))
+    assert (loaded.channels, loaded.num_codebooks, loaded.bandwidth) == (2, 8, 2.4)
+    audio = make_audio(999, channels=2)
+    codes = loaded.encode(audio)
+    alone = encodec.Encodec(make_model(), 2.4)
+    for side in range(2):
+        np.testing.assert_array_equal(codes[:, side::2], alone.encode(audio[side:side + 1]))
+        np.testing.assert_allclose(loaded.decode(codes)[side:side + 1], alone.decode(codes[:, side::2]), atol=1e-6)
+    assert encodec.load(str(tmp_path), 1.2).num_codebooks == 4
 
 
 def test_models_that_cannot_be_used(tmp_path):
