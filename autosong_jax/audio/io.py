@@ -1,10 +1,16 @@
 """Audio files in and out: whatever libsndfile reads, at the rate and with the channels asked for."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autosong_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import soundfile
 
 _BLOCK_SECONDS = 60
 _SUFFIXES = (".wav", ".flac")
@@ -29,31 +35,52 @@ def read(path: str | pathlib.Path, sample_rate: int | None = None,
     Raises:
       UserError: the file is missing, is not readable audio, ends early, holds no samples, or holds NaN or infinity.
     """
-    import soundfile
+    with _open(path) as file:
+        rate, width = sample_rate or file.samplerate, channels or file.channels
+    return np.concatenate(list(read_blocks(path, rate, width)), axis=1), rate
+
+
+def read_blocks(path: str | pathlib.Path, sample_rate: int, channels: int) -> Iterator[np.ndarray]:
+    """What `read` reads, float32 [channels, samples] block by block."""
     import soxr
+
+    with _open(path) as file:
+        resampler = None
+        if sample_rate != file.samplerate:
+            resampler = soxr.ResampleStream(file.samplerate, sample_rate, channels)
+        samples = 0
+        while len(block := file.read(_BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
+            if not np.isfinite(block).all():
+                raise UserError(f"audio file {path} holds NaN or infinite samples: repair or replace it")
+            samples += len(block)
+            block = _mix(block, channels)
+            yield np.ascontiguousarray((resampler.resample_chunk(block) if resampler else block).T)
+        if not samples:
+            raise UserError(f"audio file {path} holds no samples")
+        if samples < file.frames - file.samplerate:  # headers of intact mp3 files may be off by less than a second
+            raise UserError(f"audio file {path} ends early: {samples} of {file.frames} samples can be read")
+        if resampler:
+            yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True).T
+
+
+def duration(path: str | pathlib.Path) -> float:
+    """Seconds, by the file's header. Raises UserError as `read` does."""
+    with _open(path) as file:
+        return file.frames / file.samplerate
+
+
+@contextlib.contextmanager
+def _open(path: str | pathlib.Path) -> Iterator["soundfile.SoundFile"]:
+    """The open file; what goes wrong inside libsndfile becomes a UserError."""
+    import soundfile
 
     if not pathlib.Path(path).is_file():
         raise UserError(f"audio file {path} is missing or not a file")
     try:
         with soundfile.SoundFile(path) as file:
-            rate, width = sample_rate or file.samplerate, channels or file.channels
-            resampler = soxr.ResampleStream(file.samplerate, rate, width) if rate != file.samplerate else None
-            samples, parts = 0, []
-            while len(block := file.read(_BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
-                if not np.isfinite(block).all():
-                    raise UserError(f"audio file {path} holds NaN or infinite samples: repair or replace it")
-                samples += len(block)
-                block = _mix(block, width)
-                parts.append(np.ascontiguousarray((resampler.resample_chunk(block) if resampler else block).T))
-            if not samples:
-                raise UserError(f"audio file {path} holds no samples")
-            if samples < file.frames - file.samplerate:  # headers of intact mp3 files may be off by less than a second
-                raise UserError(f"audio file {path} ends early: {samples} of {file.frames} samples can be read")
-            if resampler:
-                parts.append(resampler.resample_chunk(np.zeros((0, width), np.float32), last=True).T)
+            yield file
     except soundfile.LibsndfileError as error:
         raise UserError(f"audio file {path} is not readable audio (libsndfile: {error.error_string})") from error
-    return np.concatenate(parts, axis=1), rate
 
 
 def _mix(block: np.ndarray, channels: int) -> np.ndarray:
@@ -73,16 +100,28 @@ def write(path: str | pathlib.Path, audio: np.ndarray, sample_rate: int) -> int:
       UserError: the suffix is another one, or the file cannot be written.
       ValueError: the samples are not all finite.
     """
+    audio = np.atleast_2d(np.asarray(audio, np.float32))
+    return write_blocks(path, [audio], sample_rate, len(audio))
+
+
+def write_blocks(path: str | pathlib.Path, blocks: Iterable[np.ndarray], sample_rate: int, channels: int) -> int:
+    """What `write` does, of audio in blocks, float [channels, any]; without all of them there is no file."""
     import soundfile
 
     path = pathlib.Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise UserError(f"cannot write {path}: its suffix is {path.suffix!r}, expected {' or '.join(_SUFFIXES)}")
-    audio = np.atleast_2d(np.asarray(audio, np.float32))
-    if not np.isfinite(audio).all():
-        raise ValueError(f"{path}: the audio holds NaN or infinite samples")
+    clipped, unfinished = 0, path.with_name(f".unfinished-{path.name}")
     try:
-        soundfile.write(path, np.clip(audio, -1, 1).T, sample_rate, subtype="PCM_16")
+        with soundfile.SoundFile(unfinished, "w", sample_rate, channels, subtype="PCM_16") as file:
+            for block in blocks:
+                if not np.isfinite(block).all():
+                    raise ValueError(f"{path}: the audio holds NaN or infinite samples")
+                clipped += int(np.count_nonzero(np.abs(block) > 1))
+                file.write(np.clip(block, -1, 1).T)
+        unfinished.replace(path)
     except soundfile.LibsndfileError as error:
         raise UserError(f"cannot write {path} (libsndfile: {error.error_string})") from error
-    return int(np.count_nonzero(np.abs(audio) > 1))
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return clipped
