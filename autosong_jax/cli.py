@@ -1,6 +1,7 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
 import logging
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -11,8 +12,10 @@ from autosong_jax.errors import UserError
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
 
 
-def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
+def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, verbs: Sequence[str] = ()) -> None:
     """Parses the flags, calls `main` and exits.
+
+    Of a command with `verbs`, the first argument is one of them, and `main` is called with it.
 
     Exit status: what `main` returns (0 if None); 2 after a wrong flag or a `UserError`, with one line on stderr;
     130 after Ctrl+C. `--help` prints the flags of the module that defines `main` and exits with 0.
@@ -30,8 +33,13 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
             print(flags.FLAGS.module_help(module.__spec__.name if module.__spec__ else module.__name__)
                   if module.__name__ != "__main__" else flags.FLAGS.main_module_help())
             sys.exit(0)
-        _parse(argv)
-        sys.exit(main() or 0)
+        rest = _parse(argv)
+        if verbs and not (rest and rest[0] in verbs):
+            raise UserError(f"expected one of {', '.join(verbs)} as the first argument, not "
+                            f"{repr(rest[0]) if rest else 'nothing'}; see --help")
+        if extra := rest[bool(verbs):]:
+            raise UserError(f"unexpected argument {extra[0]!r}: every option is a flag (--name=value); see --help")
+        sys.exit(main(*rest) or 0)
     except flags.Error as error:
         fail(str(error).replace("FATAL Flags parsing error:", "").strip())
     except UserError as error:
@@ -41,13 +49,12 @@ def run(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> No
         sys.exit(130)
 
 
-def _parse(argv: list[str]) -> None:
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags and returns the arguments that are none."""
     try:
-        rest = flags.FLAGS(argv)
+        return flags.FLAGS(argv)[1:]
     except (AttributeError, KeyError) as error:  # from ml_collections, for --config.FIELD
         raise UserError(f"the config has no field {error}: expected one of those in configs/default.py") from error
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: every option is a flag (--name=value); see --help")
 
 
 class _ProgressHandler(logging.Handler):
@@ -57,6 +64,14 @@ class _ProgressHandler(logging.Handler):
         from tqdm import tqdm
 
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+def check_output(path: str | None, suffixes: Sequence[str]) -> None:
+    """Raises UserError unless `path`, if one is given, ends in one of `suffixes` and is in a directory that exists."""
+    if path and pathlib.Path(path).suffix.lower() not in suffixes:
+        raise UserError(f"output {path}: expected a name that ends in {' or '.join(suffixes)}")
+    if path and not pathlib.Path(path).absolute().parent.is_dir():
+        raise UserError(f"output {path}: there is no directory {pathlib.Path(path).absolute().parent}; make it first")
 
 
 def fail(message: str) -> None:

@@ -1,0 +1,134 @@
+"""Audio files to the codes of a codec and back; with EnCodec in memory that does not grow with their length.
+
+python -m autosong_jax.codec encode --codec encodec_32khz --input song.wav --output codes.npy
+python -m autosong_jax.codec decode --codec encodec_32khz --input codes.npy --output song.wav
+python -m autosong_jax.codec roundtrip --codec encodec_32khz --input song.wav --output coded.wav
+"""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from autosong_jax import cli
+from autosong_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from autosong_jax.audio.codec import Codec
+
+FLAGS = flags.FLAGS
+VERBS = ("encode", "decode", "roundtrip")
+_CODES, _AUDIO = (".npy",), (".wav", ".flac")
+_BLOCK = 4096  # frames of codes
+
+
+def define_flags() -> None:
+    """In a function, so that several commands can be imported into one process."""
+    flags.DEFINE_string("codec", None, "encodec_24khz, encodec_32khz or encodec_48khz; the directory of a codec, as a "
+                        "dataset and a workdir have one in codec/; or the directory or hub id of another EnCodec.")
+    flags.DEFINE_float("bandwidth", None, "Kbit/s of an EnCodec, which decides how many codebooks there are. Default: "
+                       "that of the codec's directory, or the lowest.")
+    flags.DEFINE_string("input", None, "Audio file (wav, flac, ogg, mp3, ...), or .npy of codes to decode.")
+    flags.DEFINE_string("output", None, "File for the codes, .npy, uint16 [frames, codebooks], or for audio, .wav or "
+                        ".flac.")
+    flags.mark_flags_as_required(["codec", "input", "output"])
+
+
+def main(verb: str) -> None:
+    cli.check_output(FLAGS.output, _CODES if verb == "encode" else _AUDIO)
+    if not pathlib.Path(FLAGS.input).is_file():
+        raise UserError(f"--input={FLAGS.input} is missing or not a file")
+    codec = _open_codec(FLAGS.codec, FLAGS.bandwidth)
+    if verb == "decode":
+        codes = _read_codes(FLAGS.input, codec)
+        blocks = (codes[start:start + _BLOCK] for start in range(0, len(codes), _BLOCK))
+        _write(_decode(codec, blocks), codec, len(codes) / codec.frame_rate)
+        return
+    from autosong_jax.audio import io
+
+    seconds = io.duration(FLAGS.input)
+    loudness = None
+    if getattr(codec, "normalizes", False):
+        loudness = codec.loudness(io.read_blocks(FLAGS.input, codec.sample_rate, codec.channels))
+    codes = _encode(codec, io.read_blocks(FLAGS.input, codec.sample_rate, codec.channels), loudness)
+    if verb == "encode":
+        frames = np.concatenate(list(_counted(codes, seconds, codec.frame_rate)))
+        np.save(FLAGS.output, frames)
+        print(f"{FLAGS.output}: {len(frames)} frames of {codec.num_codebooks} codes "
+              f"({len(frames) / codec.frame_rate:.2f} s)")
+    else:
+        _write(_decode(codec, codes, loudness), codec, seconds, round(seconds * codec.sample_rate))
+
+
+def _open_codec(name: str, bandwidth: float | None) -> "Codec":
+    from autosong_jax.audio.codec import load_codec
+    from autosong_jax.audio.encodec import HUB_IDS
+    from autosong_jax.pretrained import encodec, files
+
+    directory = files.locate(HUB_IDS.get(name, name), "--codec")
+    if bandwidth is None and (directory / "codec.json").exists():
+        return load_codec(directory)
+    return encodec.load(directory, bandwidth)
+
+
+def _encode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None) -> Iterator[np.ndarray]:
+    if hasattr(codec, "encode_blocks"):
+        yield from codec.encode_blocks(blocks, loudness)
+    else:
+        yield codec.encode(np.concatenate(list(blocks), axis=1))
+
+
+def _decode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None = None) -> Iterator[np.ndarray]:
+    """Audio in blocks, of the loudness given, or of the codec's own."""
+    from autosong_jax.audio.encodec import LEVEL
+
+    gain = np.float32(1 if loudness is None else loudness / LEVEL)
+    if hasattr(codec, "decode_blocks"):
+        yield from (gain * block for block in codec.decode_blocks(blocks))
+    else:
+        yield codec.decode(np.concatenate(list(blocks)))
+
+
+def _read_codes(path: str, codec: "Codec") -> np.ndarray:
+    try:
+        codes = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"--input={path} is not a .npy file of codes ({error})") from error
+    if codes.ndim != 2 or codes.shape[1] != codec.num_codebooks or not np.issubdtype(codes.dtype, np.integer):
+        raise UserError(f"--input={path} holds {codes.dtype} {list(codes.shape)}, expected integers [frames, "
+                        f"{codec.num_codebooks}]: an EnCodec's --bandwidth decides the number of codebooks")
+    if not codes.size:
+        raise UserError(f"--input={path} holds no codes")
+    if not 0 <= codes.min() <= codes.max() < codec.codebook_size:
+        raise UserError(f"--input={path} holds codes from {codes.min()} to {codes.max()}, expected 0 to "
+                        f"{codec.codebook_size - 1}: they are another codec's")
+    return codes
+
+
+def _write(blocks: Iterable[np.ndarray], codec: "Codec", seconds: float, samples: int | None = None) -> None:
+    """Writes audio in blocks, at most so many samples of it."""
+    from autosong_jax.audio import io
+
+    def cut() -> Iterator[np.ndarray]:
+        left = samples
+        for block in _counted((block.T for block in blocks), seconds, codec.sample_rate):
+            yield block[:left].T
+            left = None if left is None else max(0, left - len(block))
+
+    clipped = io.write_blocks(FLAGS.output, cut(), codec.sample_rate, codec.channels)
+    print(f"{FLAGS.output}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
+
+
+def _counted(blocks: Iterable[np.ndarray], seconds: float, rate: float) -> Iterator[np.ndarray]:
+    """The blocks [any, ...], `rate` a second, and a progress bar beside them."""
+    with cli.progress(total=round(seconds, 1), unit="s") as bar:
+        for block in blocks:
+            bar.update(round(len(block) / rate, 1))
+            yield block
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main, verbs=VERBS)
