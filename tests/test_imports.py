@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec"}
 JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
-SHARED = ["autosong_jax." + name for name in ("audio", "cli", "data", "errors", "evaluation.notes")]
+SHARED = ["autosong_jax." + name for name in ("audio", "cli", "data", "errors", "evaluation.notes", "pretrained.files")]
 
 
 def module_name(path: Path) -> str:
