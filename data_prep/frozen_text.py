@@ -8,12 +8,12 @@ import pathlib
 
 import ml_dtypes
 import numpy as np
-import tokenizers
 import torch
 import transformers
 
 from autosong_jax.data import tokenizer
 from autosong_jax.data.text import TextEncoderInfo, weights_revision
+from autosong_jax.pretrained import files
 from data_prep import hub
 
 _FLAG = "--text_encoder"
@@ -43,9 +43,9 @@ class FrozenTextEncoder:
         """
         model_class, options = _MODELS[kind]
         self._model = hub.load(model_class, source, _FLAG, **options)
-        pretrained = hub.from_pretrained(transformers.AutoTokenizer, source, _FLAG)
-        self._tokenizer = tokenizer.Tokenizer(tokenizers.Tokenizer.from_str(pretrained.backend_tokenizer.to_str()),
-                                              getattr(self._model.config, "max_position_embeddings", None))
+        directory = files.locate(source, _FLAG, (*tokenizer.FILES, tokenizer.SETTINGS))
+        self._tokenizer = tokenizer.Tokenizer.load(tokenizer.find(directory),
+                                                   getattr(self._model.config, "max_position_embeddings", None))
         weights = ((name, weight.detach().cpu().numpy()) for name, weight in self._model.named_parameters())
         self.info = TextEncoderInfo(f"{kind}:{source}", weights_revision(weights), records_hold,
                                     width=self._model.config.hidden_size)

@@ -63,9 +63,6 @@ def from_pretrained(cls: type, source: str, flag: str, **options):
         return cls.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
-        if "tiktoken" in reason:  # what transformers tries last where it cannot read a spiece.model
-            raise UserError(f"{flag}={source} has a tokenizer that needs another package: pip install sentencepiece"
-                            ) from error
         if pathlib.Path(source).is_dir():
             raise UserError(f"{flag}={source} is not a directory that save_pretrained wrote: {reason}") from error
         if source.startswith(("/", ".", "~")):

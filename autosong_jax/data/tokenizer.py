@@ -11,10 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from autosong_jax.errors import UserError
 
 FILE = "tokenizer.json"
+FILES = (FILE, "vocab.txt", "spiece.model")  # any of which will do; the first is taken
+SETTINGS = "tokenizer_config.json"  # beside BERT's, about case and accents
 _UNIGRAM = 1  # the type of SentencePiece models that T5 and its kin have
 
 
@@ -85,32 +88,39 @@ class Tokenizer:
 
 def find(directory: str | pathlib.Path) -> pathlib.Path:
     """The file of a checkpoint that its tokenizer is in. Raises UserError where there is none."""
-    names = (FILE, "vocab.txt", "spiece.model")
-    for name in names:
+    for name in FILES:
         if (pathlib.Path(directory) / name).is_file():
             return pathlib.Path(directory) / name
-    raise UserError(f"{directory} has no tokenizer, expected one of {', '.join(names)}: copy that of the checkpoint "
+    raise UserError(f"{directory} has no tokenizer, expected one of {', '.join(FILES)}: copy that of the checkpoint "
                     "there")
 
 
 def _from_json(path: pathlib.Path) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_file(str(path))
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
+        settings = _bert_settings(path)
+        if "lowercase" in settings:  # for transformers, too, this counts more than what tokenizer.json says
+            tokenizer.normalizer = normalizers.BertNormalizer(**settings)
+    return tokenizer
 
 
 def _from_vocabulary(path: pathlib.Path) -> tokenizers.Tokenizer:
-    """BERT's tokenizer from its vocabulary, a token a line, and what `tokenizer_config.json` says about case."""
-    settings = path.with_name("tokenizer_config.json")
-    config = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
-    tokenizer = tokenizers.BertWordPieceTokenizer(
-        str(path), lowercase=config.get("do_lower_case", True), strip_accents=config.get("strip_accents"),
-        handle_chinese_chars=config.get("tokenize_chinese_chars", True))
+    """BERT's tokenizer from its vocabulary, a token a line."""
+    tokenizer = tokenizers.BertWordPieceTokenizer(str(path), **_bert_settings(path))
     return tokenizers.Tokenizer.from_str(tokenizer.to_str())
+
+
+def _bert_settings(path: pathlib.Path) -> dict[str, bool | None]:
+    """What the file beside a tokenizer says of case, accents and Chinese."""
+    settings = path.with_name(SETTINGS)
+    values = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
+             "tokenize_chinese_chars": "handle_chinese_chars"}
+    return {names[name]: value for name, value in values.items() if name in names}
 
 
 def _from_sentencepiece(path: pathlib.Path) -> tokenizers.Tokenizer:
     """T5's tokenizer from a SentencePiece model; numbers of fields are those of `sentencepiece_model.proto`."""
-    from tokenizers import models, normalizers, pre_tokenizers, processors
-
     pieces, trainer, normalizer = [], {}, {}
     for number, value in _fields(path.read_bytes()):
         if number == 1:

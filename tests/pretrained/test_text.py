@@ -150,6 +150,16 @@ def test_a_vocabulary_is_a_tokenizer(tmp_path, lowercase):
         assert ours.ids(line).tolist() == reference(line)["input_ids"]
 
 
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_settings_beside_a_tokenizer_count_more(checkpoints, tmp_path, lowercase):
+    shutil.copytree(checkpoints["bert"][0], tmp_path / "bert")
+    settings = files.read_json(tmp_path / "bert" / tokenizer.SETTINGS) | {"do_lower_case": lowercase}
+    (tmp_path / "bert" / tokenizer.SETTINGS).write_text(json.dumps(settings))
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path / "bert")
+    ours = tokenizer.Tokenizer.load(tokenizer.find(tmp_path / "bert"))
+    assert ours.ids("Love rain").tolist() == reference("Love rain")["input_ids"]
+
+
 def test_a_sentencepiece_model_is_a_tokenizer(encoders):
     """mT5 has one, T5 a tokenizer.json of the same pieces."""
     for line in (TEXT, "love", " ", "Ünïcode 雨 rain\t\r\n", ""):
