@@ -3,11 +3,11 @@
 __version__ = "0.1.0"
 
 
-def load(workdir: str):
-    """Loads a trained song model; see `autosong_jax.sampling.song.load`.
+def load(source: str, flag: str = "source"):
+    """Loads a trained or released song model; see `autosong_jax.sampling.song.load`.
 
     JAX is imported here, not with the package, so that `data_prep` can share the package's schema and audio files.
     """
     from autosong_jax.sampling.song import load as load_song_model
 
-    return load_song_model(workdir)
+    return load_song_model(source, flag)

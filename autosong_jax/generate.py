@@ -4,6 +4,7 @@ python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --genre=pop --
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -16,7 +17,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
-    flags.DEFINE_string("workdir", None, "Workdir of a trained model.")
+    flags.DEFINE_string("workdir", None, "Workdir of a trained model, or the directory or hub id of a released one.")
     flags.DEFINE_multi_string("lyrics", [], "Text file with the lyrics; give it several times for several songs.")
     flags.DEFINE_string("genre", None, "Genre of the song.")
     flags.DEFINE_string("text", None, "Description of the music.")
@@ -33,29 +34,33 @@ def define_flags() -> None:
     flags.DEFINE_list("cfg_scales", [], "Guidance scales of single sources, such as lyrics=4,genre=2.")
     flags.DEFINE_bool("greedy", False, "Always the most probable code; the same as --temperature=0.")
     flags.DEFINE_string("prompt_audio", None, "Audio file that the song begins with.")
+    flags.DEFINE_string("melody", None, "Audio file whose melody the song follows; best without drums and bass.")
     flags.mark_flag_as_required("workdir")
 
 
 def main() -> None:
     if not (FLAGS.output or FLAGS.codes_output):
         raise UserError("nothing to write: give --output=song.wav or --codes_output=codes.npy, or both")
-    _check_suffix(FLAGS.output, (".wav", ".flac"))
-    _check_suffix(FLAGS.codes_output, (".npy",))
+    cli.check_output(FLAGS.output, (".wav", ".flac"))
+    cli.check_output(FLAGS.codes_output, (".npy",))
     songs = _conditions()
 
     import autosong_jax
     from autosong_jax.audio import io
     from autosong_jax.sampling.song import SamplingOptions
 
-    singer = autosong_jax.load(FLAGS.workdir)
-    codec = singer.codec if FLAGS.output or FLAGS.prompt_audio else None
+    singer = autosong_jax.load(FLAGS.workdir, "--workdir")
+    codec = singer.codec if FLAGS.output or FLAGS.prompt_audio or FLAGS.melody else None
     prompt = None
     if FLAGS.prompt_audio:
         prompt = codec.encode(io.read(FLAGS.prompt_audio, codec.sample_rate, codec.channels)[0])
+    if FLAGS.melody:
+        melody = io.read(FLAGS.melody, codec.sample_rate, 1)[0]
+        songs = [song | {"chroma": melody} for song in songs]
     options = SamplingOptions(
         duration=FLAGS.duration, temperature=0.0 if FLAGS.greedy else FLAGS.temperature, top_k=FLAGS.top_k,
         top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=_scales(FLAGS.cfg_scales))
-    all_codes = singer.sing(singer.encode_texts(songs), range(FLAGS.seed, FLAGS.seed + len(songs)), prompt=prompt,
+    all_codes = singer.sing(singer.encode_conditions(songs), range(FLAGS.seed, FLAGS.seed + len(songs)), prompt=prompt,
                             show_progress=True, options=options)
     for i, codes in enumerate(all_codes):
         seconds = len(codes) / singer.frame_rate
@@ -69,7 +74,7 @@ def main() -> None:
             print(f"{path}: {seconds:.2f} s")
 
 
-def _conditions() -> list[dict[str, str]]:
+def _conditions() -> list[dict[str, Any]]:
     """The texts of each song to make."""
     shared = {"genre": FLAGS.genre, "description": FLAGS.text}
     shared = {name: text for name, text in shared.items() if text is not None}
@@ -89,13 +94,6 @@ def _scales(items: list[str]) -> dict[str, float]:
         return {name: float(scale) for name, scale in (item.split("=") for item in items)}
     except ValueError:
         raise UserError(f"--cfg_scales={','.join(items)}: expected SOURCE=SCALE,...") from None
-
-
-def _check_suffix(path: str | None, suffixes: tuple[str, ...]) -> None:
-    if path and pathlib.Path(path).suffix.lower() not in suffixes:
-        raise UserError(f"output {path}: expected a name that ends in {' or '.join(suffixes)}")
-    if path and not pathlib.Path(path).absolute().parent.is_dir():
-        raise UserError(f"output {path}: there is no directory {pathlib.Path(path).absolute().parent}; make it first")
 
 
 def _numbered(path: str, index: int, count: int) -> pathlib.Path:

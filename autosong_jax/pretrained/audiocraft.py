@@ -9,11 +9,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import files
+from autosong_jax.pretrained import encodec, files
+from autosong_jax.pretrained.encodec import EncodecCodec
 from autosong_jax.pretrained.files import Tensors
 
 DECODER, COMPRESSION = "state_dict.bin", "compression_state_dict.bin"
@@ -39,18 +41,34 @@ _NAMES = (
 )
 
 
-def unpickle(path: pathlib.Path, directory: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors of a pickle, and its numbers and texts, by way of files in `directory`.
+def unpickle(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a pickle, and its numbers and texts.
 
     Raises:
       UserError: it is missing, holds more than weights, or PyTorch is not installed.
     """
-    command = [sys.executable, "-m", "data_prep.unpickle", f"--input={path}", f"--output={directory}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
-        raise UserError(f"{path} cannot be read: {reason}")
-    return Tensors.open(directory), files.read_json(directory / "metadata.json")
+    # What is open stays readable when the directory is gone.
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "data_prep.unpickle", f"--input={path.absolute()}", f"--output={directory}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
+            raise UserError(f"{path} cannot be read: {reason}")
+        return Tensors.open(directory), files.read_json(pathlib.Path(directory) / "metadata.json")
+
+
+def read_codec(path: pathlib.Path, *, stereo: bool = False) -> EncodecCodec:
+    """The EnCodec of a checkpoint of audiocraft, or of the encodec package, or the one on the hub that it names.
+
+    Raises:
+      UserError: it is missing or holds another kind of model.
+    """
+    tensors, metadata = unpickle(path)
+    if "pretrained" in metadata:
+        directory = files.locate(metadata["pretrained"], str(path))
+        return EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), stereo=stereo)
+    config, tensors = encodec.from_package(tensors)
+    return EncodecCodec(config, tensors, stereo=stereo)
 
 
 def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:

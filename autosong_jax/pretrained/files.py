@@ -39,15 +39,25 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
     if path.exists() or text.startswith(("/", ".", "~")) or text.count("/") > 1:
         raise UserError(f"{flag}={source} is not a directory: expected one that holds a checkpoint, or a hub id")
     import huggingface_hub
-    from huggingface_hub.errors import HFValidationError
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # that it tries again is not news
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what fails is said below
+    options = {"repo_id": text, "allow_patterns": list(patterns)}
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(text, allow_patterns=list(patterns)))
-    except (OSError, HFValidationError) as error:  # every error of a request is an OSError
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): where "
-                        f"there is a network, run 'hf download {source} --local-dir DIR', and give DIR") from error
+        # Asked first, since it fails at once where there is no network, and a download only after many attempts.
+        options["revision"] = huggingface_hub.HfApi().model_info(text, timeout=10).sha
+    except Exception as error:  # of the library, of its HTTP client, of the system
+        reason = (str(error).strip() or repr(error)).split("\n")[0]
+        try:
+            return pathlib.Path(huggingface_hub.snapshot_download(**options, local_files_only=True))
+        except (OSError, ValueError):  # not in the hub's cache either
+            raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): "
+                            f"where there is a network, run 'hf download {source} --local-dir DIR', and give DIR"
+                            ) from error
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(**options))
+    except OSError as error:
+        raise UserError(f"{flag}={source} could not be fetched from the hub whole ({error}): run the same again, which "
+                        "fetches only what is missing") from error
 
 
 def digest(source: str | pathlib.Path) -> str:

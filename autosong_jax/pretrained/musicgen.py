@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import parameters
 from autosong_jax.pretrained.files import Tensors
@@ -131,11 +132,72 @@ def load(abstract: Any, config: ml_collections.ConfigDict, tensors: Tensors, sha
 
 
 def unload(params: Any, config: ml_collections.ConfigDict) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of the decoder and its projections, as a MusicGen checkpoint names them; the inverse of `load`."""
+    """The tensors of the decoder and its projections, as a MusicGen checkpoint names them; the inverse of `load`.
+
+    Raises:
+      UserError: transformers has no place for the projection.
+    """
     params = params | {"conditions": dict(params["conditions"])}
     types = params["conditions"].pop("types")
+    states, width = params["conditions"]["sources"]["description"]["projection"]["kernel"].shape
     # MusicGen has no type vectors. With cross-attention they are just more of the projection's bias.
     sources = {name: {"projection": source["projection"] | {"bias": source["projection"]["bias"] + types[name]}}
                for name, source in params["conditions"]["sources"].items()}
     params["conditions"]["sources"] = sources
-    yield from parameters.unload(params, recipes(config, params["embeddings"].shape[0]))
+    for name, array in parameters.unload(params, recipes(config, params["embeddings"].shape[0])):
+        if name.startswith(_DESCRIPTION) and width == states:
+            if not np.array_equal(array, np.eye(width) if array.ndim == 2 else np.zeros(width)):
+                raise UserError("this is no MusicGen: its projection of the text's states has been trained, but "
+                                "transformers applies none where the text encoder is as wide as the decoder; export "
+                                "with --format=autosong")
+        else:
+            yield name, array
+
+
+def difference(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text: TextEncoderInfo) -> str:
+    """Why a model of ours is no text or stereo MusicGen; empty if it is one."""
+    model = config.model
+    expected = {
+        "model.norm": (model.norm, "pre"), "model.positions": (model.positions, "sinusoidal"),
+        "model.bias": (model.bias, False), "model.fusion": (model.fusion, "cross"),
+        "model.pattern": (model.pattern, "delay"), "data.end_of_song": (config.data.end_of_song, False),
+        "sources": (sorted(config.sources), ["description"]), "its codec": (codec["name"], "encodec"),
+        "its text encoder": (text.name.partition(":")[0], "t5"),
+    }
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            return f"{name} is {found!r}, not {wanted!r}"
+    own = list(model.delays) or list(range(codec["num_codebooks"]))
+    if own != delays(codec["num_codebooks"], codec["channels"]):
+        return f"model.delays are {own}"
+    return ""
+
+
+def released_files(config: ml_collections.ConfigDict, codec: Mapping[str, Any],
+                   parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The JSON files that transformers wants beside the weights of a text or stereo MusicGen.
+
+    Args:
+      config: of the model.
+      codec: what our `codec.json` says.
+      parts: `text_encoder` and `audio_encoder`, each as its own `config.json`.
+    """
+    model, special = config.model, codec["codebook_size"]
+    decoder = {"model_type": "musicgen_decoder", "vocab_size": special, "hidden_size": model.width,
+               "num_attention_heads": model.heads, "num_hidden_layers": model.layers, "ffn_dim": model.mlp_width,
+               "num_codebooks": codec["num_codebooks"], "audio_channels": codec["channels"],
+               "activation_function": model.activation, "dropout": model.dropout, "scale_embedding": False,
+               "pad_token_id": special, "bos_token_id": special, "tie_word_embeddings": False}
+    ids = {"pad_token_id": special, "bos_token_id": special, "decoder_start_token_id": special}
+    frames = round(config.data.seconds * codec["frame_rate"])
+    return {
+        "config.json": {"model_type": CROSS, "architectures": ["MusicgenForConditionalGeneration"], "dtype": "float32",
+                        "is_encoder_decoder": True, "decoder": decoder, **parts},
+        "generation_config.json": {**ids, "do_sample": config.sampling.temperature > 0, "max_length": frames,
+                                   "guidance_scale": config.sampling.cfg_scale, "top_k": config.sampling.top_k},
+        "preprocessor_config.json": {"feature_extractor_type": "EncodecFeatureExtractor", "padding_value": 0.0,
+                                     "feature_size": codec["channels"], "sampling_rate": codec["sample_rate"],
+                                     "padding_side": "left", "processor_class": "MusicgenProcessor"},
+        "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer", "processor_class": "MusicgenProcessor",
+                                  "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"},
+    }

@@ -49,6 +49,11 @@ def leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
+def own_recipes(tree: Any) -> dict[str, Recipe]:
+    """Our own names: the tensor of a parameter is called by its path, with dots."""
+    return {path: Recipe((path.replace("/", "."),)) for path in leaves(tree)}
+
+
 def load(abstract: Any, recipes: Mapping[str, Recipe], tensors: Tensors, *, what: str, dtype: Any = None,
          shardings: Any = None, ignored: str = "$^") -> Any:
     """Reads the parameters of a model.

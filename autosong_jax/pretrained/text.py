@@ -119,7 +119,7 @@ class FrozenTextEncoder:
 
     def encode(self, text: str) -> np.ndarray:
         """The states of a text, bfloat16 [L, D]; L is 0 for an empty text."""
-        return self._states(self.ids(text))
+        return self._states(self.ids(text)).astype(ml_dtypes.bfloat16)
 
     def encode_ids(self, ids: Array, lengths: Array) -> Array:
         """The states of texts.
@@ -135,14 +135,14 @@ class FrozenTextEncoder:
             return self._encode(self.params, ids, lengths)
 
     def source(self, text: str, max_length: int) -> dict[str, np.ndarray]:
-        """A text as a model reads it: {"states": bfloat16 [max_length, D], "length": int32 []}."""
+        """A text as a model reads it: {"states": float32 [max_length, D], "length": int32 []}."""
         ids = self.ids(text)
         if len(ids) > max_length:
             warnings.warn(f"a text of length {len(ids)}: the model reads the first {max_length}", stacklevel=2)
         if self.info.kind == "tokens":  # a batch of training holds no more of them either
             ids = ids[:max_length]
         states = self._states(ids)[:max_length]
-        padded = np.zeros((max_length, self.info.width), ml_dtypes.bfloat16)
+        padded = np.zeros((max_length, self.info.width), np.float32)
         padded[: len(states)] = states
         return {"states": padded, "length": np.int32(len(states))}
 
@@ -183,14 +183,14 @@ class FrozenTextEncoder:
         return parameters.unload(self.params, self._model.recipes)
 
     def _states(self, ids: np.ndarray) -> np.ndarray:
-        """int [L] -> bfloat16 [L, D]."""
+        """int [L] -> float32 [L, D]."""
         if not len(ids):
-            return np.zeros((0, self.info.width), ml_dtypes.bfloat16)
+            return np.zeros((0, self.info.width), np.float32)
         # Padded to a power of two, so that few lengths have to be compiled for.
         padded = np.zeros((1, max(16, 1 << (len(ids) - 1).bit_length())), np.int32)
         padded[0, : len(ids)] = ids
         states = self.encode_ids(padded, np.array([len(ids)], np.int32))
-        return np.asarray(states[0, : len(ids)]).astype(ml_dtypes.bfloat16)
+        return np.asarray(states[0, : len(ids)])
 
 
 def _encode(graph: nnx.GraphDef, params: Any, ids: Array, lengths: Array) -> Array:

@@ -7,14 +7,12 @@ import dataclasses
 import functools
 import json
 import pathlib
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import ml_dtypes
 import numpy as np
 from flax import nnx
 
@@ -26,9 +24,11 @@ from autosong_jax.data.text import TextEncoder, TextEncoderInfo, rebuild_text_en
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model
 from autosong_jax.models.song import SongModel
+from autosong_jax.pretrained import files, released
+from autosong_jax.pretrained import text as frozen_text
 from autosong_jax.pretrained.text import FrozenTextEncoder
-from autosong_jax.pretrained.text import load as load_text_encoder
 from autosong_jax.sampling import autoregressive
+from autosong_jax.sampling.conditions import MELODY, Conditions
 from autosong_jax.sampling.guidance import branches
 from autosong_jax.sampling.tokens import Choice
 from autosong_jax.training.checkpoints import load_weights
@@ -94,18 +94,20 @@ class Singer:
 
     Args:
       config: of the run.
-      text: the text encoder of the dataset.
+      text: which text encoder it was trained with.
       model: `unstacked`.
-      codec_directory: where the codec was saved; it is read when it is first needed.
+      facts: what `codec.json` says.
+      load_codec, load_text_encoder: give them; called when they are first needed.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, text: TextEncoderInfo, model: SongModel,
-                 codec_directory: pathlib.Path):
-        self.config, self.text, self._codec_directory = config, text, codec_directory
-        self._facts = read_codec_facts(codec_directory)
+                 facts: Mapping[str, Any], load_codec: Callable[[], Codec],
+                 load_text_encoder: Callable[[], TextEncoder | FrozenTextEncoder]):
+        self.config, self._facts, self._load_codec = config, facts, load_codec
+        self.encode_conditions = Conditions(config, text, load_text_encoder, facts["sample_rate"]).encode
         self.replace_weights(model)
         self.source_names = model.source_names
-        self.pattern = window_pattern(config, self._facts)
+        self.pattern = window_pattern(config, facts)
         self._sample = jax.jit(self._sample_window, static_argnames="on_step")
 
     def replace_weights(self, model: SongModel) -> None:
@@ -119,13 +121,7 @@ class Singer:
     @functools.cached_property
     def codec(self) -> Codec:
         """The codec. Raises UserError if it cannot be used here."""
-        return load_codec(self._codec_directory)
-
-    @functools.cached_property
-    def _text_encoder(self) -> TextEncoder | FrozenTextEncoder:
-        if self.text.frozen:
-            return load_text_encoder(self._codec_directory.parent)
-        return rebuild_text_encoder(self.text)
+        return self._load_codec()
 
     @property
     def frame_rate(self) -> float:
@@ -133,7 +129,7 @@ class Singer:
         return self._facts["frame_rate"]
 
     def generate(self, lyrics: str | Sequence[str] | None = None, genre: str | Sequence[str] | None = None,
-                 description: str | Sequence[str] | None = None, *, seed: int = 0,
+                 description: str | Sequence[str] | None = None, *, melody: np.ndarray | None = None, seed: int = 0,
                  prompt_audio: np.ndarray | None = None, show_progress: bool = False,
                  **options) -> Song | list[Song]:
         """Sings.
@@ -141,6 +137,7 @@ class Singer:
         Args:
           lyrics, genre, description: the conditions; a list of any of them is one song each, a single text is for all.
             A source of the model that is not given is dropped, as it is now and then in training.
+          melody: float32 [channels, samples] at the codec's rate, the recording whose melody every song follows.
           seed: of the first song; song i has seed + i, and is the same in whatever company it is made.
           prompt_audio: float32 [channels, samples] at the codec's rate, the beginning of every song.
           show_progress: a progress bar on stderr.
@@ -152,54 +149,21 @@ class Singer:
         Raises:
           UserError: if a condition is given that the model was not trained with, or an option means nothing.
         """
-        texts = {"lyrics": lyrics, "genre": genre, "description": description}
-        texts = {name: text for name, text in texts.items() if text is not None}
-        lists = {len(text) for text in texts.values() if not isinstance(text, str)}
-        if len(lists) > 1:
-            raise UserError(f"lists of {', '.join(map(str, sorted(lists)))} conditions: expected lists of one length")
-        count = lists.pop() if lists else 1
-        codec = self.codec
-        sources = self.encode_texts([{n: t if isinstance(t, str) else t[i] for n, t in texts.items()}
-                                     for i in range(count)])
-        prompt = None if prompt_audio is None else codec.encode(prompt_audio)
+        given = {"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody}
+        given = {name: condition for name, condition in given.items() if condition is not None}
+        lists = [name for name, condition in given.items() if not isinstance(condition, (str, np.ndarray))]
+        counts = {len(given[name]) for name in lists}
+        if len(counts) > 1:
+            raise UserError(f"lists of {', '.join(map(str, sorted(counts)))} conditions: expected lists of one length")
+        count = counts.pop() if counts else 1
+        sources = self.encode_conditions([
+            {name: condition[i] if name in lists else condition for name, condition in given.items()}
+            for i in range(count)])
+        prompt = None if prompt_audio is None else self.codec.encode(prompt_audio)
         codes = self.sing(sources, range(seed, seed + count), prompt=prompt, show_progress=show_progress,
                           options=SamplingOptions(**options))
-        songs = [Song(codec.decode(c), codec.sample_rate, c) for c in codes]
-        return songs if any(not isinstance(text, str) for text in texts.values()) else songs[0]
-
-    def encode_texts(self, songs: Sequence[Mapping[str, str]]) -> dict[str, dict[str, np.ndarray]]:
-        """The sources of a batch from the texts of each song.
-
-        Raises:
-          UserError: if a text is of no source of the model, or the text encoder is not there.
-        """
-        given = sorted({name for song in songs for name in song})
-        for name in given:
-            if name not in self.source_names:
-                raise UserError(f"{name} was given, but the model was not trained with it: expected "
-                                f"{', '.join(self.source_names) or 'no condition'}")
-        encoder = self._text_encoder if given else None
-        rows = {name: [self._encode_text(encoder, name, song.get(name)) for song in songs]
-                for name in self.source_names}
-        return {name: {key: np.stack([row[key] for row in source]) for key in source[0]}
-                for name, source in rows.items()}
-
-    def _encode_text(self, encoder, name: str, text: str | None) -> dict[str, np.ndarray]:
-        max_length = self.config.sources[name].max_length
-        if self.text.frozen:
-            return encoder.source(text, max_length) if text else {
-                "states": np.zeros((max_length, self.text.width), ml_dtypes.bfloat16), "length": np.int32(0)}
-        empty = np.zeros(0, np.int32)
-        if name == "lyrics":
-            arrays = dataclasses.asdict(encoder.encode_lyrics(text)) if text else dict.fromkeys(
-                ("ids", "sections", "lines"), empty)
-        else:
-            arrays = {"ids": encoder.encode(text) if text else empty}
-        length = len(arrays["ids"])
-        if length > max_length:
-            warnings.warn(f"{name} of length {length}: the model reads the first {max_length}", stacklevel=4)
-        padded = {key: np.pad(a[:max_length], (0, max(max_length - length, 0))) for key, a in arrays.items()}
-        return {**padded, "length": np.int32(min(length, max_length))}
+        songs = [Song(self.codec.decode(c), self.codec.sample_rate, c) for c in codes]
+        return songs if lists else songs[0]
 
     def sing(self, sources: Mapping[str, Mapping[str, np.ndarray]], seeds: Sequence[int], *,
              prompt: np.ndarray | None = None, show_progress: bool = False,
@@ -266,23 +230,44 @@ class Singer:
             model, self.pattern, memory, weights, keys, prompt, prompt_frames, max_frames, choice, on_step)
 
 
-def load(workdir: str | pathlib.Path) -> Singer:
-    """Loads the newest weights of a workdir (their moving average, if the run keeps one).
+def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
+    """Loads a model that sings.
+
+    Args:
+      source: a workdir, whose newest weights are taken (their moving average, if the run keeps one); a directory that
+        `convert --export` wrote; a released MusicGen; or the hub id of one of the last two.
+      flag: what `source` was given by, for errors.
 
     Raises:
-      UserError: if it is not a workdir, or nothing has been trained in it yet.
+      UserError: if it is none of these, or nothing has been trained in it yet.
     """
-    workdir = pathlib.Path(workdir)
-    config = config_file.load(workdir / "config.json")
-    text = TextEncoderInfo.load(workdir)
-    facts = read_codec_facts(workdir / "codec")
+    directory = files.locate(source, flag)
+    if released.is_released(directory):
+        return _load_released(released.read(str(source), flag))
+    config = config_file.load(directory / "config.json")
+    text, facts = TextEncoderInfo.load(directory), read_codec_facts(directory / "codec")
     _, abstract = abstract_model(config, facts, text)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-    params, _ = load_weights(workdir, config, target)
+    params, _ = load_weights(directory, config, target)
     config.lora.rank = 0  # it is merged now
     graph, _ = abstract_model(config, facts, text)
-    return Singer(config, text, nnx.merge(graph, params).unstacked(), workdir / "codec")
+    return Singer(config, text, nnx.merge(graph, params).unstacked(), **parts_of(directory, text))
+
+
+def _load_released(model: released.Released) -> Singer:
+    graph, params = model.load()
+    return Singer(model.config, model.text.info, nnx.merge(graph, params).unstacked(), model.codec.description,
+                  lambda: model.codec, lambda: model.text)
+
+
+def parts_of(workdir: pathlib.Path, text: TextEncoderInfo) -> dict[str, Any]:
+    """The arguments of `Singer` that a workdir holds beside config and weights."""
+    def load_text_encoder() -> TextEncoder | FrozenTextEncoder:
+        return frozen_text.load(workdir) if text.frozen else rebuild_text_encoder(text)
+
+    return {"facts": read_codec_facts(workdir / "codec"), "load_codec": lambda: load_codec(workdir / "codec"),
+            "load_text_encoder": load_text_encoder}
 
 
 def read_codec_facts(directory: pathlib.Path) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from autosong_jax.errors import UserError
 from autosong_jax.models import lora
+from autosong_jax.pretrained import files, parameters
+from autosong_jax.pretrained.files import Tensors
 from autosong_jax.training.step import TrainState
 from autosong_jax.training.trainable import Parameters, combine, partition
 
@@ -88,10 +91,10 @@ class Checkpoints:
 
 
 def latest_step(workdir: pathlib.Path) -> int | None:
-    """The step of the newest finished checkpoint of a workdir, which need not exist."""
+    """The step of the newest finished checkpoint of a workdir, which need not exist; of exported weights 0."""
     checkpoints = workdir / "checkpoints"
     if not checkpoints.is_dir():
-        return None
+        return 0 if is_exported(workdir) else None
     with ocp.training.Checkpointer(checkpoints.absolute()) as checkpointer:
         return checkpointer.latest.step if checkpointer.latest else None
 
@@ -101,7 +104,7 @@ def load_weights(workdir: pathlib.Path, config: ml_collections.ConfigDict, abstr
     """The weights to sample with, from the newest checkpoint: the moving average where there is one, LoRA merged.
 
     Args:
-      workdir: of a training run, or a converted model.
+      workdir: of a training run, a converted model or an exported one.
       config: what its `config.json` says.
       abstract: shapes, dtypes and shardings of all parameters, LoRA's among them; or NumPy arrays, to have the weights
         in the host's memory.
@@ -116,6 +119,8 @@ def load_weights(workdir: pathlib.Path, config: ml_collections.ConfigDict, abstr
     if step is None:
         raise UserError(f"{workdir}/checkpoints holds no finished checkpoint: expected a workdir that "
                         "`python -m autosong_jax.train` wrote; train until the first is written")
+    if is_exported(workdir):
+        return _load_exported(workdir, abstract), step
     trained, frozen = partition(abstract, config.train.trainable)
     checkpoint = workdir / "checkpoints" / str(step)
     item = "ema" if (checkpoint / "ema").exists() else "params"
@@ -126,6 +131,20 @@ def load_weights(workdir: pathlib.Path, config: ml_collections.ConfigDict, abstr
             raise UserError(f"checkpoint {checkpoint} does not fit {workdir}/config.json ({_reason(error)}): copy the "
                             "whole workdir again, or train anew") from error
     return lora.merge(combine(trained, load_frozen(workdir, frozen)), config.lora), step
+
+
+def is_exported(workdir: pathlib.Path) -> bool:
+    """Whether the weights are in safetensors, as `pretrained.export` writes them, in place of checkpoints."""
+    return not (workdir / "checkpoints").is_dir() and any(
+        (workdir / name).exists() for name in (files.SINGLE, files.INDEX))
+
+
+def _load_exported(directory: pathlib.Path, abstract: Parameters) -> Parameters:
+    on_host = isinstance(jax.tree.leaves(abstract)[0], np.ndarray)
+    params = parameters.load(
+        abstract, parameters.own_recipes(abstract), Tensors.open(directory), what=f"{directory}/config.json",
+        shardings=None if on_host else jax.tree.map(lambda x: x.sharding, abstract))
+    return jax.tree.map(np.array, params) if on_host else params
 
 
 def save_weights(workdir: pathlib.Path, params: Parameters) -> None:

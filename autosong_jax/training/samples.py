@@ -15,7 +15,7 @@ from autosong_jax.data import schema
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained.text import text_states
-from autosong_jax.sampling.song import Singer
+from autosong_jax.sampling.song import Singer, parts_of
 from autosong_jax.training.metrics import MetricsWriter
 
 
@@ -45,8 +45,8 @@ class SampleWriter:
             return
         model = nnx.merge(self._graph, params).unstacked()
         if self._singer is None:
-            self._singer = Singer(self._config, SongDataset(self._config.data.path, "train").text, model,
-                                  self._workdir / "codec")
+            text = SongDataset(self._config.data.path, "train").text
+            self._singer = Singer(self._config, text, model, **parts_of(self._workdir, text))
         self._singer.replace_weights(model)
         rows = list(self._prompts.values())
         sources = {name: {key: np.concatenate([row[name][key] for row in rows]) for key in rows[0][name]}

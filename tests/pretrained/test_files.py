@@ -106,15 +106,17 @@ def test_a_source_that_is_not_there(tmp_path):
     assert files.locate(str(tmp_path), "--source") == tmp_path
 
 
-def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
+def test_a_hub_id_that_cannot_be_fetched(monkeypatch, tmp_path):
     import huggingface_hub
 
-    def snapshot_download(*args, **kwargs):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no connection\nand more lines")
+    def model_info(*args, **kwargs):
+        raise ConnectionError("no connection\nand more lines")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(UserError, match=r"--source=facebook/musicgen-small .*no connection\): where .* give DIR"):
-        files.locate("facebook/musicgen-small", "--source")
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    with pytest.raises(UserError, match=r"--source=some/model .*\(no connection\): where .* give DIR"):
+        files.locate("some/model", "--source")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, local_files_only, **_: str(tmp_path))
+    assert files.locate("some/model", "--source") == tmp_path  # it has been fetched before
 
 
 def test_a_hub_id_that_is_none():

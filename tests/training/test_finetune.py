@@ -15,7 +15,7 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import Singer, window_pattern
+from autosong_jax.sampling.song import Singer, parts_of, window_pattern
 from autosong_jax.training import loop
 from autosong_jax.training.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_weights
 from autosong_jax.training.step import make_trainer
@@ -140,8 +140,8 @@ def test_a_lora_workdir_sings_what_merged_weights_sing(tuned, make_config):
     dataset = SongDataset(config.data.path, "train")
     graph, _ = abstract_model(config, dataset.codec, dataset.text)
     expected = Singer(config, dataset.text, nnx.merge(graph, unflatten_dict(weights, sep="/")).unstacked(),
-                      tuned / "codec")
-    sources = singer.encode_texts([{"lyrics": "la la", "genre": "pop"}])
+                      **parts_of(tuned, dataset.text))
+    sources = singer.encode_conditions([{"lyrics": "la la", "genre": "pop"}])
     np.testing.assert_array_equal(singer.sing(sources, [3])[0], expected.sing(sources, [3])[0])
 
 

@@ -1,0 +1,134 @@
+"""Trained models for others: as a directory of safetensors with a model card, or as transformers reads MusicGen."""
+
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from autosong_jax import config as config_file
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.errors import UserError
+from autosong_jax.models.build import abstract_model
+from autosong_jax.pretrained import files, musicgen, parameters
+from autosong_jax.pretrained import text as frozen_text
+from autosong_jax.pretrained.files import Tensors
+from autosong_jax.sampling.song import read_codec_facts
+from autosong_jax.training.checkpoints import load_weights
+
+FORMATS = ("auto", "musicgen", "autosong")
+
+
+def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -> str:
+    """Writes the newest weights of a workdir, LoRA merged, in float32.
+
+    Args:
+      workdir: of a training run, or a converted model.
+      directory: a new or empty directory.
+      form: "musicgen", which `transformers.MusicgenForConditionalGeneration` loads; "autosong", which
+        `autosong_jax.load` and `generate` take like a workdir; "auto" is musicgen for a model that is one.
+
+    Returns:
+      The form.
+
+    Raises:
+      UserError: the workdir holds no trained model, the directory is not empty, or the model is no MusicGen.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise UserError(f"--export={directory} is not empty: choose another directory")
+    config = config_file.load(workdir / "config.json")
+    facts, text = read_codec_facts(workdir / "codec"), TextEncoderInfo.load(workdir)
+    difference = musicgen.difference(config, facts, text)
+    if form == "musicgen" and difference:
+        raise UserError(f"{workdir} is no MusicGen: {difference}; export it with --format=autosong")
+    form = ("autosong" if difference else "musicgen") if form == "auto" else form
+    _, abstract = abstract_model(config, facts, text)
+    params, step = load_weights(workdir, config, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract))
+    config.lora.rank = 0  # merged
+    directory.mkdir(parents=True, exist_ok=True)
+    if form == "musicgen":
+        _write_musicgen(workdir, directory, config, facts, params)
+    else:
+        _write_autosong(workdir, directory, config, facts, text, params, step)
+    return form
+
+
+def _write_musicgen(workdir: pathlib.Path, directory: pathlib.Path, config: ml_collections.ConfigDict,
+                    facts: Mapping[str, Any], params: Any) -> None:
+    parts = {"text_encoder": workdir / frozen_text.DIRECTORY, "audio_encoder": workdir / "codec"}
+
+    def tensors() -> Iterator[tuple[str, np.ndarray]]:
+        for prefix, path in parts.items():
+            held = Tensors.open(path)
+            yield from ((f"{prefix}.{name}", held.read(name)) for name in held)
+        yield from musicgen.unload(params, config)
+
+    files.write(directory, tensors())
+    settings = {prefix: files.read_json(path / "config.json") for prefix, path in parts.items()}
+    for name, content in musicgen.released_files(config, facts, settings).items():
+        _write_json(directory / name, content)
+    shutil.copy(workdir / frozen_text.DIRECTORY / "tokenizer.json", directory)
+
+
+def _write_autosong(workdir: pathlib.Path, directory: pathlib.Path, config: ml_collections.ConfigDict,
+                    facts: Mapping[str, Any], text: TextEncoderInfo, params: Any, step: int) -> None:
+    for name in ("codec", frozen_text.DIRECTORY):
+        if (workdir / name).is_dir():
+            shutil.copytree(workdir / name, directory / name)
+    text.save(directory)
+    files.write(directory, parameters.unload(params, parameters.own_recipes(params)))
+    (directory / "README.md").write_text(_card(directory.name, config, facts, text, params, step), encoding="utf-8")
+    config_file.save(config, directory / "config.json")
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _card(name: str, config: ml_collections.ConfigDict, facts: Mapping[str, Any], text: TextEncoderInfo, params: Any,
+          step: int) -> str:
+    """The model card: what the model is and how to sing with it; what only its maker knows is left to fill in."""
+    model, sources = config.model, ", ".join(sorted(config.sources)) or "nothing"
+    count = sum(math.prod(leaf.shape) for leaf in parameters.leaves(params).values())
+    rows = {
+        "parameters": f"{count:,} (without codec and text encoder)",
+        "decoder": f"width {model.width}, {model.heads} heads, {model.layers} layers, {model.pattern} pattern",
+        "conditioned on": f"{sources}, by {model.fusion}",
+        "text encoder": text.name,
+        "codec": f"{facts['name']}, {facts['sample_rate']} Hz, {facts['channels']} channel(s), "
+                 f"{facts['num_codebooks']} codebooks x {facts['codebook_size']}, {facts['frame_rate']:g} frames/s",
+        "window": f"{config.data.seconds:g} s",
+        "steps trained": f"{step}",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    inputs = ", ".join(f'{source}="..."' for source in sorted(config.sources) if source != "chroma")
+    return f"""---
+library_name: autosong_jax
+pipeline_tag: text-to-audio
+tags:
+- music-generation
+- jax
+- flax
+---
+
+# {name}
+
+A song model for [JAX](https://docs.jax.dev), exported by autosong_jax.
+
+| | |
+| --- | --- |
+{table}
+
+```python
+import autosong_jax
+
+song = autosong_jax.load("{name}").generate({inputs})
+```
+
+What it was trained on, for which uses it is meant, and under which license its weights are: not stated by its maker.
+"""

@@ -1,0 +1,119 @@
+"""A released song model as a whole: decoder, codec and text encoder, read from one source and kept as a workdir."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from autosong_jax import config as config_file
+from autosong_jax.data import tokenizer
+from autosong_jax.errors import UserError
+from autosong_jax.models.build import abstract_model
+from autosong_jax.parallel.sharding import make_mesh, tree_shardings
+from autosong_jax.pretrained import audiocraft, files, musicgen
+from autosong_jax.pretrained import text as frozen_text
+from autosong_jax.pretrained.encodec import EncodecCodec
+from autosong_jax.pretrained.files import Tensors
+from autosong_jax.pretrained.text import FrozenTextEncoder
+from autosong_jax.training.checkpoints import save_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Released:
+    """A released model, its decoder still in its files.
+
+    Attributes:
+      config: ours, with the released defaults of sampling.
+      codec: its EnCodec.
+      text: its text encoder.
+      tensors: of the checkpoint.
+    """
+
+    config: ml_collections.ConfigDict
+    codec: EncodecCodec
+    text: FrozenTextEncoder
+    tensors: Tensors
+
+    def load(self) -> tuple[Any, Any]:
+        """The model without parameters, and the parameters, float32, sharded over all devices as in training."""
+        graph, shapes = abstract_model(self.config, self.codec.description, self.text.info)
+        shardings = tree_shardings(shapes, make_mesh(self.config.mesh))
+        return graph, musicgen.load(shapes, self.config, self.tensors, shardings)
+
+    def write(self, workdir: pathlib.Path) -> None:
+        """Makes `workdir` a workdir with these weights as its checkpoint 0.
+
+        Raises:
+          UserError: there is something in it already, or it cannot be written.
+        """
+        if workdir.exists() and any(workdir.iterdir()):
+            raise UserError(f"--workdir={workdir} is not empty: choose another one")
+        _, params = self.load()
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            self.codec.save(workdir / "codec")
+            self.text.save(workdir / frozen_text.DIRECTORY)
+            self.text.info.save(workdir)
+        except OSError as error:
+            raise UserError(f"--workdir={workdir} cannot be written ({error}): choose another one") from error
+        save_weights(workdir, params)
+        config_file.save(self.config, workdir / "config.json")
+
+
+def is_released(directory: pathlib.Path) -> bool:
+    """Whether a directory is to be read by `read`, and is none of ours."""
+    try:
+        return "model_type" in files.read_json(directory / "config.json")
+    except UserError:
+        return (directory / audiocraft.DECODER).exists()
+
+
+def read(source: str, flag: str = "--source", text_encoder: str | None = None) -> Released:
+    """Reads all of a released model but its decoder's weights.
+
+    Args:
+      source: a directory or a hub id of a MusicGen, as transformers or as audiocraft has it.
+      flag: what `source` was given by, for errors.
+      text_encoder: a directory or a hub id of the T5 that belongs to a release of audiocraft; None is the one it names.
+
+    Raises:
+      UserError: it cannot be had, or is something else.
+    """
+    directory = files.locate(source, flag)
+    if not (directory / "config.json").exists():
+        return _read_audiocraft(files.locate(source, flag, (audiocraft.DECODER, audiocraft.COMPRESSION)), text_encoder)
+    path = directory / "config.json"
+    settings = files.read_json(path)
+    kind, known = settings.get("model_type"), (musicgen.CROSS, musicgen.PREFIX)
+    if kind not in known:
+        raise UserError(f"{path} is of a model of type {kind!r}, expected one of {', '.join(known)}")
+    if text_encoder is not None:
+        raise UserError(f"--text_encoder={text_encoder}: {directory} holds its own; leave it out")
+    for part in ("decoder", "audio_encoder", "text_encoder"):
+        if not isinstance(settings.get(part), dict):
+            raise UserError(f"{path} says nothing of {part}: expected the config of a whole MusicGen")
+    tensors = Tensors.open(directory)
+    codec = EncodecCodec(settings["audio_encoder"], tensors.under("audio_encoder."), stereo=_is_stereo(settings))
+    text = FrozenTextEncoder(settings["text_encoder"], tensors.under("text_encoder."), tokenizer.find(directory),
+                             f"t5:{source}")
+    return Released(musicgen.model_config(settings, codec.description), codec, text, tensors)
+
+
+def _read_audiocraft(directory: pathlib.Path, text_encoder: str | None) -> Released:
+    path = directory / audiocraft.DECODER
+    if not path.is_file():
+        raise UserError(f"{directory} holds neither config.json nor {audiocraft.DECODER}: expected a MusicGen as "
+                        "transformers or as audiocraft has it")
+    tensors, metadata = audiocraft.unpickle(path)
+    settings = audiocraft.settings(metadata, path)
+    codec = audiocraft.read_codec(directory / audiocraft.COMPRESSION, stereo=_is_stereo(settings))
+    name = text_encoder or settings["text_encoder_name"]
+    text = FrozenTextEncoder.open(files.locate(name, "--text_encoder"), f"t5:{name}")
+    config = musicgen.model_config(settings, codec.description)
+    return Released(config, codec, text, audiocraft.standard_names(tensors))
+
+
+def _is_stereo(settings: Mapping[str, Any]) -> bool:
+    return settings["decoder"].get("audio_channels", 1) == 2

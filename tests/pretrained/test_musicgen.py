@@ -1,0 +1,214 @@
+"""MusicGen against transformers, with random weights: logits, greedy songs, import and export."""
+
+import contextlib
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+
+import autosong_jax
+from autosong_jax import config as config_file
+from autosong_jax.errors import UserError
+from autosong_jax.pretrained import export, files, parameters, released
+from autosong_jax.pretrained.files import Tensors
+from autosong_jax.sampling.song import SamplingOptions
+
+TEXTS = ["love rain night blue love", "blue"]
+FRAMES = 100
+
+
+@pytest.fixture(scope="module")
+def model(musicgen):
+    """Ours, from the files of the toy."""
+    graph, params = released.read(str(musicgen.directory)).load()
+    return nnx.merge(graph, params)
+
+
+def features_of(chroma):
+    """Pitch classes [B, F] as transformers wants them."""
+    return {} if chroma is None else {
+        "input_features": torch.nn.functional.one_hot(torch.tensor(chroma), 12).float()}
+
+
+def their_logits(toy, steps, texts, chroma=None):
+    """[B, S, K, V] of steps [B, S, K]."""
+    ids, mask = toy.token_ids(texts)
+    features = features_of(chroma)
+    batch, length, num_codebooks = steps.shape
+    with torch.inference_mode():
+        logits = toy.model(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), **features,
+                           decoder_input_ids=torch.tensor(steps).movedim(1, 2).reshape(-1, length)).logits
+    return logits.reshape(batch, num_codebooks, -1, logits.shape[-1])[:, :, -length:].movedim(1, 2).numpy()
+
+
+def our_sources(toy, texts, chroma=None):
+    ids, mask = toy.token_ids(texts)
+    with torch.inference_mode():
+        states = toy.model.text_encoder(torch.tensor(ids), attention_mask=torch.tensor(mask)).last_hidden_state.numpy()
+    sources = {"description": {"states": jnp.asarray(states), "length": jnp.asarray(mask.sum(axis=1))}}
+    if chroma is not None:
+        sources["chroma"] = {"chroma": jnp.asarray(chroma), "length": jnp.full(len(texts), chroma.shape[1])}
+    return sources
+
+
+def test_logits(musicgen, model):
+    """With padding; for the melody model without, where transformers lets padding take up positions."""
+    texts = TEXTS if musicgen.kind != "melody" else ["love rain", "blue blue"]
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 65, (2, 13, musicgen.num_codebooks))
+    chroma = rng.integers(0, 12, (2, 9)) if musicgen.kind == "melody" else None
+    expected = their_logits(musicgen, steps, texts, chroma)
+    sources = our_sources(musicgen, texts, chroma)
+    keep = jnp.ones((2, len(sources)), bool)
+    logits = nnx.jit(lambda model: model(jnp.asarray(steps), model.encode(sources, keep)))(model)
+    assert np.abs(expected).max() > 1
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def their_songs(toy, texts, guidance, chroma=None):
+    """Greedy codes [B, T, K]: what transformers' generation hands to its codec."""
+    decoded = []
+
+    @contextlib.contextmanager
+    def watched():
+        decode = toy.model.audio_encoder.decode
+        toy.model.audio_encoder.decode = lambda audio_codes, *args, **kwargs: decoded.append(audio_codes) or decode(
+            audio_codes, *args, **kwargs)
+        yield
+        del toy.model.audio_encoder.decode
+
+    songs, features = [], features_of(chroma)
+    for text in texts:  # one by one: no padding
+        ids, mask = toy.token_ids([text])
+        decoded.clear()
+        with watched(), torch.inference_mode():
+            toy.model.generate(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), do_sample=False,
+                               guidance_scale=guidance, max_new_tokens=FRAMES + 3, **features)
+        sides = torch.stack([codes[0, 0] for codes in decoded], dim=1)  # [K, sides, T]
+        songs.append(sides.reshape(toy.num_codebooks, -1).T.numpy())
+    return songs
+
+
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+def test_greedy_songs_are_the_same_code_for_code(musicgen, imported, guidance):
+    singer = autosong_jax.load(imported)
+    sources, chroma = singer.encode_conditions([{"description": text} for text in TEXTS]), None
+    if musicgen.kind == "melody":
+        chroma = np.random.default_rng(1).integers(0, 12, (1, 9))
+        sources["chroma"] = {"chroma": np.repeat(chroma, len(TEXTS), axis=0), "length": np.full(len(TEXTS), 9)}
+    options = SamplingOptions(temperature=0.0, cfg_scale=guidance, duration=FRAMES / 50)
+    songs = singer.sing(sources, range(len(TEXTS)), options=options)
+    for song, expected in zip(songs, their_songs(musicgen, TEXTS, guidance, chroma), strict=True):
+        np.testing.assert_array_equal(song, expected)
+        assert len(np.unique(song)) > 8
+
+
+@pytest.mark.parametrize("shard", [10**9, 40_000])
+def test_exported_models_are_the_same_in_transformers(musicgen, imported, tmp_path, shard, monkeypatch):
+    if musicgen.kind == "melody":
+        pytest.skip("transformers' melody models are read, not written")
+    write = files.write
+    monkeypatch.setattr(files, "write", lambda directory, tensors: write(directory, tensors, max_shard_bytes=shard))
+    assert export.export(imported, tmp_path / "out") == "musicgen"
+    again, loading = transformers.MusicgenForConditionalGeneration.from_pretrained(
+        tmp_path / "out", output_loading_info=True)
+    assert not any(loading[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    # Where T5 is as wide as the decoder, the projection is the identity and transformers has none.
+    expected = musicgen.model.state_dict()
+    state = again.state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor), name
+    assert again.generation_config.guidance_scale == 3.0
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
+    ids, mask = musicgen.token_ids(TEXTS)
+    inputs = processor(text=TEXTS, padding=True, return_tensors="pt")
+    np.testing.assert_array_equal(inputs["input_ids"], ids)
+    np.testing.assert_array_equal(inputs["attention_mask"], mask)
+
+
+def test_our_own_export_sings_like_the_workdir(musicgen, imported, tmp_path):
+    directory = tmp_path / "a model"
+    assert export.export(imported, directory, "autosong") == "autosong"
+    assert "| conditioned on |" in (directory / "README.md").read_text()
+    options = {"duration": 0.3, "seed": 5}
+    one, other = (autosong_jax.load(path).generate(description="love", **options) for path in (imported, directory))
+    np.testing.assert_array_equal(one.codes, other.codes)
+    np.testing.assert_array_equal(one.audio, other.audio)
+    again = tmp_path / "again"
+    export.export(directory, again, "autosong")
+    assert (again / "model.safetensors").read_bytes() == (directory / "model.safetensors").read_bytes()
+
+
+def test_a_model_is_loaded_without_a_workdir(musicgen, imported):
+    one, other = (autosong_jax.load(path).generate(description="love", duration=0.3)
+                  for path in (imported, str(musicgen.directory)))
+    np.testing.assert_array_equal(one.codes, other.codes)
+
+
+def test_a_projection_that_transformers_would_not_apply(imported, musicgen, tmp_path):
+    """Where T5 is as wide as the decoder; training can make more of it than the identity."""
+    if musicgen.kind != "stereo":
+        pytest.skip("T5 is narrower than the decoder")
+    directory = tmp_path / "model"
+    export.export(imported, directory, "autosong")
+    tensors = Tensors.open(directory)
+    name = "conditions.sources.description.projection.bias"
+    files.write(directory, [(key, tensors.read(key) + (key == name)) for key in tensors])
+    with pytest.raises(UserError, match="its projection of the text's states has been trained"):
+        export.export(directory, tmp_path / "out", "musicgen")
+
+
+def test_every_parameter_comes_from_the_checkpoint(musicgen, imported):
+    """Bit for bit, but for the type vectors, of which MusicGen has none."""
+    config = config_file.load(imported / "config.json")
+    assert (config.sampling.top_k, config.sampling.cfg_scale) == (250, 3.0)
+    _, params = released.read(str(musicgen.directory)).load()
+    state = {name: tensor.numpy() for name, tensor in musicgen.model.state_dict().items()}
+    for path, leaf in parameters.leaves(params).items():
+        if path.startswith("conditions/types"):
+            assert not leaf.any()
+    np.testing.assert_array_equal(params["decoder"]["blocks"]["mlp"]["up"]["kernel"][1],
+                                  state["decoder.model.decoder.layers.1.fc1.weight"].T)
+    np.testing.assert_array_equal(params["heads"][3], state["decoder.lm_heads.3.weight"].T)
+
+
+def test_bad_sources(musicgen, make_musicgen, tmp_path):
+    directory = tmp_path / "model"
+    shutil.copytree(musicgen.directory, directory)
+    config = json.loads((directory / "config.json").read_text())
+
+    def refuses(message, **changes):
+        (directory / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(UserError, match=message) as error:
+            released.read(str(directory)).write(tmp_path / "workdir")
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "workdir" / "config.json").exists()
+
+    refuses(r"config.json is of a model of type 'bert', expected one of musicgen", model_type="bert")
+    refuses(r"says nothing of decoder", decoder=None)
+    refuses(r"fc2.weight of shape \[\d+, \d+\], expected \[\d+, 7\]", decoder=config["decoder"] | {"ffn_dim": 7})
+    refuses(r"lacks the tensor decoder.model.decoder.layers.\d+",
+            decoder=config["decoder"] | {"num_hidden_layers": 9})
+    refuses(r"which a MusicGen of this shape has no place for", decoder=config["decoder"] | {"num_hidden_layers": 1})
+    refuses(r"num_codebooks 3 of the decoder, expected", decoder=config["decoder"] | {"num_codebooks": 3})
+    refuses(r"scale_embedding True", decoder=config["decoder"] | {"scale_embedding": True})
+    (directory / "config.json").write_text(json.dumps(config))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        released.read(str(directory)).write(tmp_path / "full")
+    (directory / "config.json").unlink()
+    with pytest.raises(UserError, match=r"neither config.json nor state_dict.bin"):
+        released.read(str(directory))
+
+
+def test_only_a_musicgen_is_exported_as_one(toy_workdir, tmp_path):
+    with pytest.raises(UserError, match=r"is no MusicGen: data.end_of_song is True, not False; .*--format=autosong"):
+        export.export(toy_workdir, tmp_path / "out", "musicgen")
+    assert export.export(toy_workdir, tmp_path / "out") == "autosong"
