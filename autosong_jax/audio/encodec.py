@@ -60,10 +60,16 @@ class EncodecConfig:
         """
         if config.get("model_type", "encodec") != "encodec":
             raise UserError(f"{source} is a {config['model_type']} model, expected encodec")
-        given = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name in config}
+        given = {}
+        for field in dataclasses.fields(cls):
+            value = config.get(field.name, field.default)
+            given[field.name] = value = tuple(value) if isinstance(value, list) else value
+            if not _is_like(value, field.default):
+                raise UserError(f"{source} is no EnCodec: its {field.name} is {value!r}, expected something like "
+                                f"{field.default!r}")
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-        except (TypeError, ValueError) as error:
+            return cls(**given)
+        except ValueError as error:
             raise UserError(f"{source} is no EnCodec that can be used here: {error}") from error
 
     @property
@@ -103,6 +109,17 @@ class EncodecConfig:
         if self.chunk_length_s is None:
             return self.sampling_rate / self.hop
         return self.chunk_frames * self.sampling_rate / self.chunk_stride
+
+
+def _is_like(value: Any, example: Any) -> bool:
+    """Whether `value` is of the kind of `example`, of which None stands for a number or nothing."""
+    if isinstance(example, tuple):
+        return isinstance(value, tuple) and len(value) > 0 and all(_is_like(item, example[0]) for item in value)
+    if example is None or isinstance(example, float):
+        return value is example or (isinstance(value, int | float) and value >= 0)
+    if isinstance(example, int) and not isinstance(example, bool):
+        return isinstance(value, int) and value > 0
+    return isinstance(value, type(example))
 
 
 def pick_bandwidth(config: EncodecConfig, bandwidth: float | None, source: str) -> float:

@@ -146,14 +146,14 @@ class EncodecCodec:
         chunked = self.config.chunk_length_s is not None
         level = np.float32(facts.LEVEL if self.normalizes else 1)
         for audio in self._decode_chunks(streams) if chunked else self._decode_whole(streams):
-            yield level * np.moveaxis(audio, 2, 1).reshape(self.channels, -1)
+            yield level * np.moveaxis(audio, 2, 1).reshape(self.channels, audio.shape[1])
 
     def _streams(self, audio: np.ndarray) -> np.ndarray:
         """[channels, samples] -> [B, samples, C]: in stereo two streams of one channel, else one of all."""
         audio = np.asarray(audio, np.float32)
         if audio.ndim != 2 or len(audio) != self.channels:
             raise ValueError(f"audio has the shape {audio.shape}, expected [{self.channels}, samples]")
-        return np.moveaxis(audio.reshape(self._sides, -1, audio.shape[1]), 1, 2)
+        return np.moveaxis(audio.reshape(self._sides, self.config.audio_channels, audio.shape[1]), 1, 2)
 
     def _checked(self, codes: np.ndarray) -> np.ndarray:
         codes = np.asarray(codes)
