@@ -1,7 +1,8 @@
 """The records of a dataset: one whole song each, and the files that describe them to TFDS.
 
 A dataset is a directory that `tfds.builder_from_directory` reads: `dataset_info.json`, `features.json`, the shards
-`autosong-SPLIT.tfrecord-0000i-of-0000n`, and beside them `codec/`, `text_encoder.json` and `report.json`.
+`autosong-SPLIT.tfrecord-0000i-of-0000n`, and beside them `codec/`, `text_encoder.json`, for a frozen text encoder also
+`text_encoder/`, and `report.json`.
 
 Letters: T frames, K codebooks, L length of a text, D width of a frozen encoder.
 """

@@ -28,7 +28,6 @@ class BertConfig:
       activation: of the MLP.
       epsilon: of the norms.
       begin, end: the ids that a piece begins and ends with, [CLS] and [SEP].
-      dtype: of the computation; parameters are float32.
     """
 
     vocab_size: int
@@ -42,7 +41,6 @@ class BertConfig:
     epsilon: float
     begin: int
     end: int
-    dtype: str = "float32"
 
 
 class BertBlock(nnx.Module):
@@ -50,7 +48,7 @@ class BertBlock(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, dtype=config.dtype, rngs=rngs)
+            return nnx.Linear(inputs, outputs, rngs=rngs)
 
         self.config = config
         self.q, self.k, self.v, self.out = (linear(config.width, config.width) for _ in range(4))
@@ -78,7 +76,7 @@ class BertEncoder(nnx.Module):
 
     def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
         def table(size: int) -> nnx.Embed:
-            return nnx.Embed(size, config.width, dtype=config.dtype, rngs=rngs)
+            return nnx.Embed(size, config.width, rngs=rngs)
 
         self.config = config
         self.embedding = table(config.vocab_size)
@@ -95,7 +93,7 @@ class BertEncoder(nnx.Module):
           lengths: int [B]; what comes after the first lengths[b] ids of text b is padding and changes nothing.
 
         Returns:
-          [B, L, D] in the compute dtype; at padding, something finite.
+          float32 [B, L, D]; at padding, something finite.
         """
         slots = jnp.arange(ids.shape[1])
         # That the token before it ends a piece tells the first token of a piece from a "[CLS]" within a text.
@@ -104,9 +102,9 @@ class BertEncoder(nnx.Module):
         positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
         positions = jnp.minimum(positions, self.config.max_positions - 1)  # only padding would stand further on
         pieces = jnp.where(slots < lengths[:, None], jnp.cumsum(begins, axis=1), -1)
-        x = self.embedding(ids) + self.positions(positions) + self.types.embedding[0].astype(self.config.dtype)
+        x = self.embedding(ids) + self.positions(positions) + self.types.embedding[0]
         return scan(self.blocks, lambda block, x: block(x, pieces), self.norm(x))
 
 
 def _norm(config: BertConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(config.width, epsilon=config.epsilon, dtype=config.dtype, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(config.width, epsilon=config.epsilon, use_fast_variance=False, rngs=rngs)

@@ -28,7 +28,6 @@ class T5Config:
       shared_bias: whether the layers share the table of biases.
       activation, gated: of the MLP; a gate multiplies the activation by a second linear map.
       epsilon: of the norms.
-      dtype: of the computation; parameters are float32.
     """
 
     vocab_size: int
@@ -43,7 +42,6 @@ class T5Config:
     activation: str = "relu"
     gated: bool = False
     epsilon: float = 1e-6
-    dtype: str = "float32"
 
 
 def distance_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
@@ -68,7 +66,7 @@ class T5Block(nnx.Module):
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         def linear(inputs: int, outputs: int) -> nnx.Linear:
-            return nnx.Linear(inputs, outputs, use_bias=False, dtype=config.dtype, rngs=rngs)
+            return nnx.Linear(inputs, outputs, use_bias=False, rngs=rngs)
 
         self.config = config
         inner = config.heads * config.head_width
@@ -112,7 +110,7 @@ class T5Encoder(nnx.Module):
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = nnx.Embed(config.vocab_size, config.width, dtype=config.dtype, rngs=rngs)
+        self.embedding = nnx.Embed(config.vocab_size, config.width, rngs=rngs)
         if config.shared_bias:
             self.bias = nnx.Embed(config.buckets, config.heads, rngs=rngs)
         self.blocks = stack(lambda rngs: T5Block(config, rngs=rngs), config.layers, rngs)
@@ -126,11 +124,11 @@ class T5Encoder(nnx.Module):
           lengths: int [B]; what comes after the first lengths[b] ids of text b is padding and changes nothing.
 
         Returns:
-          [B, L, D] in the compute dtype; at padding, something finite.
+          float32 [B, L, D]; at padding, something finite.
         """
         bias = self.bias.embedding[...] if self.config.shared_bias else None
         return self.norm(scan(self.blocks, lambda block, x: block(x, lengths, bias), self.embedding(ids)))
 
 
 def _norm(config: T5Config, rngs: nnx.Rngs) -> nnx.RMSNorm:
-    return nnx.RMSNorm(config.width, epsilon=config.epsilon, dtype=config.dtype, use_fast_variance=False, rngs=rngs)
+    return nnx.RMSNorm(config.width, epsilon=config.epsilon, use_fast_variance=False, rngs=rngs)
