@@ -30,8 +30,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.lora.rank = given.rank
     config.init.workdir = given.base
     config.optimizer.update(learning_rate=1e-4, warmup_steps=100, weight_decay=0.01)
+    # Memory decides what can be tuned at all; a sample, too, would take the weights once more.
     config.train.update(steps=2000, ema_decay=0.0, remat="full", log_every=10, eval_every=200, checkpoint_every=200,
-                        sample_every=500)
+                        sample_every=0)
     if given.rank:
         of_lyrics = ("conditions/(sources|types)/lyrics",) if "lyrics" not in base.sources else ()
         config.train.trainable = ("lora_", *of_lyrics)
