@@ -208,9 +208,15 @@ def _encode(graph: nnx.GraphDef, params: Any, ids: Array, lengths: Array) -> Arr
 
 
 def _states_of(encode_ids: Callable[[Array, Array], Array], sources: Sources) -> Sources:
-    return {name: {"states": encode_ids(source["ids"], source["length"]).astype(jnp.bfloat16),
-                   "length": source["length"]} if "ids" in source else source
-            for name, source in sources.items()}
+    def convert(source: Mapping[str, Array]) -> Mapping[str, Array]:
+        if "ids" not in source:
+            return source
+        ids, lengths = source["ids"], source["length"]
+        counts = jnp.arange(ids.shape[1]) < lengths[:, None]
+        states = jnp.where(counts[..., None], encode_ids(ids, lengths), 0)  # padding is 0, as where states are stored
+        return {"states": states.astype(jnp.bfloat16), "length": lengths}
+
+    return {name: convert(source) for name, source in sources.items()}
 
 
 def load(directory: str | pathlib.Path) -> FrozenTextEncoder:

@@ -1,5 +1,6 @@
 """Frozen text encoders from checkpoints as the hub holds them, against transformers."""
 
+import dataclasses
 import json
 import shutil
 
@@ -93,8 +94,24 @@ def test_devices_of_a_mesh_encode_their_own_rows(encoders, kind):
     assert result["lyrics"]["states"].dtype == np.asarray(expected["lyrics"]["states"]).dtype
     np.testing.assert_allclose(result["lyrics"]["states"].astype(np.float32),
                                expected["lyrics"]["states"].astype(np.float32), rtol=1e-2, atol=1e-3)
+    padding = np.arange(6) >= batch["lyrics"]["length"][:, None]
+    assert padding.any() and not np.asarray(result["lyrics"]["states"])[padding].any()
     assert len(result["lyrics"]["states"].sharding.device_set) == 8
     np.testing.assert_array_equal(result["melody"]["frames"], 1)
+
+
+@pytest.mark.parametrize("records_hold", ["states", "tokens"])
+def test_a_text_is_cut_as_in_training(checkpoints, records_hold):
+    """Stored states come from the whole text and are cut then; tokens are cut before."""
+    folder, reference = checkpoints["t5"]
+    encoder = FrozenTextEncoder.open(folder, "t5:toy")
+    encoder.info = dataclasses.replace(encoder.info, kind=records_hold)
+    with pytest.warns(UserWarning, match="of length 4: the model reads the first 2"):
+        source = encoder.source("love rain blue", 2)
+    expected = states_of(reference, [4, 5, 7, 1])[:2] if records_hold == "states" else states_of(reference, [4, 5])
+    np.testing.assert_allclose(source["states"], expected, atol=1e-4)
+    source = encoder.source("love", 4)
+    assert source["length"] == 2 and source["states"].shape == (4, 8) and not source["states"][2:].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
