@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import encodec, files
+from autosong_jax.pretrained import encodec_names, files
 from autosong_jax.pretrained.encodec import EncodecCodec
 from autosong_jax.pretrained.files import Tensors
 
 DECODER, COMPRESSION = "state_dict.bin", "compression_state_dict.bin"
+_CONFIG = "xp.cfg"  # the training config, in YAML
 # Our decoder is these and has no parameter for anything else.
 _EXPECTED = {"norm_first": True, "bias_ff": False, "bias_attn": False, "bias_proj": False, "norm": "layer_norm",
              "positional_embedding": "sin", "layer_scale": None, "qk_layer_norm": False, "qk_layer_norm_cross": False,
@@ -67,8 +68,42 @@ def read_codec(path: pathlib.Path, *, stereo: bool = False) -> EncodecCodec:
     if "pretrained" in metadata:
         directory = files.locate(metadata["pretrained"], str(path))
         return EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), stereo=stereo)
-    config, tensors = encodec.from_package(tensors)
-    return EncodecCodec(config, tensors, stereo=stereo)
+    settings = {}
+    if _CONFIG in metadata:  # the encodec package's own checkpoints hold tensors alone
+        try:
+            config = _read_config(metadata)
+            network, codec = config["seanet"], config["encodec"]
+            settings = {"sampling_rate": config["sample_rate"], "normalize": codec["renormalize"],
+                        "use_causal_conv": codec["causal"], "pad_mode": network["pad_mode"],
+                        "trim_right_ratio": network["decoder"]["trim_right_ratio"],
+                        "dilation_growth_rate": network["dilation_base"]}
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} lacks a part of its training config ({error}): expected an EnCodec that "
+                            "audiocraft exported") from error
+    config, tensors = encodec_names.from_package(tensors, **settings)
+    return EncodecCodec(config, tensors, config["target_bandwidths"][-1] if settings else None, stereo=stereo)
+
+
+def _read_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The training config, references such as ${sample_rate} resolved. Raises KeyError or TypeError for none."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(metadata[_CONFIG])
+    except yaml.YAMLError as error:
+        raise TypeError(str(error)) from error
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: resolve(part) for name, part in value.items()}
+        if isinstance(value, str) and (match := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+            found = config
+            for name in match[1].split("."):
+                found = found[name]
+            return resolve(found)
+        return value
+
+    return resolve(config)
 
 
 def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
@@ -77,13 +112,11 @@ def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: it is of another kind of model.
     """
-    import yaml
-
     try:
-        config = yaml.safe_load(metadata["xp.cfg"])
+        config = _read_config(metadata)
         transformer, conditioners, fuser = config["transformer_lm"], config["conditioners"], config["fuser"]
         pattern, seconds = config["codebooks_pattern"], config["dataset"]["segment_duration"]
-    except (KeyError, TypeError, yaml.YAMLError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks a part of its training config ({error}): expected a MusicGen that audiocraft "
                         "exported") from error
     for name, value in _EXPECTED.items():

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from flax import nnx
 
 import autosong_jax
 from autosong_jax import config as config_file
+from autosong_jax.audio import io
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import export, files, parameters, released
 from autosong_jax.pretrained.files import Tensors
@@ -176,6 +179,48 @@ def test_every_parameter_comes_from_the_checkpoint(musicgen, imported):
     np.testing.assert_array_equal(params["decoder"]["blocks"]["mlp"]["up"]["kernel"][1],
                                   state["decoder.model.decoder.layers.1.fc1.weight"].T)
     np.testing.assert_array_equal(params["heads"][3], state["decoder.lm_heads.3.weight"].T)
+
+
+def test_the_commands_without_torch(musicgen, tmp_path, environment_without):
+    """From the released files to songs, and out again, where neither torch nor transformers can be imported."""
+    environment = environment_without("torch", "transformers", "tensorflow")
+
+    def run(command, *flags):
+        done = subprocess.run([sys.executable, "-m", f"autosong_jax.{command}", *flags], env=environment, cwd=tmp_path,
+                              capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+        return done.stdout
+
+    run("convert", f"--source={musicgen.directory}", "--workdir=work")
+    flags = ["--text=love rain", "--duration=0.4", "--output=song.wav", "--codes_output=song.npy"]
+    if musicgen.kind == "melody":
+        io.write(tmp_path / "melody.wav", np.random.default_rng(0).normal(size=(1, 9000)) / 9, 800)
+        flags.append("--melody=melody.wav")
+    assert "song.wav: 0.40 s" in run("generate", "--workdir=work", *flags)
+    codes = np.load(tmp_path / "song.npy")
+    assert codes.shape == (20, musicgen.num_codebooks)
+    audio, rate = io.read(tmp_path / "song.wav")
+    assert audio.shape == (musicgen.model.config.decoder.audio_channels, 20 * 16) and rate == 800
+    expected = autosong_jax.load(str(musicgen.directory)).generate(
+        description="love rain", duration=0.4,
+        melody=io.read(tmp_path / "melody.wav", 800, 1)[0] if musicgen.kind == "melody" else None)
+    np.testing.assert_array_equal(codes, expected.codes)
+    form = "autosong" if musicgen.kind == "melody" else "musicgen"
+    assert f"written as {form}" in run("convert", "--workdir=work", "--export=out")
+
+
+def test_melodies_are_heard(musicgen, imported):
+    singer = autosong_jax.load(imported)
+    time = np.arange(16_000) / 800
+    songs = []
+    for hertz in (110.0, 164.8):
+        melody = np.sin(2 * np.pi * hertz * time)[None].astype(np.float32)
+        if musicgen.kind != "melody":
+            with pytest.raises(UserError, match="melody was given, but the model was not trained with it"):
+                singer.generate(description="love", melody=melody)
+            return
+        songs.append(singer.generate(description="love", melody=melody, duration=0.4, temperature=0.0).codes)
+    assert not np.array_equal(*songs)
 
 
 def test_bad_sources(musicgen, make_musicgen, tmp_path):

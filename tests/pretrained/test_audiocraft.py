@@ -1,0 +1,146 @@
+"""audiocraft's files against the same weights as the hub has them."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from autosong_jax import config as config_file
+from autosong_jax.audio.codec import load_codec
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.errors import UserError
+from autosong_jax.pretrained import audiocraft, parameters, released
+
+
+def their_names(name):
+    """A name of the hub as audiocraft has it; q, k and v are put together elsewhere."""
+    for pattern, replacement in [
+            (r"^decoder\.model\.decoder\.embed_tokens\.", "emb."), (r"^decoder\.lm_heads\.", "linears."),
+            (r"^decoder\.model\.decoder\.layer_norm\.", "out_norm."),
+            (r"^decoder\.model\.decoder\.layers\.", "transformer.layers."), (r"self_attn_layer_norm", "norm1"),
+            (r"encoder_attn_layer_norm", "norm_cross"), (r"final_layer_norm", "norm2"), (r"\.fc(\d)", r".linear\1"),
+            (r"encoder_attn", "cross_attention"),
+            (r"^enc_to_dec_proj", "condition_provider.conditioners.description.output_proj"),
+            (r"^audio_enc_to_dec_proj", "condition_provider.conditioners.self_wav.output_proj")]:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def codec_names(name):
+    name = re.sub(r"^(encoder|decoder)\.layers\.(\d+)\.conv\.", r"\1.model.\2.conv.conv.", name)
+    name = re.sub(r"^(encoder|decoder)\.layers\.(\d+)\.(block\.\d+)\.conv\.", r"\1.model.\2.\3.conv.conv.", name)
+    name = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)
+    name = name.replace("parametrizations.weight.original0", "weight_g").replace(
+        "parametrizations.weight.original1", "weight_v")
+    return re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", name)
+
+
+def save_as_audiocraft(toy, folder, **changes):
+    """Writes what audiocraft would have released of a toy."""
+    folder.mkdir()
+    state = toy.model.state_dict()
+    theirs = {}
+    for name, tensor in state.items():
+        if name.startswith(("text_encoder.", "audio_encoder.")):
+            continue
+        if match := re.fullmatch(r"(.*)\.q_proj\.weight", name):
+            parts = [state[f"{match[1]}.{part}_proj.weight"] for part in "qkv"]
+            theirs[their_names(match[1]) + ".in_proj_weight"] = torch.cat(parts)
+        elif not re.search(r"\.[kv]_proj\.weight", name):
+            theirs[their_names(name)] = tensor
+    decoder, melody = toy.model.config.decoder, toy.kind == "melody"
+    if melody:  # buffers that are no weights
+        theirs["condition_provider.conditioners.self_wav.chroma.fbanks"] = torch.zeros(12, 9)
+    conditioners = {"description": {"model": "t5", "t5": {"name": "t5-base"}}}
+    if melody:  # 9 frames of chroma
+        conditioners["self_wav"] = {"model": "chroma_stem", "chroma_stem": {
+            "sample_rate": "${sample_rate}", "n_chroma": 12, "radix2_exp": 13}}
+    config = {
+        "transformer_lm": {
+            "dim": decoder.hidden_size, "num_heads": decoder.num_attention_heads, "n_q": decoder.num_codebooks,
+            "num_layers": decoder.num_hidden_layers, "hidden_scale": decoder.ffn_dim / decoder.hidden_size,
+            "card": decoder.vocab_size, "activation": "gelu", "norm_first": True, "bias_ff": False, "bias_attn": False,
+            "bias_proj": False, "positional_embedding": "sin", "norm": "layer_norm", "kv_repeat": 1} | changes,
+        "codebooks_pattern": {"modeling": "delay", "delay": {
+            "delays": [k // decoder.audio_channels for k in range(decoder.num_codebooks)]}},
+        "fuser": {"prepend": ["self_wav", "description"] if melody else [], "cross": [] if melody else ["description"]},
+        "interleave_stereo_codebooks": {"use": decoder.audio_channels == 2}, "conditioners": conditioners,
+        "sample_rate": 800, "dataset": {"segment_duration": 21}}
+    torch.save({"best_state": theirs, "xp.cfg": yaml.safe_dump(config), "version": "1.3.0", "exported": True},
+               folder / "state_dict.bin")
+    codec = {codec_names(name): tensor for name, tensor in toy.model.audio_encoder.state_dict().items()}
+    config = {"sample_rate": 800, "encodec": {"causal": False, "renormalize": False, "sample_rate": "${sample_rate}"},
+              "seanet": {"pad_mode": "reflect", "dilation_base": 2, "decoder": {"trim_right_ratio": 1.0}}}
+    torch.save({"best_state": codec, "xp.cfg": yaml.safe_dump(config)}, folder / "compression_state_dict.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def t5_directory(musicgen, tmp_path_factory):
+    """The toy's T5 by itself."""
+    folder = tmp_path_factory.mktemp("t5") / "t5"
+    musicgen.model.text_encoder.save_pretrained(folder)
+    shutil.copy(musicgen.directory / "tokenizer.json", folder)
+    return folder
+
+
+def test_the_same_weights_give_the_same_parameters(musicgen, t5_directory, tmp_path):
+    directory = save_as_audiocraft(musicgen, tmp_path / "model")
+    tensors, metadata = audiocraft.unpickle(directory / "state_dict.bin")
+    settings = audiocraft.settings(metadata, directory)
+    assert settings["text_encoder_name"] == "t5-base"
+    theirs = musicgen.model.config.to_dict()
+    assert settings["model_type"] == theirs["model_type"]
+    assert settings.get("chroma_length") == theirs.get("chroma_length") or settings["chroma_length"] == 9
+    for name, value in settings["decoder"].items():
+        assert value == theirs["decoder"][name], name
+    standard = audiocraft.standard_names(tensors)
+    state = musicgen.model.state_dict()
+    for name in standard:
+        np.testing.assert_array_equal(standard.read(name), state[name].numpy())
+        np.testing.assert_array_equal(standard.read(name, (slice(1, 5),)), state[name][1:5].numpy())
+
+
+def test_a_workdir_of_it_is_that_of_the_hub(musicgen, imported, t5_directory, tmp_path):
+    directory = save_as_audiocraft(musicgen, tmp_path / "model")
+    model = released.read(str(directory), text_encoder=str(t5_directory))
+    one, other = (parameters.leaves(read.load()[1]) for read in (model, released.read(str(musicgen.directory))))
+    assert one.keys() == other.keys()
+    for path, leaf in one.items():
+        np.testing.assert_array_equal(leaf, other[path])
+    facts = json.loads((imported / "codec" / "codec.json").read_text())
+    assert model.codec.description == facts
+    assert model.text.info.revision == TextEncoderInfo.load(imported).revision
+    ours, theirs = model.config, config_file.load(imported / "config.json")
+    assert config_file.to_json(ours) == config_file.to_json(theirs)
+    codes = np.random.default_rng(0).integers(0, 64, (20, facts["num_codebooks"]))
+    np.testing.assert_array_equal(model.codec.decode(codes), load_codec(imported / "codec").decode(codes))
+
+
+@pytest.mark.parametrize("changes, reason", [
+    ({"norm_first": False}, "norm_first False, expected True"), ({"bias_attn": True}, "bias_attn True"),
+    ({"positional_embedding": "rope"}, "positional_embedding 'rope'")])
+def test_other_decoders(make_musicgen, tmp_path, changes, reason):
+    toy = make_musicgen("mono", tmp_path / "toy")
+    directory = save_as_audiocraft(toy, tmp_path / "model", **changes)
+    with pytest.raises(UserError, match=reason):
+        released.read(str(directory))
+
+
+def test_a_pickle_that_holds_more_than_weights(tmp_path):
+    state = {"emb.0.weight": torch.zeros(2, 2)}
+    torch.save({"best_state": state, "hook": pathlib.Path("/")}, tmp_path / "state_dict.bin")
+    with pytest.raises(UserError, match="holds more than weights") as error:
+        released.read(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_pickle_without_a_config(tmp_path):
+    torch.save({"emb.0.weight": torch.zeros(2, 2)}, tmp_path / "state_dict.bin")
+    with pytest.raises(UserError, match="lacks a part of its training config"):
+        released.read(str(tmp_path))
