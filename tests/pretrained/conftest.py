@@ -37,15 +37,15 @@ class Toy:
 
 @pytest.fixture(scope="session")
 def make_musicgen():
-    """`make_musicgen("mono", folder, shard_bytes=...)` saves a toy and gives it: 50 frames/s, 64 entries a codebook."""
+    """`make_musicgen("mono", folder, width=64)` saves a toy and gives it: 50 frames/s, 64 entries a codebook."""
     import torch
     import transformers
 
     torch.set_num_threads(1)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0), *(("▁" + word, -2.0) for word in WORDS)]
 
-    def make(kind, folder, *, shard="1GB", seed=0):
-        shape, size = SHAPES[kind], 64
+    def make(kind, folder, *, shard="1GB", seed=0, **changes):
+        shape, size = SHAPES[kind] | changes, 64
         torch.manual_seed(seed)
         text = transformers.T5Config(vocab_size=len(pieces), d_model=shape["text_width"], d_kv=8, d_ff=40, num_layers=2,
                                      num_heads=3, decoder_start_token_id=0)
