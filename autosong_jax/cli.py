@@ -33,13 +33,12 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
             print(flags.FLAGS.module_help(module.__spec__.name if module.__spec__ else module.__name__)
                   if module.__name__ != "__main__" else flags.FLAGS.main_module_help())
             sys.exit(0)
-        rest = _parse(argv)
-        if verbs and not (rest and rest[0] in verbs):
-            raise UserError(f"expected one of {', '.join(verbs)} as the first argument, not "
-                            f"{repr(rest[0]) if rest else 'nothing'}; see --help")
-        if extra := rest[bool(verbs):]:
-            raise UserError(f"unexpected argument {extra[0]!r}: every option is a flag (--name=value); see --help")
-        sys.exit(main(*rest) or 0)
+        if verbs and (len(argv) < 2 or argv[1] not in verbs):
+            found = repr(argv[1]) if argv[1:] else "nothing"
+            raise UserError(f"the first argument is {found}, expected one of {', '.join(verbs)}; see --help")
+        verb = [argv.pop(1)] if verbs else []
+        _parse(argv)
+        sys.exit(main(*verb) or 0)
     except flags.Error as error:
         fail(str(error).replace("FATAL Flags parsing error:", "").strip())
     except UserError as error:
@@ -49,12 +48,13 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
         sys.exit(130)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags and returns the arguments that are none."""
+def _parse(argv: list[str]) -> None:
     try:
-        return flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # from ml_collections, for --config.FIELD
         raise UserError(f"the config has no field {error}: expected one of those in configs/default.py") from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: every option is a flag (--name=value); see --help")
 
 
 class _ProgressHandler(logging.Handler):

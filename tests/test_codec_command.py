@@ -1,0 +1,129 @@
+"""`python -m autosong_jax.codec` on files, in processes without PyTorch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+
+from autosong_jax.audio import io
+from autosong_jax.audio.codec import load_codec
+from autosong_jax.audio.melrvq import MelRVQ
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def run(environment_without):
+    environment = environment_without("torch", "tensorflow", "transformers") | {"HF_HUB_OFFLINE": "1"}
+
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "autosong_jax.codec", *map(str, arguments)], cwd=ROOT,
+                              env=environment, capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An EnCodec that codes chunks at a loudness of their song, as transformers saves it; a MelRVQ; three seconds."""
+    folder = tmp_path_factory.mktemp("codecs")
+    torch.manual_seed(0)
+    config = transformers.EncodecConfig(
+        num_filters=4, hidden_size=8, codebook_size=64, upsampling_ratios=[5, 4], sampling_rate=1000,
+        audio_channels=2, target_bandwidths=[0.6, 1.2], norm_type="time_group_norm", use_causal_conv=False,
+        normalize=True, chunk_length_s=1.0, overlap=0.01)
+    model = transformers.EncodecModel(config)
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_()
+    model.save_pretrained(folder / "encodec")
+    noise = 0.1 * np.random.default_rng(0).standard_normal((1, 48000)).astype(np.float32)
+    MelRVQ.fit([noise], codebook_size=16).save(folder / "melrvq")
+    soundfile.write(folder / "song.wav", noise[0], 16000)
+    np.save(folder / "text.npy", np.array(["codes"]))
+    np.save(folder / "wide.npy", np.zeros((5, 7), np.uint16))
+    np.save(folder / "large.npy", np.full((5, 2), 64))
+    (folder / "empty").mkdir()
+    return folder
+
+
+def test_codes_in_a_file_are_the_songs(run, folder, tmp_path):
+    """At the bandwidth asked for; decoded they are the codec's audio; at once, at the song's own loudness."""
+    from autosong_jax.pretrained import encodec
+
+    common = ("--codec", folder / "encodec", "--bandwidth=1.2")
+    process = run("encode", *common, "--input", folder / "song.wav", "--output", tmp_path / "codes.npy")
+    assert process.returncode == 0, process.stderr
+    codec = encodec.load(folder / "encodec", 1.2)
+    audio, _ = io.read(folder / "song.wav", 1000, 2)
+    codes = np.load(tmp_path / "codes.npy")
+    assert codes.dtype == np.uint16 and codes.shape == (152, 4)
+    np.testing.assert_array_equal(codes, codec.encode(audio))
+    process = run("decode", *common, "--input", tmp_path / "codes.npy", "--output", tmp_path / "song.wav")
+    assert process.returncode == 0, process.stderr
+    decoded, rate = io.read(tmp_path / "song.wav")
+    assert rate == 1000
+    np.testing.assert_allclose(decoded, np.clip(codec.decode(codes), -1, 1), atol=1e-4)
+    process = run("roundtrip", *common, "--input", folder / "song.wav", "--output", tmp_path / "coded.wav")
+    assert process.returncode == 0, process.stderr
+    coded, _ = io.read(tmp_path / "coded.wav")
+    assert coded.shape == audio.shape
+    gain = codec.loudness([audio]) / 0.1
+    np.testing.assert_allclose(coded, np.clip(gain * codec.decode(codes)[:, :3000], -1, 1), atol=1e-4)
+
+
+def test_the_codec_of_a_dataset(run, folder, tmp_path):
+    process = run("encode", "--codec", folder / "melrvq", "--input", folder / "song.wav", "--output",
+                  tmp_path / "codes.npy")
+    assert process.returncode == 0, process.stderr
+    codec = load_codec(folder / "melrvq")
+    np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), codec.encode(io.read(folder / "song.wav")[0]))
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["play"], ["encode, decode, roundtrip", "'play'"]),
+    ([], ["encode, decode, roundtrip", "nothing"]),
+    (["encode", "--codec=encodec", "--input=song.wav", "--output=x.npy", "more"], ["'more'", "--help"]),
+    (["encode", "--codec=encodec", "--input=song.wav"], ["--output"]),
+    (["encode", "--codec=encodec", "--input=song.wav", "--output=x.wav"], ["x.wav", ".npy"]),
+    (["decode", "--codec=encodec", "--input=wide.npy", "--output=nowhere/x.wav"], ["nowhere", "make it first"]),
+    (["encode", "--codec=encodec", "--input=none.wav", "--output=x.npy"], ["none.wav", "missing"]),
+    (["encode", "--codec=encodec", "--input=text.npy", "--output=x.npy"], ["text.npy", "not readable audio"]),
+    (["encode", "--codec=empty", "--input=song.wav", "--output=x.npy"], ["empty/config.json"]),
+    (["encode", "--codec=./none", "--input=song.wav", "--output=x.npy"], ["--codec=./none", "not a directory"]),
+    (["encode", "--codec=encodec_24khz", "--input=song.wav", "--output=x.npy"],
+     ["hf download facebook/encodec_24khz --local-dir DIR"]),
+    (["encode", "--codec=encodec", "--bandwidth=3", "--input=song.wav", "--output=x.npy"], ["3.0", "0.6, 1.2 kbit/s"]),
+    (["encode", "--codec=melrvq", "--bandwidth=3", "--input=song.wav", "--output=x.npy"], ["'melrvq'", "encodec"]),
+    (["decode", "--codec=encodec", "--input=song.wav", "--output=x.wav"], ["song.wav", ".npy"]),
+    (["decode", "--codec=encodec", "--input=text.npy", "--output=x.wav"], ["text.npy", "integers [frames, 2]"]),
+    (["decode", "--codec=encodec", "--input=wide.npy", "--output=x.wav"], ["[5, 7]", "--bandwidth"]),
+    (["decode", "--codec=encodec", "--input=large.npy", "--output=x.wav"], ["64", "0 to 63"]),
+])
+def test_a_wrong_command_line_is_one_plain_line(folder, monkeypatch, capsys, arguments, words):
+    """In this process, since there are many."""
+    from absl import flags
+
+    from autosong_jax import cli, codec
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(codec, "FLAGS", values)
+    for name, define in [("codec", flags.DEFINE_string), ("bandwidth", flags.DEFINE_float),
+                         ("input", flags.DEFINE_string), ("output", flags.DEFINE_string)]:
+        define(name, None, "", flag_values=values)
+    flags.mark_flags_as_required(["codec", "input", "output"], values)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(codec.main, ["codec", *arguments], verbs=codec.VERBS)
+    stderr = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1
+    assert all(word in stderr for word in words), stderr
+    assert not (folder / "x.npy").exists() and not (folder / "x.wav").exists()
