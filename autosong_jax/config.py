@@ -61,7 +61,10 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
       UserError: if there is no such file or it is not a config.
     """
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if "sources" not in values:  # a released model has a config.json, too
+            raise ValueError("it says nothing of sources")
+        return ml_collections.ConfigDict(values)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no config of a trained model ({error}): expected a workdir that "
-                        "`python -m autosong_jax.train --workdir=...` wrote") from None
+                        "`python -m autosong_jax.train` or `python -m autosong_jax.convert` wrote") from None

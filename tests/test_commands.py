@@ -98,6 +98,7 @@ def test_what_cannot_be_sung_is_named(trained, arguments, words):
     ("autosong_jax.train", ["--config=configs/small.py:tiny", "--workdir=x"], ["'tiny'", "runlocal"]),
     ("autosong_jax.train", ["--config=configs/small.py", "--config.model.depth=3", "--workdir=x"], ["depth"]),
     ("autosong_jax.train", ["--workdir=x"], ["config"]),
+    ("autosong_jax.train", ["--config=configs/finetune.py", "--workdir=x"], ["base=WORKDIR", "convert"]),
     ("autosong_jax.generate", ["--workdir=nowhere", "--output=x.wav"], ["nowhere", "workdir"]),
     ("autosong_jax.generate", ["--workdir=nowhere", "--output=x.mp3"], ["x.mp3", ".flac"]),
     ("autosong_jax.generate", ["--workdir=nowhere"], ["--output"]),

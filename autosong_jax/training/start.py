@@ -62,7 +62,7 @@ def open_base(config: ml_collections.ConfigDict, dataset: SongDataset, trainer: 
     if not same_text_encoder(text, dataset.text):
         raise UserError(f"init.workdir {workdir} reads texts by {text.name} (revision {text.revision}), the dataset "
                         f"{dataset.path} by {dataset.text.name} (revision {dataset.text.revision}): export the songs "
-                        f"with --text_encoder of {workdir}")
+                        "with the text encoder of the former")
     if not same_codec(workdir / "codec", dataset.path / "codec"):
         raise UserError(f"init.workdir {workdir} has another codec than the dataset {dataset.path}: export the songs "
                         f"with --codec={workdir}/codec")
@@ -106,11 +106,9 @@ def start(config: ml_collections.ConfigDict, trainer: Trainer, checkpoints: Chec
     step = checkpoints.latest
     if step is None:
         known = base.load() if base else {}
-        params = combine(trainer.fresh(config.seed, known), known)
-        trained, frozen = partition(params, config.train.trainable)
+        trained, frozen = partition(combine(trainer.fresh(config.seed, known), known), config.train.trainable)
         if frozen:
             save_frozen(workdir, frozen)
-        del params, frozen, known
         state = trainer.init(jax.tree.map(_put, trained, trainer.shardings.params))
     elif checkpoints.holds_optimizer(step):
         log.info("Going on from step %d of %s", step, workdir)

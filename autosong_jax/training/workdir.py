@@ -12,16 +12,21 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sampling.song import read_codec_facts
+from autosong_jax.training.checkpoints import is_exported
 
 
 def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
     """Writes what `generate` needs beside checkpoints.
 
     Raises:
-      UserError: if a run lives there that had another model, or whose codes or texts mean something else.
+      UserError: if a run lives there that had another model, or whose codes or texts mean something else, or weights
+        that are no run's.
     """
     if jax.process_index() != 0:
         return
+    if is_exported(workdir):
+        raise UserError(f"{workdir} holds an exported model: start from it with --config.init.workdir={workdir} and "
+                        "choose another --workdir")
     path = workdir / "config.json"
     if path.exists():
         _check_same_run(config, dataset, workdir)

@@ -221,6 +221,15 @@ def test_another_codec_text_encoder_or_no_checkpoint_is_named(base, make_config,
     assert not (tmp_path / "workdir").exists()
 
 
+def test_directories_that_hold_no_run_are_named(make_config, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "musicgen"}')
+    with pytest.raises(UserError, match="no config of a trained model"):
+        loop.train(make_config(**{"init.workdir": str(tmp_path)}), tmp_path / "workdir")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="exported model"):
+        loop.train(make_config(**{"init.workdir": ""}), tmp_path)
+
+
 @pytest.mark.parametrize(("overrides", "what"), [({"lora.alpha": 1.0}, r"config\.lora"),
                                                  ({"train.trainable": ("lora_",)}, r"config\.train\.trainable")])
 def test_a_run_goes_on_with_the_same_lora_and_trained_parameters_only(make_config, tuned, overrides, what):

@@ -155,7 +155,7 @@ def test_samples_are_written_during_training(toy_config, tmp_path):
     ({"data.batch_size": 6}, ["data.batch_size 6", "multiple of 8"]),
     ({"seed": -3}, ["seed -3", "2**32"]),
     ({"train.log_every": 2, "train.checkpoint_every": 3}, ["checkpoint_every 3", "log_every 2"]),
-    ({"model.fusion": "prefix", "model.positions": "learned", "model.max_positions": 40}, ["max_positions 40", "44"]),
+    ({"model.fusion": "prefix", "model.positions": "learned", "model.max_positions": 40}, ["max_positions 40", "59"]),
     ({"model.pattern": "spiral"}, ["spiral", "delay"]),
     ({"model.norm": "middle"}, ["middle", "pre"]),
     ({"model.positions": "learned", "model.max_positions": 4}, ["max_positions 4", "raise it"]),
