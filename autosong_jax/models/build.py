@@ -63,3 +63,15 @@ def compute_dtype(name: str) -> str:
     if name != "auto":
         return name
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def held_in(dtype: str, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Shapes and dtypes of parameters that are not trained, the matrices in the dtype of the computation.
+
+    A model casts its matrices to that dtype before any use, so it computes the same from half the memory.
+    """
+    def array(path, leaf):
+        matrix = path[-1].key in ("kernel", "embeddings", "heads")
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if matrix else leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(array, abstract)

@@ -10,7 +10,7 @@ import ml_collections
 from autosong_jax import config as config_file
 from autosong_jax.data import tokenizer
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import abstract_model
+from autosong_jax.models.build import abstract_model, held_in
 from autosong_jax.parallel.sharding import make_mesh, tree_shardings
 from autosong_jax.pretrained import audiocraft, files, musicgen
 from autosong_jax.pretrained import text as frozen_text
@@ -36,11 +36,11 @@ class Released:
     text: FrozenTextEncoder
     tensors: Tensors
 
-    def load(self) -> tuple[Any, Any]:
-        """The model without parameters, and the parameters, float32, sharded over all devices as in training."""
+    def load(self, dtype: str = "float32") -> tuple[Any, Any]:
+        """The model without parameters, and the parameters, matrices in `dtype`, sharded over all devices."""
         graph, shapes = abstract_model(self.config, self.codec.description, self.text.info)
         shardings = tree_shardings(shapes, make_mesh(self.config.mesh))
-        return graph, musicgen.load(shapes, self.config, self.tensors, shardings)
+        return graph, musicgen.load(held_in(dtype, shapes), self.config, self.tensors, shardings)
 
     def write(self, workdir: pathlib.Path) -> None:
         """Makes `workdir` a workdir with these weights as its checkpoint 0.

@@ -22,7 +22,7 @@ from autosong_jax.cli import progress
 from autosong_jax.codebooks.patterns import Pattern, get_pattern
 from autosong_jax.data.text import TextEncoder, TextEncoderInfo, rebuild_text_encoder
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import abstract_model
+from autosong_jax.models.build import abstract_model, compute_dtype, held_in
 from autosong_jax.models.song import SongModel
 from autosong_jax.pretrained import files, released
 from autosong_jax.pretrained import text as frozen_text
@@ -247,6 +247,8 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
     config = config_file.load(directory / "config.json")
     text, facts = TextEncoderInfo.load(directory), read_codec_facts(directory / "codec")
     _, abstract = abstract_model(config, facts, text)
+    if not config.lora.rank:  # which is merged into float32
+        abstract = held_in(compute_dtype(config.model.dtype), abstract)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
     params, _ = load_weights(directory, config, target)
@@ -256,7 +258,7 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
 
 
 def _load_released(model: released.Released) -> Singer:
-    graph, params = model.load()
+    graph, params = model.load(compute_dtype(model.config.model.dtype))
     return Singer(model.config, model.text.info, nnx.merge(graph, params).unstacked(), model.codec.description,
                   lambda: model.codec, lambda: model.text)
 

@@ -20,15 +20,13 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.codebooks.patterns import Pattern
-from autosong_jax.models.build import compute_dtype
+from autosong_jax.models.build import compute_dtype, held_in
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.objective import Examples, codebook_sums, next_step
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
 from autosong_jax.training.trainable import Parameters, combine, partition, without
 
 Batch = Mapping[str, Any]
-# What the model casts to its compute dtype before any use. Frozen ones are held in it, which changes no result.
-MATRICES = ("kernel", "embeddings", "heads")
 
 
 @jax.tree_util.register_dataclass
@@ -224,7 +222,5 @@ def moving_average(ema: Parameters, params: Parameters, step: Array, train: ml_c
 
 def _frozen_arrays(params: Parameters, dtype: str, mesh: Mesh) -> Parameters:
     """Shapes, dtypes and shardings of the frozen parameters."""
-    def array(path, leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, dtype if path[-1].key in MATRICES else leaf.dtype, sharding=sharding)
-
-    return jax.tree_util.tree_map_with_path(array, params, tree_shardings(params, mesh))
+    return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                        held_in(dtype, params), tree_shardings(params, mesh))
