@@ -6,6 +6,7 @@ the command line with `--config.field=value`; what comes after a colon in `--con
 
 import json
 import pathlib
+from typing import Any
 
 import ml_collections
 
@@ -55,7 +56,7 @@ def save(config: ml_collections.ConfigDict, path: pathlib.Path) -> None:
 
 
 def load(path: pathlib.Path) -> ml_collections.ConfigDict:
-    """Reads what `save` wrote.
+    """Reads what `save` wrote. Fields that an older version did not have get their defaults.
 
     Raises:
       UserError: if there is no such file or it is not a config.
@@ -64,7 +65,19 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
         values = json.loads(path.read_text(encoding="utf-8"))
         if "sources" not in values:  # a released model has a config.json, too
             raise ValueError("it says nothing of sources")
-        return ml_collections.ConfigDict(values)
+        config = _with_defaults(values)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is no config of a trained model ({error}): expected a workdir that "
                         "`python -m autosong_jax.train` or `python -m autosong_jax.convert` wrote") from None
+    return config
+
+
+def _with_defaults(values: dict[str, Any]) -> ml_collections.ConfigDict:
+    from configs import default
+
+    config = default.base()
+    # Their names are free, so those of the defaults do not count.
+    config.sources, config.sampling.cfg_scales = ml_collections.ConfigDict(), ml_collections.ConfigDict()
+    with config.ignore_type():  # JSON has no tuples
+        config.update(ml_collections.ConfigDict(values))
+    return config
