@@ -42,6 +42,12 @@ def base() -> ml_collections.ConfigDict:
     model.delays = ()  # frames by which each codebook is late; () is 0, 1, 2, ...
     model.dtype = "auto"  # of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32.
 
+    config.objective = objective = ml_collections.ConfigDict()
+    objective.name = "next_step"  # next_step | masked_spans (MAGNeT) | both, step by step in turns
+    # Of masked_spans, which has no pattern: it reads and writes whole frames, the codebooks one after another.
+    objective.span_length = 3  # frames that are masked together
+    objective.context_ms = 100.0  # how far codebooks after the first see on each side; 0 for the whole song
+
     config.lora = lora = ml_collections.ConfigDict()
     lora.rank = 0  # of what is trained beside the kernels of linear layers; 0 for none
     lora.alpha = 16.0  # what is added is scaled by alpha / rank

@@ -22,7 +22,7 @@ MUSICGEN = {"small": 419_584_000, "medium": 1_837_556_736, "large": 3_255_382_01
 
 def model_of(name, codebooks=4, size=2048, text=None):
     config = importlib.import_module(f"configs.{name}").get_config()
-    codec = {"num_codebooks": codebooks, "codebook_size": size}
+    codec = {"num_codebooks": codebooks, "codebook_size": size, "frame_rate": 50.0}
     text = text or get_text_encoder("bytes").info
     return nnx.eval_shape(lambda: build_model(config, codec, text, rngs=nnx.Rngs(0)))
 

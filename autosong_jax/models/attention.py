@@ -10,72 +10,105 @@ from jax import Array
 # Queries are taken in chunks past this many scores a head, so that no [Q, N] array exists at song length.
 MAX_SCORES = 2048 * 2048
 CHUNK = 512
+# With a window, queries are taken in blocks of at least so many; measured best on a CPU for windows of a few steps.
+BLOCK = 32
 
 
 def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int | None = None,
-              lengths: Array | None = None) -> Array:
+              local: Array | None = None, lengths: Array | None = None) -> Array:
     """Scaled dot-product attention.
 
     Args:
       q: [B, Q, H, Dh].
       k, v: [B, N, H, Dh].
       causal: query i sees keys j <= i only.
-      window: query i sees keys |i - j| <= window only.
+      window: query i sees keys |i - j| <= window only; wants Q = N. Time and memory are then linear in N.
+      local: bool [], may be traced: whether the window is in force. None: it is.
       lengths: int [B], example b sees its first lengths[b] keys only; None for all. Where that is no key at all (every
-        condition dropped) the result is zero.
+        condition dropped) the result is zero. A query whose window holds no such key is padding itself: its result is
+        finite and means nothing.
 
     Returns:
       [B, Q, H, Dh] in v's dtype; scores and softmax are float32.
     """
+    if local is not None and window is not None:
+        def attend(window):
+            return lambda q, k, v: attention(q, k, v, causal=causal, window=window, lengths=lengths)
+
+        return jax.lax.cond(local, attend(window), attend(None), q, k, v)
     kept = lengths
     if lengths is not None:  # no implementation sees a row without keys; such rows are zeroed below
         lengths = jnp.maximum(lengths, 1)
     if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
         out = jax.nn.dot_product_attention(
             q, k, v, is_causal=causal, local_window_size=window, key_value_seq_lengths=lengths, implementation="cudnn")
+    elif window is not None:
+        out = _banded(q, k, v, causal, window, lengths)
     elif q.shape[1] * k.shape[1] <= MAX_SCORES:
-        out = _attend(q, k, v, 0, 0, causal, window, lengths)
+        out = _attend(q, k, v, 0, causal, lengths)
     else:
-        out = _chunked(q, k, v, causal, window, lengths)
+        out = _chunked(q, k, v, causal, lengths)
     if kept is not None:
         out = jnp.where((kept > 0)[:, None, None, None], out, 0)
     return out
 
 
-def _attend(q, k, v, first_query, first_key, causal, window, lengths) -> Array:
-    """Attention of the queries from `first_query` on to the keys from `first_key` on, with all scores in memory."""
-    scores = jnp.einsum("bqhd,bnhd->bhqn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+def _attend(q, k, v, first_query, causal, lengths) -> Array:
+    """Attention of the queries from `first_query` on to all keys, with all scores in memory."""
     i = first_query + jnp.arange(q.shape[1])[:, None]
-    j = first_key + jnp.arange(k.shape[1])[None]
-    seen = jnp.ones((1, 1, q.shape[1], k.shape[1]), bool)
-    if causal:
-        seen &= j <= i
-    if window is not None:
-        seen &= jnp.abs(i - j) <= window
+    j = jnp.arange(k.shape[1])
+    seen = j <= i if causal else jnp.ones((q.shape[1], k.shape[1]), bool)
     if lengths is not None:
-        seen &= (j < lengths[:, None, None])[:, None]
-    # A finite stand-in for -inf: a row that sees nothing stays finite, backward too, and is zeroed by the caller.
-    scores = jnp.where(seen, scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqn,bnhd->bqhd", weights, v)
+        seen = seen & (j < lengths[:, None, None, None])
+    return _weighted(q, k, v, seen)
 
 
-def _chunked(q, k, v, causal, window, lengths) -> Array:
-    """`_attend` over chunks of queries, recomputed in the backward pass: memory linear in Q, and in N with a window."""
-    batch, queries, heads, head_width = q.shape
-    keys = k.shape[1]
-    padded = jnp.pad(q, ((0, 0), (0, -queries % CHUNK), (0, 0), (0, 0)))
-    chunks = padded.reshape(batch, -1, CHUNK, heads, head_width).swapaxes(0, 1)
-    span = keys if window is None else min(keys, CHUNK + 2 * window)
+def _weighted(q, k, v, seen) -> Array:
+    """Attention of q [..., Q, H, Dh] to k and v [..., N, H, Dh], where `seen` is true of [..., H, Q, N]."""
+    scores = jnp.einsum("...qhd,...nhd->...hqn", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    # A finite stand-in for -inf: a row that sees nothing stays finite, backward too.
+    weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1).astype(v.dtype)
+    return jnp.einsum("...hqn,...nhd->...qhd", weights, v)
+
+
+def _chunked(q, k, v, causal, lengths) -> Array:
+    """`_attend` over chunks of queries, recomputed in the backward pass: memory linear in Q."""
+    chunks = _blocks(q, 0, -(-q.shape[1] // CHUNK), CHUNK).swapaxes(0, 1)
 
     @jax.checkpoint
     def one(chunk):
         index, q_chunk = chunk
-        first_query = index * CHUNK
-        first_key = 0 if span == keys else jnp.clip(first_query - window, 0, keys - span)
-        k_span = jax.lax.dynamic_slice_in_dim(k, first_key, span, axis=1)
-        v_span = jax.lax.dynamic_slice_in_dim(v, first_key, span, axis=1)
-        return _attend(q_chunk, k_span, v_span, first_query, first_key, causal, window, lengths)
+        return _attend(q_chunk, k, v, index * CHUNK, causal, lengths)
 
-    out = jax.lax.map(one, (jnp.arange(chunks.shape[0]), chunks))
-    return out.swapaxes(0, 1).reshape(batch, -1, heads, head_width)[:, :queries]
+    out = jax.lax.map(one, (jnp.arange(chunks.shape[0]), chunks)).swapaxes(0, 1)
+    return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :q.shape[1]]
+
+
+def _banded(q, k, v, causal, window, lengths) -> Array:
+    """Attention within a window, all blocks of queries at once: each sees its own keys and a window on each side."""
+    batch, steps = q.shape[:2]
+    size = max(2 * window, BLOCK)
+    count = -(-steps // size)
+
+    def bands(x):
+        """[B, N, H, Dh] -> [B, count, size + 2 window, H, Dh]; the first band starts `window` before key 0."""
+        blocks = _blocks(x, window, count + 1, size)
+        return jnp.concatenate([blocks[:, :-1], blocks[:, 1:, :2 * window]], axis=2)
+
+    first = size * jnp.arange(count)[:, None, None, None]
+    i = first + jnp.arange(size)[:, None]
+    j = first + jnp.arange(size + 2 * window) - window
+    seen = (jnp.abs(i - j) <= window) & (j >= 0) & (j < steps)
+    if causal:
+        seen &= j <= i
+    if lengths is not None:
+        seen = seen & (j < lengths[:, None, None, None, None])
+    out = _weighted(_blocks(q, 0, count, size), bands(k), bands(v), seen)
+    return out.reshape(batch, -1, *q.shape[2:])[:, :steps]
+
+
+def _blocks(x: Array, before: int, count: int, size: int) -> Array:
+    """x [B, S, H, Dh] after `before` zeros, cut and filled up to [B, count, size, H, Dh]."""
+    after = count * size - before - x.shape[1]
+    x = jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0)))
+    return x.reshape(x.shape[0], count, size, *x.shape[2:])

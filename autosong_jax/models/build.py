@@ -19,15 +19,17 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
     """The model that `config` describes (fields: `configs/default.py`).
 
     Args:
-      codec: what `codec.json` says; `num_codebooks` and `codebook_size` are read.
+      codec: what `codec.json` says; `num_codebooks`, `codebook_size` and `frame_rate` are read.
       text: the text encoder of the dataset, which decides how each source is read.
     """
     model = config.model
+    context = config.objective.context_ms / 1000 * codec["frame_rate"]
+    window = max(round(context), 1) if context else None
     dtype = compute_dtype(model.dtype)
     decoder = TransformerConfig(
         width=model.width, heads=model.heads, layers=model.layers, mlp_width=model.mlp_width, norm=model.norm,
         activation=model.activation, positions=model.positions, max_positions=model.max_positions, bias=model.bias,
-        dropout=model.dropout, remat=config.train.remat, dtype=dtype)
+        dropout=model.dropout, window=window, remat=config.train.remat, dtype=dtype)
 
     def source_module(name: str, source: ml_collections.ConfigDict) -> nnx.Module:
         if source.kind == "chroma":

@@ -37,7 +37,10 @@ class Cache:
 
 
 class SongModel(nnx.Module):
-    """Summed codebook embeddings, a causal transformer fused with the memory, one head a codebook.
+    """Summed codebook embeddings, a transformer fused with the memory, one head a codebook.
+
+    The transformer is causal and reads the steps of a pattern, or sees all frames at once and fills in masked ones: one
+    model can do both, with the same parameters.
 
     Args:
       num_codebooks, codebook_size: K and V. Ids are in [0, V]; V is the special id, which stands where no code does.
@@ -72,20 +75,23 @@ class SongModel(nnx.Module):
             return null_memory(keep.shape[0], self.decoder.config.width, self.decoder.config.dtype)
         return self.conditions(sources, keep, key)
 
-    def __call__(self, steps: Array, memory: Memory, key: Array | None = None) -> Array:
-        """Teacher forcing.
+    def __call__(self, steps: Array, memory: Memory, key: Array | None = None, *, local: Array | None = None) -> Array:
+        """Teacher forcing, or filling in.
 
         Args:
-          steps: int [B, S, K], ids in [0, V].
+          steps: int [B, S, K], ids in [0, V]: steps of a pattern, or if `local` is given frames, V where masked.
           memory: from `encode`.
           key: PRNG key of dropout; None for none.
+          local: bool [], may be traced: every frame sees all frames, or if true those within the decoder's window.
+            None: a step sees the steps up to it. Wants cross fusion.
 
         Returns:
-          float32 [B, S, K, V] (V + 1 with end of song): at step s the logits of step s + 1.
+          float32 [B, S, K, V] (V + 1 with end of song): at step s the logits of step s + 1, or if `local` is given the
+          logits of frame s itself.
         """
         x = self._embed(steps)
         if self.fusion == "cross":
-            x, _ = self.decoder(x, memory=memory.states, memory_lengths=memory.lengths, key=key)
+            x, _ = self.decoder(x, local=local, memory=memory.states, memory_lengths=memory.lengths, key=key)
             return self._logits(x)
         # Prefix: step s of example b stands at lengths[b] + s, right after the memory that counts, and padding goes to
         # the end, where causal attention never looks. So no mask is needed, and padding cannot change a result.

@@ -31,7 +31,9 @@ REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of a transformer. Field meanings are in `configs/default.py`."""
+    """The shape of a transformer. Field meanings are in `configs/default.py`; `window`, in steps on each side, is that
+    of calls which are `local`.
+    """
 
     width: int
     heads: int
@@ -44,6 +46,7 @@ class TransformerConfig:
     bias: bool = False
     dropout: float = 0.0
     causal: bool = True
+    window: int | None = None
     cross_attention: bool = False
     remat: str = "none"
     dtype: str = "float32"
@@ -149,9 +152,9 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs)
         self.mlp_norm = layer_norm(config.width, config.dtype, rngs)
 
-    def __call__(self, x: Array, positions: Array, *, lengths: Array | None = None, memory: KeysValues | None = None,
-                 memory_lengths: Array | None = None, cache: KeysValues | None = None, index: Array | None = None,
-                 key: Array | None = None) -> tuple[Array, KeysValues | None]:
+    def __call__(self, x: Array, positions: Array, *, lengths: Array | None = None, local: Array | None = None,
+                 memory: KeysValues | None = None, memory_lengths: Array | None = None, cache: KeysValues | None = None,
+                 index: Array | None = None, key: Array | None = None) -> tuple[Array, KeysValues | None]:
         """Applies the block; see `Transformer.__call__` for the arguments. Returns the new x and the new cache."""
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
 
@@ -170,6 +173,9 @@ class Block(nnx.Module):
             if cache is not None and x.shape[1] == 1:
                 seen = jnp.broadcast_to(index + 1, x.shape[:1])
                 return self.self_attention.output(attention(q, *cache, lengths=seen))
+            if local is not None:
+                return self.self_attention.output(
+                    attention(q, k, v, window=self.config.window, local=local, lengths=lengths))
             return self.self_attention.output(attention(q, k, v, causal=self.config.causal, lengths=lengths))
 
         def attend_memory(x):
@@ -216,15 +222,17 @@ class Transformer(nnx.Module):
                 parameter[...] = parameter[...] * scale[:, None, None]
 
     def __call__(self, x: Array, positions: Array | None = None, *, lengths: Array | None = None,
-                 memory: Array | list[KeysValues] | None = None, memory_lengths: Array | None = None,
-                 cache: list[KeysValues] | None = None, index: Array | None = None,
-                 key: Array | None = None) -> tuple[Array, list[KeysValues] | None]:
+                 local: Array | None = None, memory: Array | list[KeysValues] | None = None,
+                 memory_lengths: Array | None = None, cache: list[KeysValues] | None = None,
+                 index: Array | None = None, key: Array | None = None) -> tuple[Array, list[KeysValues] | None]:
         """Applies the stack.
 
         Args:
           x: [B, S, D].
           positions: int [S] or [B, S], where each step stands; default 0 .. S - 1.
           lengths: int [B], the keys of self-attention that count; None for all.
+          local: bool [], may be traced: self-attention sees all steps, or if true those within the config's window.
+            None: what comes before a step if the config is causal, all steps if not.
           memory: [B, M, D] for cross-attention, or what `project_memory` made of it.
           memory_lengths: int [B], how many memory slots of each example count.
           cache: for decoding (unstacked only), one `KeysValues` [B, N, H, Dh] a layer. A single step (S = 1) attends to
@@ -242,7 +250,7 @@ class Transformer(nnx.Module):
             x = x + sinusoidal(positions, config.width).astype(x.dtype)
         elif config.positions == "learned":
             x = x + self.position_table(positions).astype(x.dtype)
-        shared = {"lengths": lengths, "memory_lengths": memory_lengths, "index": index}
+        shared = {"lengths": lengths, "local": local, "memory_lengths": memory_lengths, "index": index}
         if isinstance(self.blocks, nnx.List):
             new_cache = []
             for layer, block in enumerate(self.blocks):

@@ -1,4 +1,4 @@
-"""Attention against a loop over queries, in the direct and in the chunked form."""
+"""Attention against a loop over queries: whole, in chunks, within a window; and what a window costs."""
 
 import jax
 import jax.numpy as jnp
@@ -21,27 +21,81 @@ def naive(q, k, v, causal, window, lengths):
     return out
 
 
-@pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("window", [None, 2])
-@pytest.mark.parametrize("lengths", [None, (13, 0)])
-def test_attention_equals_a_loop(monkeypatch, chunked, causal, window, lengths):
-    if window is not None and lengths is not None:
-        pytest.skip("a window wholly past the length has no defined result")
-    if chunked:
-        monkeypatch.setattr(module, "MAX_SCORES", 0)
-        monkeypatch.setattr(module, "CHUNK", 4)
-    rng = np.random.default_rng(0)
-    q, k, v = (rng.normal(size=(2, 13, 3, 4)).astype(np.float32) for _ in range(3))
-    lengths = None if lengths is None else np.array(lengths)
-
+def gradients(function, q, k, v):
+    """The result and the gradients of the sum of its squares."""
     def loss(q, k, v):
-        out = attention(q, k, v, causal=causal, window=window, lengths=lengths)
+        out = function(q, k, v)
         return jnp.square(out).sum(), out
 
-    (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
-    np.testing.assert_allclose(out, naive(q, k, v, causal, window, lengths), atol=1e-5)
-    monkeypatch.undo()
-    expected = jax.grad(lambda *a: loss(*a)[0], argnums=(0, 1, 2))(q, k, v)
-    for gradient, reference in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(gradient, reference, atol=1e-5)
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    return [out, *grads]
+
+
+def random_inputs(steps):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(2, steps, 3, 4)).astype(np.float32) for _ in range(3)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [None, (13, 0)])
+def test_attention_equals_a_loop_whole_and_in_chunks(monkeypatch, causal, lengths):
+    q, k, v = random_inputs(13)
+    lengths = None if lengths is None else np.array(lengths)
+
+    def attend(q, k, v):
+        return attention(q, k, v, causal=causal, lengths=lengths)
+
+    whole = gradients(attend, q, k, v)
+    monkeypatch.setattr(module, "MAX_SCORES", 0)
+    monkeypatch.setattr(module, "CHUNK", 4)
+    np.testing.assert_allclose(whole[0], naive(q, k, v, causal, None, lengths), atol=1e-5)
+    for one, other in zip(gradients(attend, q, k, v), whole, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "window", "causal", "lengths"), [
+    (1, 5, False, False), (4, 9, False, True), (31, 0, False, False), (32, 1, True, True), (33, 5, False, True),
+    (70, 5, False, False), (97, 40, True, False), (131, 17, False, True)])
+def test_a_window_equals_masked_full_attention(steps, window, causal, lengths):
+    q, k, v = random_inputs(steps)
+    # A query whose window lies wholly in the padding has no defined result: those are left out.
+    lengths = np.array([steps, max(steps - window // 2, 1)]) if lengths else None
+    i, j = np.arange(steps)[:, None], np.arange(steps)
+    seen = (np.abs(i - j) <= window) & ((j <= i) | (not causal))
+    seen = seen[None] & (True if lengths is None else j < lengths[:, None, None])
+    defined = seen.any(axis=-1)[..., None, None]
+
+    def masked(q, k, v):
+        scores = jnp.einsum("bqhd,bnhd->bhqn", q, k) / 2
+        weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -1e30), axis=-1)
+        return defined * jnp.einsum("bhqn,bnhd->bqhd", weights, v)
+
+    def windowed(q, k, v):
+        return defined * attention(q, k, v, causal=causal, window=window, lengths=lengths)
+
+    expected = gradients(masked, q, k, v)
+    np.testing.assert_allclose(expected[0], naive(q, k, v, causal, window, lengths), atol=1e-5)
+    for one, other in zip(gradients(windowed, q, k, v), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_traced_flag_switches_the_window_within_one_program():
+    inputs = random_inputs(40)
+    function = jax.jit(lambda local: gradients(lambda *x: attention(*x, window=3, local=local), *inputs))
+    for local, window in [(True, 3), (False, None)]:
+        expected = gradients(lambda *x, window=window: attention(*x, window=window), *inputs)
+        np.testing.assert_allclose(expected[0], naive(*inputs, False, window, None), atol=1e-5)
+        for one, other in zip(function(local), expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    assert function._cache_size() == 1
+
+
+def test_the_memory_of_a_window_grows_with_the_length_alone():
+    def megabytes(steps):
+        x = jax.ShapeDtypeStruct((1, steps, 2, 8), jnp.float32)
+        grad = jax.grad(lambda q, k, v: attention(q, k, v, window=5).sum(), argnums=(0, 1, 2))
+        return jax.jit(grad).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes / 1e6
+
+    small, large = megabytes(1500), megabytes(18_000)
+    assert large < 1.1 * 12 * small
+    assert large < 0.02 * 2 * 4 * 18_000**2 / 1e6  # the scores of full attention alone

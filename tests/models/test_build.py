@@ -8,7 +8,7 @@ from flax import nnx
 from autosong_jax.data.text import get_text_encoder
 from autosong_jax.models.build import build_model, held_in
 
-CODEC = {"num_codebooks": 3, "codebook_size": 16}
+CODEC = {"num_codebooks": 3, "codebook_size": 16, "frame_rate": 25.0}
 
 
 def test_matrices_held_in_the_dtype_of_the_computation_change_no_bit(toy_config):

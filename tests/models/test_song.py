@@ -135,6 +135,19 @@ def test_a_dropped_source_is_as_if_absent_and_alone(fusion):
     assert np.abs(other[1] - dropped[1]).max() > 1e-3
 
 
+def test_frames_are_filled_in_from_all_sides_or_within_the_window():
+    model = make_model(window=2, layers=2)
+    memory = model.encode(make_sources(), jnp.ones((B, 2), bool))
+    frames = jnp.asarray(np.random.default_rng(0).integers(0, V + 1, (B, 40, K)))
+    fill = nnx.jit(lambda model, frames, local: model(frames, memory, local=local))
+    changed = frames.at[:, 20].set((frames[:, 20] + 1) % V)
+    for local, reach in [(False, 40), (True, 4)]:
+        difference = np.abs(fill(model, changed, local) - fill(model, frames, local)).max(axis=(0, 2, 3))
+        inside = np.abs(np.arange(40) - 20) <= reach
+        assert np.all(difference[inside] > 0) and np.all(difference[~inside] == 0)
+    np.testing.assert_allclose(fill(model.unstacked(), frames, True), fill(model, frames, True), atol=1e-5)
+
+
 def test_no_memory_at_all_is_finite_and_has_finite_gradients():
     model = make_model()
     steps = random_steps(get_pattern("delay", T, K))
