@@ -76,8 +76,7 @@ def _with_defaults(values: dict[str, Any]) -> ml_collections.ConfigDict:
     from configs import default
 
     config = default.base()
-    # Their names are free, so those of the defaults do not count.
-    config.sources, config.sampling.cfg_scales = ml_collections.ConfigDict(), ml_collections.ConfigDict()
+    config.sources = ml_collections.ConfigDict()  # those of the defaults are not the model's
     with config.ignore_type():  # JSON has no tuples
         config.update(ml_collections.ConfigDict(values))
     return config

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import encodec_names, files
+from autosong_jax.pretrained import encodec_names, files, musicgen
 from autosong_jax.pretrained.encodec import EncodecCodec
 from autosong_jax.pretrained.files import Tensors
 
@@ -23,7 +23,8 @@ _CONFIG = "xp.cfg"  # the training config, in YAML
 # Our decoder is these and has no parameter for anything else.
 _EXPECTED = {"norm_first": True, "bias_ff": False, "bias_attn": False, "bias_proj": False, "norm": "layer_norm",
              "positional_embedding": "sin", "layer_scale": None, "qk_layer_norm": False, "qk_layer_norm_cross": False,
-             "kv_repeat": 1, "causal": True, "past_context": None}
+             "kv_repeat": 1, "past_context": None}
+_MASKED = "transformer_lm_magnet"  # MAGNeT's decoder, by "lm_model"
 # Buffers of the melody conditioner that hold filters, not weights.
 IGNORED = r"\.self_wav\.(?!output_proj)"
 _NAMES = (
@@ -124,24 +125,33 @@ def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
             raise UserError(f"{path} has a decoder with {name} {transformer[name]!r}, expected {value!r}: this is no "
                             "MusicGen that can be read here")
     stereo = config.get("interleave_stereo_codebooks", {}).get("use", False)
+    masked = config.get("lm_model") == _MASKED
     num_codebooks, channels = transformer["n_q"], 2 if stereo else 1
-    delays = [k // channels for k in range(num_codebooks)]
-    if pattern["modeling"] != "delay" or list(pattern["delay"]["delays"]) != delays:
-        raise UserError(f"{path} has the pattern {pattern}, expected delay with delays {delays}")
+    delays = None if masked else [k // channels for k in range(num_codebooks)]
+    found = (pattern["modeling"], pattern["delay"]["delays"] if pattern["modeling"] == "delay" else None)
+    if found != ("parallel" if masked else "delay", delays):
+        raise UserError(f"{path} has the pattern {pattern}, expected "
+                        f"{'parallel' if masked else f'delay with delays {delays}'}")
+    if transformer.get("causal", not masked) == masked:
+        raise UserError(f"{path} has a decoder with causal {masked}, expected {not masked}")
     fused = {(): ["description"], ("self_wav", "description"): []}
     if fused.get(tuple(fuser["prepend"])) != fuser["cross"]:
         raise UserError(f"{path} has the fuser {fuser}, expected the description by cross-attention, or self_wav and "
                         "description prepended")
-    decoder = {"hidden_size": transformer["dim"], "num_attention_heads": transformer["num_heads"],
-               "num_hidden_layers": transformer["num_layers"], "activation_function": transformer["activation"],
-               "ffn_dim": int(transformer["hidden_scale"] * transformer["dim"]), "num_codebooks": num_codebooks,
-               "vocab_size": transformer["card"], "audio_channels": channels}
-    melody = {}
+    result = {
+        "model_type": musicgen.CROSS, "text_encoder_name": conditioners["description"]["t5"]["name"],
+        "decoder": {"hidden_size": transformer["dim"], "num_attention_heads": transformer["num_heads"],
+                    "num_hidden_layers": transformer["num_layers"], "activation_function": transformer["activation"],
+                    "ffn_dim": int(transformer["hidden_scale"] * transformer["dim"]), "num_codebooks": num_codebooks,
+                    "vocab_size": transformer["card"], "audio_channels": channels}}
     if fuser["prepend"]:
         chroma = conditioners["self_wav"]["chroma_stem"]
-        melody = {"chroma_length": 1 + int(seconds * chroma["sample_rate"]) // 2 ** (chroma["radix2_exp"] - 2)}
-    return {"model_type": "musicgen_melody" if melody else "musicgen", "decoder": decoder, **melody,
-            "text_encoder_name": conditioners["description"]["t5"]["name"]}
+        frames = 1 + int(seconds * chroma["sample_rate"]) // 2 ** (chroma["radix2_exp"] - 2)
+        result |= {"model_type": musicgen.PREFIX, "chroma_length": frames}
+    if masked:
+        result |= {"model_type": musicgen.MASKED, "seconds": seconds, "span_length": config["masking"]["span_len"],
+                   "subcodes_context": transformer["subcodes_context"], "sampling": config["generate"]["lm"]}
+    return result
 
 
 def standard_names(tensors: Tensors) -> Tensors:

@@ -1,7 +1,8 @@
 """MusicGen as the Hugging Face hub holds it (Copet et al. 2023): text, stereo and melody models, to ours and back.
 
-The text and stereo models attend to the states of T5 by cross-attention. The melody models read a prefix: the chroma of
-a recording, then the states of T5; a source that is dropped stays in the prefix as empty slots.
+MAGNeT (Ziv et al. 2024) has the decoder of the text models, without a causal mask. The text and stereo models attend to
+the states of T5 by cross-attention. The melody models read a prefix: the chroma of a recording, then the states of T5;
+a source that is dropped stays in the prefix as empty slots.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from autosong_jax.pretrained.files import Tensors
 from autosong_jax.pretrained.parameters import Recipe
 
 CROSS, PREFIX = "musicgen", "musicgen_melody"  # values of "model_type"
+MASKED = "magnet"  # which the hub does not know: it holds MAGNeT as audiocraft released it
 # Tables of sines that old files hold beside the weights.
 IGNORED = r"embed_positions\.weights$"
 _DECODER = "decoder.model.decoder."
@@ -59,7 +61,24 @@ def model_config(released: Mapping[str, Any], codec: Mapping[str, Any]) -> ml_co
         config.sources["chroma"] = default.source(kind="chroma", max_length=released["chroma_length"], **sizes)
     config.optimizer.update(learning_rate=1e-4, warmup_steps=4000)
     config.sampling.update(temperature=1.0, top_k=250, top_p=1.0, cfg_scale=3.0, overlap=0.4)
+    if released["model_type"] == MASKED:
+        _make_masked(config, released, codec["frame_rate"])
     return config
+
+
+def _make_masked(config: ml_collections.ConfigDict, released: Mapping[str, Any], frame_rate: float) -> None:
+    """What MAGNeT has besides, with its own defaults of sampling."""
+    config.model.update(pattern="parallel", delays=())
+    config.data.seconds = float(released["seconds"])
+    context = max(released["subcodes_context"], 0)  # -1 is the whole song
+    config.objective.update(name="masked_spans", span_length=released["span_length"],
+                            context_ms=1000.0 * context / frame_rate)
+    defaults = released["sampling"]
+    config.sampling.masked.update(
+        steps=tuple(defaults["decoding_steps"]), temperature=float(defaults["temp"]), top_k=defaults["top_k"],
+        top_p=float(defaults["top_p"]), cfg_scale=float(defaults["max_cfg_coef"]),
+        cfg_scale_min=float(defaults["min_cfg_coef"]), arrangement=defaults["span_arrangement"],
+        confidence={"max": "max", "prod": "product"}[defaults["span_scoring"]])
 
 
 def delays(num_codebooks: int, channels: int) -> list[int]:
@@ -160,7 +179,8 @@ def difference(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text
     expected = {
         "model.norm": (model.norm, "pre"), "model.positions": (model.positions, "sinusoidal"),
         "model.bias": (model.bias, False), "model.fusion": (model.fusion, "cross"),
-        "model.pattern": (model.pattern, "delay"), "data.end_of_song": (config.data.end_of_song, False),
+        "model.pattern": (model.pattern, "delay"), "objective.name": (config.objective.name, "next_step"),
+        "data.end_of_song": (config.data.end_of_song, False),
         "sources": (sorted(config.sources), ["description"]), "its codec": (codec["name"], "encodec"),
         "its text encoder": (text.name.partition(":")[0], "t5"),
     }

@@ -40,8 +40,8 @@ def codec_names(name):
     return re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", name)
 
 
-def save_as_audiocraft(toy, folder, **changes):
-    """Writes what audiocraft would have released of a toy."""
+def save_as_audiocraft(toy, folder, masked=False, **changes):
+    """Writes what audiocraft would have released of a toy, as a MusicGen or as a MAGNeT."""
     folder.mkdir()
     state = toy.model.state_dict()
     theirs = {}
@@ -71,6 +71,12 @@ def save_as_audiocraft(toy, folder, **changes):
         "fuser": {"prepend": ["self_wav", "description"] if melody else [], "cross": [] if melody else ["description"]},
         "interleave_stereo_codebooks": {"use": decoder.audio_channels == 2}, "conditioners": conditioners,
         "sample_rate": 800, "dataset": {"segment_duration": 21}}
+    if masked:
+        config |= {"lm_model": "transformer_lm_magnet", "codebooks_pattern": {"modeling": "parallel"},
+                   "masking": {"span_len": 3}, "generate": {"lm": {
+                       "temp": 3.5, "top_k": 0, "top_p": 0.8, "max_cfg_coef": 20.0, "min_cfg_coef": 1.0,
+                       "decoding_steps": [6, 2, 2, 2], "span_scoring": "prod", "span_arrangement": "nonoverlap"}}}
+        config["transformer_lm"] |= {"causal": False, "subcodes_context": 5}
     torch.save({"best_state": theirs, "xp.cfg": yaml.safe_dump(config), "version": "1.3.0", "exported": True},
                folder / "state_dict.bin")
     codec = {codec_names(name): tensor for name, tensor in toy.model.audio_encoder.state_dict().items()}
@@ -144,3 +150,20 @@ def test_a_pickle_without_a_config(tmp_path):
     torch.save({"emb.0.weight": torch.zeros(2, 2)}, tmp_path / "state_dict.bin")
     with pytest.raises(UserError, match="lacks a part of its training config"):
         released.read(str(tmp_path))
+
+
+def test_a_magnet_is_a_masked_model(make_musicgen, tmp_path):
+    toy = make_musicgen("mono", tmp_path / "toy")
+    toy.model.text_encoder.save_pretrained(tmp_path / "t5")
+    shutil.copy(tmp_path / "toy" / "tokenizer.json", tmp_path / "t5")
+    directory = save_as_audiocraft(toy, tmp_path / "model", masked=True)
+    model = released.read(str(directory), text_encoder=str(tmp_path / "t5"))
+    objective, sampling = model.config.objective, model.config.sampling.masked
+    assert (objective.name, objective.span_length, objective.context_ms) == ("masked_spans", 3, 100.0)
+    assert (sampling.steps, sampling.temperature, sampling.top_p) == ((6, 2, 2, 2), 3.5, 0.8)
+    assert (sampling.cfg_scale, sampling.cfg_scale_min, sampling.confidence) == (20.0, 1.0, "product")
+    assert model.config.data.seconds == 21.0
+    _, params = model.load()
+    _, expected = released.read(str(toy.directory)).load()
+    for path, leaf in parameters.leaves(params).items():
+        np.testing.assert_array_equal(leaf, parameters.leaves(expected)[path])

@@ -73,6 +73,22 @@ def test_logits(musicgen, model):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+def test_logits_of_the_null_condition(musicgen, model):
+    """What guidance subtracts: no text at all for transformers means zero states under a zero mask."""
+    if musicgen.kind == "melody":
+        pytest.skip("its null condition has slots, which the greedy songs with guidance show")
+    steps = np.random.default_rng(1).integers(0, 65, (1, 9, musicgen.num_codebooks))
+    sources = our_sources(musicgen, TEXTS[:1])
+    states = torch.zeros(sources["description"]["states"].shape)
+    with torch.inference_mode():
+        expected = musicgen.model(
+            encoder_outputs=(states,), attention_mask=torch.zeros(states.shape[:2], dtype=torch.long),
+            decoder_input_ids=torch.tensor(steps).movedim(1, 2).reshape(-1, 9)).logits
+    expected = expected.reshape(1, musicgen.num_codebooks, 9, -1).movedim(1, 2)
+    logits = model(jnp.asarray(steps), model.encode(sources, jnp.zeros((1, 1), bool)))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 def their_songs(toy, texts, guidance, chroma=None):
     """Greedy codes [B, T, K]: what transformers' generation hands to its codec."""
     decoded = []
