@@ -24,13 +24,27 @@ def branches(source_names: Sequence[str], scales: Mapping[str, float]) -> tuple[
     Returns:
       keep: bool [G, number of sources]; weights: float32 [G], which sum to 1.
     """
+    keep, weights = annealed_branches(source_names, scales, None)
+    return keep, weights[0]
+
+
+def annealed_branches(source_names: Sequence[str], scales: Mapping[str, float], last: float | None
+                      ) -> tuple[np.ndarray, np.ndarray]:
+    """`branches` of guidance that goes from `scales` to one scale for all, `last` (None is to stay).
+
+    The logits are linear in the scales, so what a scale between the two gives, weights between the two give.
+
+    Returns:
+      keep: bool [G, number of sources]; weights: float32 [2, G], at the beginning and at the end.
+    """
     levels = sorted({scales[name] for name in source_names}, reverse=True)
-    kept = [np.zeros(len(source_names), bool)]
-    kept += [np.array([scales[name] >= level for name in source_names]) for level in levels]
-    steps = np.array([1.0, *levels, 0.0])
-    weights = steps[:-1] - steps[1:]
-    used = [i for i, weight in enumerate(weights) if weight != 0]
-    return np.stack([kept[i] for i in used]), weights[used].astype(np.float32)
+    keep = [np.zeros(len(source_names), bool)]
+    keep += [np.array([scales[name] >= level for name in source_names]) for level in levels]
+    ends = levels if last is None else [last] * len(levels)
+    steps = np.array([[1.0, *levels, 0.0], [1.0, *ends, 0.0]])
+    weights = steps[:, :-1] - steps[:, 1:]
+    used = np.flatnonzero((weights != 0).any(axis=0))
+    return np.stack(keep)[used], weights[:, used].astype(np.float32)
 
 
 def combine(logits: Array, weights: Array) -> Array:

@@ -1,0 +1,262 @@
+"""The masked sampler: codebook after codebook, first all frames at once, then the least certain of them again.
+
+It is MAGNeT's (Ziv et al. 2024). A stage makes one codebook in some passes. A pass masks the spans whose codes are the
+least certain, fewer in every pass, and draws their codes anew from one forward pass over all frames; what a pass does
+not mask is fixed for good. Temperature and guidance fall from pass to pass.
+
+Letters: B batch, G guidance branches, T frames, K codebooks, V codebook size, L span length, C chunks (spans that stand
+side by side), P passes of all stages.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from autosong_jax.errors import UserError
+from autosong_jax.models.conditions import Memory
+from autosong_jax.models.song import SongModel
+from autosong_jax.sampling.guidance import combine
+from autosong_jax.sampling.tokens import Choice, choose
+
+CONFIDENCES = ("max", "product")
+FIXED = -1e4  # the uncertainty of what stays; a span that reaches into it ranks below all that do not
+MIN_TEMPERATURE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is compiled into a sampler.
+
+    Attributes:
+      steps: passes of each of the K stages.
+      span_length: L, in frames.
+      arrangement: "nonoverlap" masks whole chunks, "stride1" spans that begin at any frame.
+      confidence: what a chunk's is made of, the "max" or the "product" of the probabilities of its codes. Spans of
+        "stride1" always take the product.
+    """
+
+    steps: tuple[int, ...]
+    span_length: int = 3
+    arrangement: str = "nonoverlap"
+    confidence: str = "max"
+
+    def check(self, num_codebooks: int) -> None:
+        """Raises UserError unless this is a plan for `num_codebooks`."""
+        if len(self.steps) != num_codebooks or min(self.steps) < 1:
+            raise UserError(f"sampling.masked.steps {list(self.steps)}: expected {num_codebooks} numbers of passes, at "
+                            "least 1, one for each codebook of the codec")
+        for name, value, known in [("arrangement", self.arrangement, ARRANGEMENTS),
+                                   ("confidence", self.confidence, CONFIDENCES)]:
+            if value not in known:
+                raise UserError(f"sampling.masked.{name} {value!r}: expected one of {', '.join(known)}")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """What each pass does, the stages one after another.
+
+    Attributes:
+      index: int32 [P], 0 .. P - 1.
+      stage: int32 [P], the codebook that is made.
+      first: bool [P], whether it is the first of its stage.
+      share: float32 [P], the masked share of what is to be made: cos(pi/2 i/(S-1)) in pass i of S.
+      heat: float32 [P], the share of the temperature: (S-1-i)/S.
+    """
+
+    index: Array
+    stage: Array
+    first: Array
+    share: Array
+    heat: Array
+
+    @classmethod
+    def of(cls, stages: Sequence[int], steps: Sequence[int]) -> "Passes":
+        """`steps[k]` passes for each k of `stages`."""
+        step = np.concatenate([np.arange(steps[k]) for k in stages])
+        total = np.concatenate([np.full(steps[k], steps[k]) for k in stages])
+        return cls(index=(sum(steps[:stages[0]]) + np.arange(len(step))).astype(np.int32),
+                   stage=np.concatenate([np.full(steps[k], k, np.int32) for k in stages]), first=step == 0,
+                   share=_share(step, total), heat=((total - 1 - step) / total).astype(np.float32))
+
+
+def _share(step: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """cos(pi/2 step / (total - 1)), float32.
+
+    Rounded as the released sampler's `linspace` is: a share of a count is rounded down, and 1/2 of 4 may be 2 or 1.
+    """
+    pace = (1 / np.maximum(total - 1, 1)).astype(np.float32).astype(np.float64)
+    time = np.where(step < total // 2, pace * step, 1 - pace * (total - 1 - step)).astype(np.float32)
+    time[total == 1] = 0
+    angle = time * np.float32(np.pi) * np.float32(0.5)
+    return np.cos(angle.astype(np.float64)).astype(np.float32)
+
+
+def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes: Array, given: Array,
+           num_frames: Array, plan: Plan, choice: Choice, rescore: Callable[[Array, Array, Array], Array] | None = None,
+           on_step: Callable[[int], None] | None = None) -> Array:
+    """Samples the frames of songs that are not given.
+
+    Args:
+      model: trained to fill spans in.
+      memory: of G B examples, branch after branch.
+      weights: float32 [2, G], of the branches where everything is masked and where nothing is
+        (`guidance.annealed_branches`).
+      keys: PRNG keys [B], one a song.
+      codes: int32 [B, T, K]; what stands in frames that are not given is not read.
+      given: bool [B, T], the frames that stay as they are, wherever they stand.
+      num_frames: int32 [B], at most T, the lengths of the songs.
+      plan: see `Plan`.
+      choice: how ids are drawn; its temperature is that of a stage's beginning, 0 is greedy.
+      rescore: (codes [B, T, K], stage [], log probabilities [B, T]) -> log probabilities [B, T] of the codes of that
+        stage, by which they are judged in place of the model's own.
+      on_step: called on the host after every pass with the number of passes done; None costs nothing.
+
+    Returns:
+      int32 [B, T, K], the special id from each song's end on.
+    """
+    special, branches = model.special, weights.shape[1]
+    inside = jnp.arange(codes.shape[1]) < num_frames[:, None]
+    given, greedy = given | ~inside, choice.temperature == 0
+    spans = ARRANGEMENTS[plan.arrangement](given, num_frames, plan)
+
+    def make_pass(state: tuple[Array, Array], now: Passes, local: bool) -> tuple[tuple[Array, Array], None]:
+        ids, scores = state
+        scores = jnp.where(now.first, spans.start, scores)
+        masked = (spans.masked(scores, now.share) | now.first) & ~given
+        row = jnp.where(masked, special, jax.lax.dynamic_index_in_dim(ids, now.stage, axis=2, keepdims=False))
+        ids = jax.lax.dynamic_update_index_in_dim(ids, row, now.stage, axis=2)
+        logits = model(jnp.tile(ids, (branches, 1, 1)), memory, local=jnp.bool_(local))
+        logits = jax.lax.dynamic_index_in_dim(logits, now.stage, axis=2, keepdims=False)[..., :special]
+        logits = combine(logits, now.share * weights[0] + (1 - now.share) * weights[1])
+        heat = jnp.where(greedy, 0, jnp.maximum(choice.temperature * now.heat, MIN_TEMPERATURE))
+        drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, now.index),
+                       dataclasses.replace(choice, temperature=heat))
+        ids = jax.lax.dynamic_update_index_in_dim(ids, jnp.where(masked, drawn, row), now.stage, axis=2)
+        # Greedy codes are judged at temperature 1: at 0 all of them would be certain.
+        log_p = jax.nn.log_softmax(logits / jnp.where(greedy, 1, heat))
+        log_p = jnp.take_along_axis(log_p, drawn[..., None], axis=-1)[..., 0]
+        if rescore is not None:
+            log_p = rescore(ids, now.stage, log_p)
+        if on_step is not None:
+            jax.debug.callback(on_step, now.index + 1)
+        return (ids, spans.scores(-log_p, masked)), None
+
+    state = jnp.where((given & inside)[..., None], codes, special), spans.start
+    # The first codebook sees the whole song, the others what is near them.
+    for local, stages in [(False, range(1)), (True, range(1, len(plan.steps)))]:
+        if stages:
+            state, _ = jax.lax.scan(functools.partial(make_pass, local=local), state, Passes.of(stages, plan.steps))
+    return state[0]
+
+
+class Chunks:
+    """Spans that stand side by side, the first at frame 0. The last is longer where the length is no multiple of L.
+
+    A chunk is to be made if any of its frames is. It has one score, [B, C].
+
+    Args:
+      given: bool [B, T].
+      num_frames: int32 [B].
+      plan: see `Plan`.
+    """
+
+    def __init__(self, given: Array, num_frames: Array, plan: Plan):
+        frames, length = given.shape[1], plan.span_length
+        count = max(frames // length, 1)
+        self._of_frame = jnp.minimum(jnp.arange(frames) // length, jnp.maximum(num_frames // length, 1)[:, None] - 1)
+        # Frames that may be in each chunk, and whether they are: what is computed of chunks is then a sum or minimum
+        # over the last axis, the same at every run, which scattered sums on a GPU are not.
+        at = length * np.arange(count)[:, None] + np.arange(2 * length - 1)
+        self._frames = np.minimum(at, frames - 1)
+        inside = (at < frames) & (self._frames < num_frames[:, None, None])
+        self._member = inside & (self._of_frame[:, self._frames] == np.arange(count)[:, None])
+        self._reduce = jnp.min if plan.confidence == "max" else jnp.sum
+        fixed = self._all(given)
+        self._free = count - fixed.sum(axis=1)
+        self.start = jnp.where(fixed, FIXED, 0.0)
+
+    def masked(self, scores: Array, share: Array) -> Array:
+        """bool [B, T], the frames of the least certain chunks, `share` of those that are to be made."""
+        count = jnp.maximum(jnp.floor(share * self._free), 1)
+        return jnp.take_along_axis(_ranks(scores) < count[:, None], self._of_frame, axis=1)
+
+    def scores(self, uncertainty: Array, masked: Array) -> Array:
+        """Scores for the next pass from -log p [B, T] and what this pass has `masked`; the rest is fixed."""
+        # max over p is min over -log p, and 1 - p is in the order of -log p.
+        empty = jnp.inf if self._reduce is jnp.min else 0.0
+        scores = self._reduce(jnp.where(self._member, uncertainty[:, self._frames], empty), axis=-1)
+        return jnp.where(self._all(~masked), FIXED, scores)
+
+    def _all(self, x: Array) -> Array:
+        """bool [B, T] -> [B, C], whether all frames of a chunk are so."""
+        return jnp.all(x[:, self._frames] | ~self._member, axis=-1)
+
+
+class Stride1:
+    """Spans that begin at any frame. Every frame has a score, [B, T]; that of a span is their sum.
+
+    Args: as of `Chunks`.
+    """
+
+    def __init__(self, given: Array, num_frames: Array, plan: Plan):
+        self._length, self._free = plan.span_length, (~given).sum(axis=1)
+        self._whole = jnp.arange(given.shape[1]) <= num_frames[:, None] - plan.span_length
+        self.start = jnp.where(given, FIXED, 0.0)
+
+    def masked(self, scores: Array, share: Array) -> Array:
+        """bool [B, T], the frames of the least certain spans, of which about `share` is masked by as many as it takes.
+
+        How many that is, is found by bisection, which ends with the last number it has tried, as the released sampler's
+        does.
+        """
+        target = jnp.maximum(jnp.floor(share * self._free).astype(jnp.int32), self._length)
+        ranks = _ranks(jnp.where(self._whole, self._sums(scores), -jnp.inf))
+
+        def bisect(state):
+            low, high, middle, _ = state
+            above = self._union(ranks < middle[:, None]).sum(axis=1) > target
+            unsettled = (low < middle) & (middle < high)
+            tried = jnp.where(unsettled, middle, state[3])
+            low = jnp.where(unsettled & ~above, middle, low)
+            high = jnp.where(unsettled & above, middle, high)
+            return low, high, jnp.where(unsettled, _halfway(low, high), middle), tried
+
+        low, high = target // self._length, target - self._length + 1
+        state = (low, high, _halfway(low, high), _halfway(low, high))
+        *_, tried = jax.lax.while_loop(lambda s: jnp.any((s[0] < s[2]) & (s[2] < s[1])), bisect, state)
+        return self._union(ranks < tried[:, None])
+
+    def scores(self, uncertainty: Array, masked: Array) -> Array:
+        """As of `Chunks`."""
+        return jnp.where(masked, uncertainty, FIXED)
+
+    def _sums(self, x: Array) -> Array:
+        """[B, T] -> [B, T], each frame's and the next L - 1, zeros after the end."""
+        padded = jnp.pad(x, ((0, 0), (0, self._length - 1)))
+        return sum(padded[:, i:i + x.shape[1]] for i in range(self._length))
+
+    def _union(self, starts: Array) -> Array:
+        """bool [B, T], span starts -> bool [B, T], what the spans cover."""
+        covered = starts
+        for i in range(1, self._length):
+            covered |= jnp.pad(starts, ((0, 0), (i, 0)))[:, :starts.shape[1]]
+        return covered
+
+
+def _ranks(scores: Array) -> Array:
+    """int32 [B, N]: 0 for the highest score of a row, and so on; of equal ones the first comes first."""
+    return jnp.argsort(jnp.argsort(-scores, axis=1), axis=1)
+
+
+def _halfway(low: Array, high: Array) -> Array:
+    """Between two integers; of two that are as near the even one."""
+    return jnp.round((low + high) / 2).astype(jnp.int32)
+
+
+ARRANGEMENTS = {"nonoverlap": Chunks, "stride1": Stride1}
