@@ -97,10 +97,29 @@ def _share(step: np.ndarray, total: np.ndarray) -> np.ndarray:
     return np.cos(angle.astype(np.float64)).astype(np.float32)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SamplerState:
+    """Where sampling stands.
+
+    Attributes:
+      ids: int32 [B, T, K], the special id where nothing stands yet and after the end.
+      end: int32 [B], the number of frames after which each song is over, as far as is known.
+      scores: float32, how uncertain the last pass was of each chunk or frame; `FIXED` for what it did not make.
+    """
+
+    ids: Array
+    end: Array
+    scores: Array
+
+
 def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes: Array, given: Array,
            num_frames: Array, plan: Plan, choice: Choice, rescore: Callable[[Array, Array, Array], Array] | None = None,
-           on_step: Callable[[int], None] | None = None) -> Array:
+           on_step: Callable[[int], None] | None = None) -> tuple[Array, Array]:
     """Samples the frames of songs that are not given.
+
+    A model with end of song may say that a song is over, at a frame of the first codebook with none given after it:
+    where the end is more probable than any code. (Drawn as codes are, at high temperatures, it would come too soon.)
 
     Args:
       model: trained to fill spans in.
@@ -110,7 +129,7 @@ def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes:
       keys: PRNG keys [B], one a song.
       codes: int32 [B, T, K]; what stands in frames that are not given is not read.
       given: bool [B, T], the frames that stay as they are, wherever they stand.
-      num_frames: int32 [B], at most T, the lengths of the songs.
+      num_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
       plan: see `Plan`.
       choice: how ids are drawn; its temperature is that of a stage's beginning, 0 is greedy.
       rescore: (codes [B, T, K], stage [], log probabilities [B, T]) -> log probabilities [B, T] of the codes of that
@@ -118,26 +137,32 @@ def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes:
       on_step: called on the host after every pass with the number of passes done; None costs nothing.
 
     Returns:
-      int32 [B, T, K], the special id from each song's end on.
+      codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
     """
-    special, branches = model.special, weights.shape[1]
-    inside = jnp.arange(codes.shape[1]) < num_frames[:, None]
-    given, greedy = given | ~inside, choice.temperature == 0
-    spans = ARRANGEMENTS[plan.arrangement](given, num_frames, plan)
+    special, branches, greedy = model.special, weights.shape[1], choice.temperature == 0
+    frames = jnp.arange(codes.shape[1])
+    given &= frames < num_frames[:, None]
+    may_end = frames > jnp.max(jnp.where(given, frames, -1), axis=1, keepdims=True)
+    arrange = ARRANGEMENTS[plan.arrangement]
 
-    def make_pass(state: tuple[Array, Array], now: Passes, local: bool) -> tuple[tuple[Array, Array], None]:
-        ids, scores = state
-        scores = jnp.where(now.first, spans.start, scores)
-        masked = (spans.masked(scores, now.share) | now.first) & ~given
-        row = jnp.where(masked, special, jax.lax.dynamic_index_in_dim(ids, now.stage, axis=2, keepdims=False))
-        ids = jax.lax.dynamic_update_index_in_dim(ids, row, now.stage, axis=2)
+    def make_pass(state: SamplerState, now: Passes, local: bool) -> tuple[SamplerState, None]:
+        spans = arrange(given, state.end, plan)
+        scores = jnp.where(now.first | (spans.start == FIXED), spans.start, state.scores)
+        free = ~given & (frames < state.end[:, None])
+        masked = (spans.masked(scores, now.share) | now.first) & free
+        row = jax.lax.dynamic_index_in_dim(state.ids, now.stage, axis=2, keepdims=False)
+        ids = _set_codebook(state.ids, now.stage, jnp.where(masked, special, row))
         logits = model(jnp.tile(ids, (branches, 1, 1)), memory, local=jnp.bool_(local))
-        logits = jax.lax.dynamic_index_in_dim(logits, now.stage, axis=2, keepdims=False)[..., :special]
+        logits = jax.lax.dynamic_index_in_dim(logits, now.stage, axis=2, keepdims=False)
         logits = combine(logits, now.share * weights[0] + (1 - now.share) * weights[1])
+        over = (jnp.argmax(logits, axis=-1) == special) & masked & may_end & (now.stage == 0)
+        end = jnp.min(jnp.where(over, frames, state.end[:, None]), axis=1)
+        logits = logits[..., :special]
         heat = jnp.where(greedy, 0, jnp.maximum(choice.temperature * now.heat, MIN_TEMPERATURE))
         drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, now.index),
                        dataclasses.replace(choice, temperature=heat))
-        ids = jax.lax.dynamic_update_index_in_dim(ids, jnp.where(masked, drawn, row), now.stage, axis=2)
+        ids = _set_codebook(ids, now.stage, jnp.where(masked, drawn, row))
+        ids = jnp.where((frames < end[:, None])[..., None], ids, special)
         # Greedy codes are judged at temperature 1: at 0 all of them would be certain.
         log_p = jax.nn.log_softmax(logits / jnp.where(greedy, 1, heat))
         log_p = jnp.take_along_axis(log_p, drawn[..., None], axis=-1)[..., 0]
@@ -145,23 +170,28 @@ def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes:
             log_p = rescore(ids, now.stage, log_p)
         if on_step is not None:
             jax.debug.callback(on_step, now.index + 1)
-        return (ids, spans.scores(-log_p, masked)), None
+        return SamplerState(ids, end, spans.scores(-log_p, masked)), None
 
-    state = jnp.where((given & inside)[..., None], codes, special), spans.start
+    ids, end = jnp.where(given[..., None], codes, special).astype(jnp.int32), num_frames.astype(jnp.int32)
+    state = SamplerState(ids, end, arrange(given, end, plan).start)
     # The first codebook sees the whole song, the others what is near them.
     for local, stages in [(False, range(1)), (True, range(1, len(plan.steps)))]:
         if stages:
             state, _ = jax.lax.scan(functools.partial(make_pass, local=local), state, Passes.of(stages, plan.steps))
-    return state[0]
+    return state.ids, state.end
+
+
+def _set_codebook(ids: Array, codebook: Array, row: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(ids, row, codebook, axis=2)
 
 
 class Chunks:
     """Spans that stand side by side, the first at frame 0. The last is longer where the length is no multiple of L.
 
-    A chunk is to be made if any of its frames is. It has one score, [B, C].
+    A chunk is to be made if any of its frames is. Scores are [B, C].
 
     Args:
-      given: bool [B, T].
+      given: bool [B, T], the frames that stay.
       num_frames: int32 [B].
       plan: see `Plan`.
     """
@@ -199,15 +229,16 @@ class Chunks:
 
 
 class Stride1:
-    """Spans that begin at any frame. Every frame has a score, [B, T]; that of a span is their sum.
+    """Spans that begin at any frame. Scores are those of frames, [B, T]; that of a span is their sum.
 
     Args: as of `Chunks`.
     """
 
     def __init__(self, given: Array, num_frames: Array, plan: Plan):
-        self._length, self._free = plan.span_length, (~given).sum(axis=1)
-        self._whole = jnp.arange(given.shape[1]) <= num_frames[:, None] - plan.span_length
-        self.start = jnp.where(given, FIXED, 0.0)
+        frames, free = jnp.arange(given.shape[1]), ~given & (jnp.arange(given.shape[1]) < num_frames[:, None])
+        self._length, self._free = plan.span_length, free.sum(axis=1)
+        self._whole = frames <= num_frames[:, None] - plan.span_length
+        self.start = jnp.where(free, 0.0, FIXED)
 
     def masked(self, scores: Array, share: Array) -> Array:
         """bool [B, T], the frames of the least certain spans, of which about `share` is masked by as many as it takes.

@@ -22,15 +22,22 @@ class Toy:
 
     special = V
 
+    def __init__(self, ends=()):
+        self.end = np.where(np.isin(np.arange(T), ends), 99.0, -99.0).astype("f")  # logits of the end of song
+
     def __call__(self, ids, memory, *, local, xp=jnp):
         x = sum(xp.asarray(TABLES[k])[ids[..., k]] for k in range(K))
         x = x + 0.5 * xp.concatenate([xp.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
         x = x + xp.sin(xp.arange(ids.shape[1])[:, None, None] * xp.arange(1.0, V + 2))
-        x = xp.concatenate([x[..., :V] + memory[:, None, None], x[..., V:] + 100.0], axis=-1)  # never over
-        return xp.where(local, x, -0.7 * x)
+        x = xp.where(local, x, -0.7 * x)
+        end = xp.broadcast_to(xp.asarray(self.end[:ids.shape[1], None, None]), (*x.shape[:-1], 1))
+        return xp.concatenate([x[..., :V] + memory[:, None, None], end], axis=-1)
 
 
-def naive(given, plan, choice, rescore=None):
+TOY = Toy()
+
+
+def naive(given, plan, choice, rescore=None, toy=TOY):
     """One song at a time, in float64."""
     songs, surprise = [], None
     for b in range(B):
@@ -46,7 +53,11 @@ def naive(given, plan, choice, rescore=None):
                     redo = free & naive_spans(np.where(redo, surprise, -1e4), int(share * np.float32(free.sum())), plan)
                 song[redo, stage] = V
                 heat = max(choice.temperature * (steps - 1 - i) / steps, 0.01) if choice.temperature else 1.0
-                log_p = log_softmax(naive_logits(song, b, stage, share) / heat)
+                logits = naive_logits(toy, song, b, stage, share)
+                over = redo & (logits.argmax(axis=-1) == V) & (np.cumsum(~free[::-1])[::-1] == 0)
+                if stage == 0 and over.any():
+                    song, free, redo, logits = (x[:over.argmax()] for x in (song, free, redo, logits))
+                log_p = log_softmax(logits[:, :V] / heat)
                 kept = np.where(nucleus(log_p, choice.top_p), log_p, -np.inf)
                 noise = jax.random.gumbel(jax.random.fold_in(key, count), (T, V))[:len(song)]
                 drawn = (kept + noise if choice.temperature else log_p).argmax(axis=-1)
@@ -63,9 +74,9 @@ def padded(song):
     return np.pad(song, ((0, T - len(song)), (0, 0)), constant_values=V)
 
 
-def naive_logits(song, b, stage, share):
+def naive_logits(toy, song, b, stage, share):
     null, full = (
-        Toy()(padded(song)[None], BIAS[[row]], local=stage > 0, xp=np)[0, :len(song), stage, :V].astype(float)
+        toy(padded(song)[None], BIAS[[row]], local=stage > 0, xp=np)[0, :len(song), stage].astype(float)
         for row in (b, B + b))
     return null + (share * 4.0 + (1 - share) * 1.0) * (full - null)
 
@@ -120,12 +131,14 @@ HOLES = ~((np.arange(T)[None] % 8 > 1) & (np.arange(T)[None] < np.array([[14], [
 LENGTHS = np.array([14, 12, 10])
 
 
-def sampled(plan, given, choice, seeds=(0, 1, 2), **options):
+def sampled(plan, given, choice, seeds=(0, 1, 2), toy=TOY, **options):
     rows = np.array(seeds) % B
-    return np.asarray(jax.jit(lambda memory: masked.sample(
-        Toy(), memory, jnp.asarray(WEIGHTS), jax.vmap(jax.random.key)(np.array(seeds)), jnp.asarray(CODES[rows]),
+    codes, ends = jax.jit(lambda memory: masked.sample(
+        toy, memory, jnp.asarray(WEIGHTS), jax.vmap(jax.random.key)(np.array(seeds)), jnp.asarray(CODES[rows]),
         jnp.asarray(given[rows]), jnp.asarray(LENGTHS[rows]), plan, choice, **options))(
-            BIAS[np.concatenate([rows, B + rows])]))
+            BIAS[np.concatenate([rows, B + rows])])
+    np.testing.assert_array_equal(ends, (np.asarray(codes)[..., 0] < V).sum(axis=1))
+    return np.asarray(codes)
 
 
 @pytest.mark.parametrize("given", [PROMPT, HOLES], ids=["prompts", "holes"])
@@ -142,6 +155,15 @@ def test_sampler_equals_the_naive_loop(plan, choice, given):
     inside = np.arange(T)[None] < LENGTHS[:, None]
     np.testing.assert_array_equal(got[given & inside], CODES[given & inside])
     assert (got[inside] < V).all() and (got[~inside] == V).all()
+
+
+@pytest.mark.parametrize("plan", [Plan((5, 3, 2)), Plan((5, 3, 2), arrangement="stride1")])
+def test_songs_end_where_the_model_says_so_and_nothing_given_follows(plan):
+    toy, choice = Toy(ends=[7, 11]), Choice(2.0, 0, 0.8)
+    for given, lengths in [(PROMPT, [7, 7, 7]), (HOLES, [11, 12, 10]), (PROMPT & False, [7, 7, 7])]:
+        got = sampled(plan, given, choice, toy=toy)
+        assert (got[..., 0] < V).sum(axis=1).tolist() == lengths
+        np.testing.assert_array_equal(got, naive(given, plan, choice, toy=toy))
 
 
 def test_counts_of_the_released_sampler():
