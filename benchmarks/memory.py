@@ -24,7 +24,8 @@ from autosong_jax import config as config_file
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.models.build import build_model
 from autosong_jax.models.t5 import T5Config, T5Encoder
-from autosong_jax.objectives.objective import codebook_sums, next_step
+from autosong_jax.objectives.next_step import NextStep
+from autosong_jax.objectives.objective import codebook_sums
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.pretrained import musicgen
 from autosong_jax.sampling.song import window_pattern
@@ -113,7 +114,8 @@ def kept(config: ml_collections.ConfigDict, trainer: Trainer) -> int:
 
     def loss(params: Parameters, frozen: Parameters, codes, sources):
         model = nnx.merge(trainer.graph, combine(params, frozen))
-        examples = next_step(codes, jnp.full(BATCH, frames), trainer.pattern, model.special)
+        objective = NextStep(trainer.pattern, model.special)
+        examples, _ = objective.examples(codes, jnp.full(BATCH, frames), part=None, keys=None)
         logits = model(examples.inputs, model.encode(sources, jnp.ones((BATCH, len(sources)), bool)))
         return codebook_sums(logits, examples.targets, examples.mask)["cross_entropy"].sum()
 

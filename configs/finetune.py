@@ -39,6 +39,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if given.runlocal:
         config_file.run_local(config)
     config.data.update(seconds=base.data.seconds, end_of_song=base.data.end_of_song)
-    for section in ("model", "sources", "sampling"):
+    for section in ("model", "objective", "sources", "sampling"):
         config[section].update(base[section])
     return config

@@ -39,6 +39,13 @@ def test_musicgen_shapes_have_musicgens_size(name):
     assert ours == MUSICGEN[name]
 
 
+@pytest.mark.parametrize(("name", "size"), [("magnet_small", "small"), ("magnet_medium", "medium")])
+def test_magnets_have_musicgens_size_and_see_five_frames_on_each_side(name, size):
+    model = model_of(name)
+    assert count(model.decoder) + model.embeddings.size + model.heads.size == MUSICGEN[size]
+    assert model.decoder.config.window == 5
+
+
 def test_lyric2music_reads_whole_songs_and_frozen_states():
     model = model_of("lyric2music", 2, 1024, TextEncoderInfo("bert:x", "1", "states", width=768))
     assert model.decoder.position_table.num_embeddings >= 2 * 75 * 120 + 1
@@ -52,11 +59,12 @@ def test_runlocal_keeps_the_structure_and_shrinks_the_size(name, request):
     required = f"base={request.getfixturevalue('toy_workdir')}," if name == "finetune" else ""
     full, local = module.get_config(required), module.get_config(f"{required}runlocal")
     assert full.keys() == local.keys() and local.train.steps <= 20 and local.model.width <= 64
+    assert full.objective == local.objective
     for field in ("pattern", "fusion", "norm", "positions", "activation", "bias"):
         assert full.model[field] == local.model[field]
 
 
-@pytest.mark.parametrize("name", ["lyric2music", "prefix_lm"])
+@pytest.mark.parametrize("name", ["lyric2music", "prefix_lm", "magnet_small"])
 def test_other_structures_train(name, toy_dataset, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config("runlocal")
     config.data.update(path=str(toy_dataset), seconds=0.4, batch_size=8)

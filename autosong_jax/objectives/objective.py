@@ -2,18 +2,17 @@
 
 An objective turns codes into `Examples`; everything after that is the same for all of them. The loss of a codebook is
 the mean cross-entropy over its valid targets, and the loss is the mean over the codebooks that have any (MusicGen's
-rule).
+rule, and with one codebook at a time MAGNeT's).
 
 Letters: B batch, T frames, S steps, K codebooks, V codebook size.
 """
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-
-from autosong_jax.codebooks.patterns import Pattern
 
 
 @jax.tree_util.register_dataclass
@@ -41,19 +40,27 @@ class Examples:
         return jnp.maximum(counts, 1.0) * jnp.maximum((counts > 0).sum(), 1)
 
 
-def next_step(codes: Array, num_frames: Array, pattern: Pattern, special: int) -> Examples:
-    """Every step from the steps before it.
+class Objective(Protocol):
+    """What a model is trained for.
 
-    Args:
-      codes: int32 [B, T, K].
-      num_frames: int32 [B], the frames that are not padding.
-      pattern: a pattern of T frames.
-      special: V.
+    Attributes:
+      parts: into how many tasks it falls: a training step takes one of them by chance, validation takes all.
     """
-    valid = pattern.valid(num_frames)
-    # What stands in padding is never a target; as input it is the special id, as after the end of a song.
-    steps = jnp.where(valid, pattern.interleave(codes, special), special)
-    return Examples(steps[:, :-1], steps[:, 1:], valid[:, 1:])
+
+    parts: int
+
+    def examples(self, codes: Array, num_frames: Array, part: Array, keys: Array) -> tuple[Examples, Array | None]:
+        """The examples of one part.
+
+        Args:
+          codes: int32 [B, T, K], V from the end of a song on.
+          num_frames: int32 [B], the frames that count; what is in the rest is neither read nor predicted.
+          part: int [], in [0, parts).
+          keys: PRNG keys [B], one a song.
+
+        Returns:
+          The examples, and `local` as `SongModel` takes it.
+        """
 
 
 def codebook_sums(logits: Array, targets: Array, mask: Array) -> dict[str, Array]:

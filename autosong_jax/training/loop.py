@@ -1,5 +1,6 @@
 """The training loop: data, steps, metrics, checkpoints, samples, and how a run stops and goes on."""
 
+import collections
 import dataclasses
 import math
 import pathlib
@@ -156,15 +157,27 @@ def _due(step: int, every: int) -> bool:
 
 
 def _evaluate(run: Run, state: TrainState, step: int) -> float:
-    """One pass over the validation split with the averaged weights; writes the metrics and returns the loss."""
+    """One pass over the validation split with the averaged weights; writes the metrics and returns the loss.
+
+    The loss of several objectives is their mean.
+    """
     total = None
     for batch in run.validation:
         sums = run.trainer.eval_step(state.average, run.frozen, _put(run, batch))
         total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
-    values = summarize(jax.device_get(total))
-    run.writer.write(step, "validation", values)
-    log.info("Step %d: validation loss %.4f, accuracy %.4f", step, values["loss"], values["accuracy"])
-    return values["loss"]
+    losses = []
+    for name, sums in jax.device_get(total).items():
+        values = summarize(sums)
+        losses.append(values["loss"])
+        run.writer.write(step, _kind("validation", name, run.trainer), values)
+        log.info("Step %d: %s loss %.4f, accuracy %.4f", step, _kind("validation", name, run.trainer), values["loss"],
+                 values["accuracy"])
+    return float(np.mean(losses))
+
+
+def _kind(kind: str, objective: str, trainer: Trainer) -> str:
+    """The kind of a line of metrics, with the name of the objective where there are several."""
+    return kind if len(trainer.objectives) == 1 else f"{kind}_{objective}"
 
 
 class Interval:
@@ -174,7 +187,7 @@ class Interval:
         self._run = run
         # A multiply and an add, forward and twice backward: by the parameter, unless it is frozen, and by its input.
         self._operations = 6 * count(run.trainer.abstract.params) + 4 * count(run.frozen)  # a position
-        self._sums: list[Mapping[str, np.ndarray]] = []
+        self._sums: dict[str, list[Mapping[str, np.ndarray]]] = collections.defaultdict(list)  # by objective
         self.start()
 
     def start(self) -> None:
@@ -189,28 +202,33 @@ class Interval:
             saved = f"the last good checkpoint is {self._run.workdir}/checkpoints/{good}" if good else "none was saved"
             raise UserError(f"the loss at step {step} is {sums['loss']}, the gradient norm {sums['gradient_norm']}; "
                             f"{saved}: lower optimizer.learning_rate or optimizer.clip_norm and start again")
-        self._sums.append(sums)
+        objectives = self._run.trainer.objectives
+        self._sums[objectives[(step - 1) % len(objectives)]].append(sums)
         return float(sums["loss"])
 
     def report(self, step: int, learning_rate: float) -> None:
         """Writes the metrics of the steps since the last report."""
-        total = jax.tree.map(lambda *x: np.sum(x, axis=0), *self._sums)
-        values = summarize(total)
-        values["gradient_norm"] = float(total["gradient_norm"] / len(self._sums))
-        values["learning_rate"] = learning_rate
-        seconds = time.perf_counter() - self._started
+        seconds, speed = time.perf_counter() - self._started, {}
         if self.steps:
-            codes = total["count"].sum() / len(self._sums) * self.steps
-            values |= {"steps_per_second": self.steps / seconds, "codes_per_second": float(codes / seconds),
-                       "data_wait": self.waited / seconds}
+            every = [sums for of_objective in self._sums.values() for sums in of_objective]
+            codes = sum(sums["count"].sum() for sums in every) / len(every) * self.steps
+            speed = {"steps_per_second": self.steps / seconds, "codes_per_second": float(codes / seconds),
+                     "data_wait": self.waited / seconds}
             positions = self._run.config.data.batch_size * (self._run.trainer.pattern.num_steps - 1)
             utilization = model_flops_utilization(self._operations * positions, seconds / self.steps)
             if utilization is not None:
-                values["mfu"] = utilization
-        self._run.writer.write(step, "train", values)
-        log.info("Step %d: loss %.4f, accuracy %.4f, gradient norm %.3f, %.2f steps/s", step, values["loss"],
-                     values["accuracy"], values["gradient_norm"], values.get("steps_per_second", math.nan))
-        self._sums = []
+                speed["mfu"] = utilization
+        for name, every in self._sums.items():
+            total = jax.tree.map(lambda *x: np.sum(x, axis=0), *every)
+            values = summarize(total)
+            values["gradient_norm"] = float(total["gradient_norm"] / len(every))
+            values["learning_rate"] = learning_rate
+            kind = _kind("train", name, self._run.trainer)
+            self._run.writer.write(step, kind, values | speed)
+            log.info("Step %d: %s loss %.4f, accuracy %.4f, gradient norm %.3f, %.2f steps/s", step, kind,
+                     values["loss"], values["accuracy"], values["gradient_norm"],
+                     speed.get("steps_per_second", math.nan))
+        self._sums.clear()
         self.start()
 
 

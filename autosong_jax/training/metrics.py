@@ -67,7 +67,10 @@ class MetricsWriter:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Adds one line {"step", "kind", ...} and its scalars. `kind` is "train" or "validation"."""
+        """Adds one line {"step", "kind", ...} and its scalars.
+
+        `kind` is "train" or "validation", with "_OBJECTIVE" after it if the run has several objectives.
+        """
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")

@@ -7,6 +7,7 @@ Letters: B batch, A accumulation parts, K codebooks.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models.build import compute_dtype, held_in
 from autosong_jax.models.song import SongModel
-from autosong_jax.objectives.objective import Examples, codebook_sums, next_step
+from autosong_jax.objectives.objective import Examples, Objective, codebook_sums
+from autosong_jax.objectives.table import get_objectives
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
 from autosong_jax.training.trainable import Parameters, combine, partition, without
 
@@ -59,6 +61,7 @@ class Trainer:
     Attributes:
       mesh: the devices.
       pattern: of a window.
+      objectives: the names of what the model is trained for; steps take them in turns, step 0 the first.
       graph: the model without its parameters; `nnx.merge(graph, combine(params, frozen))` is the model.
       abstract: a `TrainState` of shapes and dtypes.
       shardings: a `TrainState` of shardings.
@@ -68,11 +71,13 @@ class Trainer:
       train_step: (TrainState, frozen, batch) -> TrainState, sums. The state is donated.
       eval_step: (params, frozen, batch) -> sums.
 
-    `sums` holds "cross_entropy", "correct" and "count" [K], the loss, and for training the gradient norm.
+    `sums` holds "cross_entropy", "correct" and "count" [K], the loss, and for training the gradient norm; those of
+    `eval_step` are by objective.
     """
 
     mesh: Mesh
     pattern: Pattern
+    objectives: tuple[str, ...]
     graph: Any
     abstract: TrainState
     shardings: TrainState
@@ -80,7 +85,7 @@ class Trainer:
     fresh: Callable[[int, Parameters], Parameters]
     init: Callable[[Parameters], TrainState]
     train_step: Callable[[TrainState, Parameters, Batch], tuple[TrainState, dict[str, Array]]]
-    eval_step: Callable[[Parameters, Parameters, Batch], dict[str, Array]]
+    eval_step: Callable[[Parameters, Parameters, Batch], dict[str, dict[str, Array]]]
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -120,7 +125,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     optimizer = make_optimizer(config)
     abstract_model = nnx.eval_shape(lambda: create_model(nnx.Rngs(0)))
     graph, abstract_params = nnx.split(abstract_model)
-    special = abstract_model.special
+    objectives = get_objectives(config, pattern, abstract_model.special)
     rates = jnp.array([config.sources[name].dropout for name in abstract_model.source_names])
 
     def fresh(seed: int, known: Parameters) -> Parameters:
@@ -142,25 +147,32 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     replicated = NamedSharding(mesh, PartitionSpec())
     batch_sharding = NamedSharding(mesh, BATCH)
 
-    def sums(params: Parameters, frozen: Parameters, whole: tuple[Examples, Any, Array], normalizer, key):
+    def sums(params: Parameters, frozen: Parameters, whole: tuple[Examples, Any, Array], fixed, key):
         examples, sources, keep = whole
+        normalizer, local = fixed
         model = nnx.merge(graph, combine(params, frozen))
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-        logits = model(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key)
+        logits = model(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key, local=local)
         result = codebook_sums(logits, examples.targets, examples.mask)
         result["loss"] = (result["cross_entropy"] / normalizer).sum()
         return result["loss"], result
 
     gradient = accumulated(jax.grad(sums, has_aux=True), train.accumulation, mesh)
 
+    def gradient_of(objective: Objective, params: Parameters, frozen: Parameters, batch: Batch, keep, key, dropout_key):
+        part_key, key = jax.random.split(key)
+        examples, local = objective.examples(
+            batch["codes"], batch["num_frames"], jax.random.randint(part_key, (), 0, objective.parts),
+            jax.random.split(key, batch["codes"].shape[0]))
+        return gradient(params, frozen, (examples, batch["sources"], keep), (examples.normalizer(), local), dropout_key)
+
     def train_step(state: TrainState, frozen: Parameters, batch: Batch):
         key = jax.random.fold_in(jax.random.key(np.uint32(config.seed)), state.step)
-        keep_key, dropout_key = jax.random.split(key)
-        examples = next_step(batch["codes"], batch["num_frames"], pattern, special)
+        keep_key, dropout_key, objective_key = jax.random.split(key, 3)
         keep = jax.random.uniform(keep_key, (batch["codes"].shape[0], len(rates))) >= rates
-        gradients, metrics = gradient(
-            state.params, frozen, (examples, batch["sources"], keep), examples.normalizer(),
-            dropout_key if config.model.dropout else None)
+        gradients, metrics = jax.lax.switch(
+            state.step % len(objectives), [functools.partial(gradient_of, one) for one in objectives.values()],
+            state.params, frozen, batch, keep, objective_key, dropout_key if config.model.dropout else None)
         updates, new_optimizer = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
@@ -168,12 +180,22 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         return TrainState(step, params, moving_average(state.ema, params, step, train), new_optimizer), metrics
 
     def eval_step(params: Parameters, frozen: Parameters, batch: Batch):
-        examples = next_step(batch["codes"], batch["num_frames"], pattern, special)
         keep = jnp.ones((batch["codes"].shape[0], len(rates)), bool)
-        return sums(params, frozen, (examples, batch["sources"], keep), examples.normalizer(), None)[1]
+        keys = jax.random.split(jax.random.key(0), batch["codes"].shape[0])
+
+        def of_part(objective: Objective, part: Array):
+            examples, local = objective.examples(batch["codes"], batch["num_frames"], part, keys)
+            fixed = examples.normalizer(), local
+            return sums(params, frozen, (examples, batch["sources"], keep), fixed, None)[1]
+
+        def of_all(objective: Objective):
+            parts = jax.lax.map(functools.partial(of_part, objective), jnp.arange(objective.parts))
+            return jax.tree.map(lambda x: x.sum(axis=0), parts)
+
+        return {name: of_all(objective) for name, objective in objectives.items()}
 
     return Trainer(
-        mesh, pattern, graph, abstract, shardings, frozen, fresh,
+        mesh, pattern, tuple(objectives), graph, abstract, shardings, frozen, fresh,
         init=jax.jit(init, in_shardings=(shardings.params,), out_shardings=shardings, donate_argnums=0),
         train_step=jax.jit(train_step, in_shardings=(shardings, frozen_shardings, batch_sharding),
                            out_shardings=(shardings, replicated), donate_argnums=0),
@@ -185,25 +207,25 @@ def accumulated(gradient: Callable, count: int, mesh: Mesh) -> Callable:
     """`gradient` taken over `count` parts of a batch, one after another, and summed.
 
     Args:
-      gradient: (params, frozen, whole, normalizer, key) -> gradients by `params`, sums. All arrays of `whole` have the
-        batch axis in front; each part gets a key of its own, unless that is None.
+      gradient: (params, frozen, whole, fixed, key) -> gradients by `params`, sums. All arrays of `whole` have the
+        batch axis in front, those of `fixed` are for all parts; each part gets a key of its own, unless that is None.
     """
     if count == 1:
         return gradient
 
-    def accumulate(params, frozen, whole, normalizer, key):
+    def accumulate(params, frozen, whole, fixed, key):
         # Example i goes to part i mod A, which keeps every example on its device.
         parts = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
             x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1),
             NamedSharding(mesh, PartitionSpec(None, *BATCH))), whole)
         keys = None if key is None else jax.random.split(key, count)
         shapes = jax.eval_shape(
-            lambda xs: gradient(params, frozen, xs, normalizer, key), jax.tree.map(lambda x: x[0], parts))
+            lambda xs: gradient(params, frozen, xs, fixed, key), jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(total, xs):
             part, key = xs
-            return jax.tree.map(jnp.add, total, gradient(params, frozen, part, normalizer, key)), None
+            return jax.tree.map(jnp.add, total, gradient(params, frozen, part, fixed, key)), None
 
         return jax.lax.scan(add, zeros, (parts, keys))[0]
 

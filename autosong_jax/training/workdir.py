@@ -47,6 +47,7 @@ def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, wor
 def _check_same_run(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
     old = config_file.load(workdir / "config.json")
     checks = {"config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
+              "config.objective": config_file.to_json(old.objective) == config_file.to_json(config.objective),
               "config.sources": source_shapes(old) == source_shapes(config),
               "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
               "config.lora": config_file.to_json(old.lora) == config_file.to_json(config.lora),

@@ -5,9 +5,16 @@ import numpy as np
 import pytest
 
 from autosong_jax.codebooks.patterns import get_pattern
-from autosong_jax.objectives.objective import codebook_sums, next_step
+from autosong_jax.objectives.next_step import NextStep
+from autosong_jax.objectives.objective import codebook_sums
 
 B, T, K, V = 3, 5, 2, 7
+
+
+def next_step(codes, num_frames, pattern):
+    examples, local = NextStep(pattern, V).examples(jnp.asarray(codes), num_frames, part=None, keys=None)
+    assert local is None
+    return examples
 
 
 @pytest.mark.parametrize("pattern_name", ["delay", "flatten", "parallel", "coarse_first"])
@@ -19,7 +26,7 @@ def test_loss_is_the_mean_over_codebooks_of_the_mean_over_valid_frames(pattern_n
     num_frames = np.array([T, 3, 0])
     if end_of_song:
         codes[1, 2] = V  # the last valid frame says that the song is over
-    examples = next_step(jnp.asarray(codes), jnp.asarray(num_frames), pattern, V)
+    examples = next_step(codes, num_frames, pattern)
     logits = rng.normal(size=(B, pattern.num_steps - 1, K, V + end_of_song))
     sums = codebook_sums(jnp.asarray(logits, jnp.float32), examples.targets, examples.mask)
 
@@ -38,9 +45,9 @@ def test_padding_is_neither_target_nor_input():
     pattern = get_pattern("delay", T, K)
     codes = np.random.default_rng(0).integers(0, V, (B, T, K))
     num_frames = np.array([T, 3, 0])
-    one = next_step(jnp.asarray(codes), num_frames, pattern, V)
+    one = next_step(codes, num_frames, pattern)
     codes[1, 3:], codes[2] = 0, 1
-    other = next_step(jnp.asarray(codes), num_frames, pattern, V)
+    other = next_step(codes, num_frames, pattern)
     np.testing.assert_array_equal(one.inputs, other.inputs)
     np.testing.assert_array_equal(one.targets, other.targets)
     assert not one.mask[2].any() and (one.inputs[2] == V).all()

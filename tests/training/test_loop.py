@@ -1,5 +1,6 @@
 """Whole runs: stopped in any way and started again they end where an undisturbed run ends, bit for bit."""
 
+import itertools
 import json
 import os
 import signal
@@ -109,6 +110,29 @@ def test_sigterm_saves_and_says_how_to_go_on(dropout_config, undisturbed, tmp_pa
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_model_of_both_objectives_goes_on_as_if_it_had_not_been_stopped(toy_config, tmp_path, monkeypatch):
+    config = toy_config(**{"objective.name": "both", "model.dropout": 0.1, "train.ema_every": 1, "train.log_every": 2})
+    one, other = tmp_path / "one", tmp_path / "other"
+    loop.train(config, one)
+    put, count = loop._put, itertools.count(1)
+
+    def stop_in_the_third_step(run, batch):
+        if next(count) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return put(run, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="step 3"):
+        patch.setattr(loop, "_put", stop_in_the_third_step)
+        loop.train(config, other)
+    loop.train(config, other)
+    a, b = (state_of(config, workdir, 6) for workdir in (one, other))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    validation = [[m for m in metrics_of(w) if m["kind"].startswith("validation")] for w in (one, other)]
+    assert validation[0] == validation[1]
+    kinds = {m["kind"] for m in metrics_of(one)}
+    assert kinds == {f"{kind}_{name}" for kind in ("train", "validation") for name in ("next_step", "masked_spans")}
+
+
 def test_a_finished_run_started_again_changes_nothing(dropout_config, undisturbed):
     before = metrics_of(undisturbed)
     loop.train(dropout_config, undisturbed)
@@ -157,6 +181,9 @@ def test_samples_are_written_during_training(toy_config, tmp_path):
     ({"train.log_every": 2, "train.checkpoint_every": 3}, ["checkpoint_every 3", "log_every 2"]),
     ({"model.fusion": "prefix", "model.positions": "learned", "model.max_positions": 40}, ["max_positions 40", "59"]),
     ({"model.pattern": "spiral"}, ["spiral", "delay"]),
+    ({"objective.name": "next"}, ["'next'", "masked_spans"]),
+    ({"objective.name": "both", "model.fusion": "prefix"}, ["prefix", "cross"]),
+    ({"objective.name": "masked_spans", "objective.span_length": 0}, ["span_length 0", "at least 1"]),
     ({"model.norm": "middle"}, ["middle", "pre"]),
     ({"model.positions": "learned", "model.max_positions": 4}, ["max_positions 4", "raise it"]),
 ])
@@ -168,7 +195,8 @@ def test_what_cannot_be_trained_is_named(toy_config, tmp_path, overrides, words)
 
 
 @pytest.mark.parametrize(("overrides", "what"), [
-    ({"model.layers": 1}, r"config\.model"), ({"sources.lyrics.width": 32}, r"config\.sources"),
+    ({"model.layers": 1}, r"config\.model"), ({"objective.name": "both"}, r"config\.objective"),
+    ({"sources.lyrics.width": 32}, r"config\.sources"),
     ({"data.end_of_song": False}, r"config\.data\.end_of_song"),
 ])
 def test_a_workdir_of_another_model_is_refused_and_left_as_it_is(toy_config, toy_workdir, overrides, what):

@@ -84,6 +84,17 @@ def test_accumulation_equals_one_batch(toy_config, reference):
     assert_close(state.params, reference[0].params, 1e-5)
 
 
+def test_both_objectives_in_turns_are_the_same_on_eight_devices_and_in_parts(toy_config):
+    config = toy_config(**{"optimizer.eps": 1e-2, "objective.name": "both"})
+    one, sums_of_one = run_steps(config, mesh_of(1, 1, 1), steps=4)
+    config.train.accumulation = 2
+    state, sums = run_steps(config, mesh_of(2, 2, 1), steps=4)
+    assert_close(sums, sums_of_one, 1e-5)
+    assert_close(state.params, one.params, 1e-5)
+    # The steps of a pattern teach all codebooks, those of a mask one.
+    assert [np.count_nonzero(s["count"]) for s in sums] == [3, 1, 3, 1]
+
+
 def test_the_average_follows_the_parameters(toy_config):
     config = toy_config(**{"train.ema_every": 1, "train.ema_decay": 0.5})
     first, _ = run_steps(config, mesh_of(1, 1, 1), steps=1)

@@ -1,0 +1,45 @@
+"""Filling in: the masked frames of one codebook from its other frames and from the codebooks before it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from autosong_jax.codebooks.masking import mask_rate, random_mask
+from autosong_jax.objectives.objective import Examples
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedSpans:
+    """The objective of MAGNeT (Ziv et al. 2024); see `objective.Objective`.
+
+    Part k, a stage, is to fill in codebook k. Codebooks before it are given, those after it are hidden, and of its own
+    frames a random share is, in spans; the hidden ones are to be predicted. The first stage sees the whole song, the
+    others what is within the model's window.
+
+    Attributes:
+      parts: K.
+      special: V, which stands for what is hidden.
+      span_length: in frames.
+    """
+
+    parts: int
+    special: int
+    span_length: int
+
+    def examples(self, codes: Array, num_frames: Array, part: Array, keys: Array) -> tuple[Examples, Array]:
+        """At frame t the model reads frame t, or V where it is hidden, and must predict what stands there."""
+        frames, codebooks = jnp.arange(codes.shape[1]), jnp.arange(codes.shape[2])
+        inside = (frames < num_frames[:, None])[..., None]
+        hidden = jax.vmap(self._hide, (0, None))(keys, codes.shape[1])[..., None]
+        inputs = jnp.where(inside & ((codebooks < part) | (codebooks == part) & ~hidden), codes, self.special)
+        # Of the frame after a song's last, which is V, the first codebook alone is a target, as in sampling.
+        counts = inside & ((codes != self.special) | (codebooks == 0))
+        return Examples(inputs, codes, counts & hidden & (codebooks == part)), part > 0
+
+    def _hide(self, key: Array, num_frames: int) -> Array:
+        """bool [T], the hidden frames of one song."""
+        time_key, span_key = jax.random.split(key)
+        rate = mask_rate(jax.random.uniform(time_key))
+        return random_mask(span_key, rate, num_frames, self.span_length)

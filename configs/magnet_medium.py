@@ -1,0 +1,14 @@
+"""MAGNeT medium (Ziv et al. 2024: width 1536, 48 layers) with lyrics.
+
+python -m autosong_jax.train --config=configs/magnet_medium.py --config.data.path=DATASET --workdir=DIR
+"""
+
+import ml_collections
+
+from configs import default, magnet_small
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    config = magnet_small.magnet(width=1536, heads=24, layers=48)
+    config.sources.lyrics.update(width=768, heads=12, layers=8)
+    return default.finish(config, arg)
