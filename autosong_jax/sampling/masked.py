@@ -147,7 +147,7 @@ def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes:
 
     def make_pass(state: SamplerState, now: Passes, local: bool) -> tuple[SamplerState, None]:
         spans = arrange(given, state.end, plan)
-        scores = jnp.where(now.first | (spans.start == FIXED), spans.start, state.scores)
+        scores = jnp.where(now.first, spans.start, state.scores)
         free = ~given & (frames < state.end[:, None])
         masked = (spans.masked(scores, now.share) | now.first) & free
         row = jax.lax.dynamic_index_in_dim(state.ids, now.stage, axis=2, keepdims=False)
@@ -162,7 +162,8 @@ def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes:
         drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, now.index),
                        dataclasses.replace(choice, temperature=heat))
         ids = _set_codebook(ids, now.stage, jnp.where(masked, drawn, row))
-        ids = jnp.where((frames < end[:, None])[..., None], ids, special)
+        inside = frames < end[:, None]
+        ids = jnp.where(inside[..., None], ids, special)
         # Greedy codes are judged at temperature 1: at 0 all of them would be certain.
         log_p = jax.nn.log_softmax(logits / jnp.where(greedy, 1, heat))
         log_p = jnp.take_along_axis(log_p, drawn[..., None], axis=-1)[..., 0]
@@ -170,7 +171,7 @@ def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes:
             log_p = rescore(ids, now.stage, log_p)
         if on_step is not None:
             jax.debug.callback(on_step, now.index + 1)
-        return SamplerState(ids, end, spans.scores(-log_p, masked)), None
+        return SamplerState(ids, end, arrange(given, end, plan).scores(-log_p, masked & inside)), None
 
     ids, end = jnp.where(given[..., None], codes, special).astype(jnp.int32), num_frames.astype(jnp.int32)
     state = SamplerState(ids, end, arrange(given, end, plan).start)
