@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from autosong_jax.codebooks.masking import random_mask
+from autosong_jax.models.conditions import Memory, StateSource
+from autosong_jax.models.song import SongModel
+from autosong_jax.models.transformer import TransformerConfig
 from autosong_jax.objectives.masked_spans import MaskedSpans
 from autosong_jax.objectives.objective import codebook_sums
 
@@ -87,3 +91,59 @@ def test_padding_changes_nothing(codes):
         one, two = make(codes, stage)[0], make(other, stage)[0]
         np.testing.assert_array_equal(one.inputs, two.inputs)
         np.testing.assert_array_equal(one.mask, two.mask)
+
+
+def torch_logits(params, frames, memory, heads, window):
+    """What a decoder with the parameters of ours gives for `frames` [B, T, K], with the mask of attention written out.
+
+    `window` is that on each side, or None.
+    """
+    import torch
+    from torch.nn import functional
+
+    p = jax.tree.map(lambda x: torch.tensor(np.asarray(x)), params)
+    blocks, frames, memory = p["decoder"]["blocks"], torch.tensor(np.asarray(frames)), torch.tensor(np.asarray(memory))
+    steps, width, layers = frames.shape[1], memory.shape[-1], len(blocks["self_norm"]["scale"])
+    at = torch.arange(steps)
+    seen = torch.ones(steps, steps, dtype=bool) if window is None else (at[:, None] - at).abs() <= window
+
+    def norm(x, name, layer):
+        scale, bias = (blocks[name][part][layer] for part in ("scale", "bias"))
+        return functional.layer_norm(x, (width,), scale, bias, eps=1e-5)
+
+    def attend(name, layer, x, to, mask):
+        q, k, v = (y @ blocks[name][part]["kernel"][layer] for part, y in (("q", x), ("k", to), ("v", to)))
+        q, k, v = (y.reshape(len(x), -1, heads, width // heads).transpose(1, 2) for y in (q, k, v))
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        return out.reshape(len(x), -1, width) @ blocks[name]["out"]["kernel"][layer]
+
+    angles = at[:, None] * 10000.0 ** (-torch.arange(width // 2) / (width // 2 - 1))
+    x = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    x = x + sum(p["embeddings"][k][frames[:, :, k]] for k in range(K))
+    for layer in range(layers):
+        y = norm(x, "self_norm", layer)
+        x = x + attend("self_attention", layer, y, y, seen)
+        x = x + attend("cross_attention", layer, norm(x, "cross_norm", layer), memory, None)
+        y = functional.gelu(norm(x, "mlp_norm", layer) @ blocks["mlp"]["up"]["kernel"][layer])
+        x = x + y @ blocks["mlp"]["down"]["kernel"][layer]
+    x = functional.layer_norm(x, (width,), p["decoder"]["norm"]["scale"], p["decoder"]["norm"]["bias"], eps=1e-5)
+    return torch.einsum("btd,kdv->btkv", x, p["heads"])
+
+
+def test_the_loss_of_every_stage_equals_that_of_a_decoder_in_pytorch(codes):
+    import torch
+
+    rngs = nnx.Rngs(0)
+    decoder = TransformerConfig(width=16, heads=2, layers=2, mlp_width=32, window=2)
+    model = SongModel(K, V, False, decoder, "cross", {"text": StateSource(6, 16, "float32", rngs=rngs)}, rngs=rngs)
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    params = jax.tree.map(lambda x: x + 0.2 * np.random.default_rng(x.size).normal(size=x.shape), params)
+    memory = Memory(jnp.asarray(np.random.default_rng(0).normal(size=(B, 5, 16)), jnp.float32), jnp.full(B, 5))
+    run = jax.jit(lambda params, frames, local: nnx.merge(nnx.graphdef(model), params)(frames, memory, local=local))
+    for stage in range(K):
+        examples, local = make(codes % V, stage)
+        sums = codebook_sums(run(params, examples.inputs, local), examples.targets, examples.mask)
+        logits = torch_logits(params, examples.inputs, memory.states, 2, 2 if stage else None)[:, :, stage]
+        labels = torch.tensor(np.where(examples.mask, codes % V, -100))[:, :, stage]
+        expected = torch.nn.functional.cross_entropy(logits.reshape(-1, V), labels.reshape(-1))
+        assert float((sums["cross_entropy"] / examples.normalizer()).sum()) == pytest.approx(expected.item(), abs=1e-4)

@@ -129,6 +129,7 @@ def test_a_model_of_both_objectives_goes_on_as_if_it_had_not_been_stopped(toy_co
     jax.tree.map(np.testing.assert_array_equal, a, b)
     validation = [[m for m in metrics_of(w) if m["kind"].startswith("validation")] for w in (one, other)]
     assert validation[0] == validation[1]
+    assert all(line[f"loss_{k}"] > 0 for line in validation[0] for k in range(3))  # every stage of the masks, too
     kinds = {m["kind"] for m in metrics_of(one)}
     assert kinds == {f"{kind}_{name}" for kind in ("train", "validation") for name in ("next_step", "masked_spans")}
 
