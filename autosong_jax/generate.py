@@ -1,6 +1,7 @@
-"""Sings lyrics with a trained model.
+"""Sings lyrics with a trained model, or sings parts of a song anew.
 
 python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --genre=pop --output=song.wav
+python -m autosong_jax.generate --workdir=DIR --edit=song.wav --from=10.0 --to=14.5 --lyrics=new.txt --output=new.wav
 """
 
 import pathlib
@@ -35,6 +36,21 @@ def define_flags() -> None:
     flags.DEFINE_bool("greedy", False, "Always the most probable code; the same as --temperature=0.")
     flags.DEFINE_string("prompt_audio", None, "Audio file that the song begins with.")
     flags.DEFINE_string("melody", None, "Audio file whose melody the song follows; best without drums and bass.")
+    flags.DEFINE_list("steps", None, "Masked models: passes of each codebook, such as 60,10,10,10.")
+    flags.DEFINE_float("hybrid_seconds", None, "Masked models: seconds that are sung step by step before the rest is "
+                       "filled in. Default: the config's.")
+    flags.DEFINE_string("leader", None, "Workdir of the model that sings those seconds. Default: --workdir.")
+    flags.DEFINE_string("rescorer", None, "Masked models: workdir of a model over the same codec that sings step by "
+                        "step, which judges codes together with --workdir.")
+    flags.DEFINE_float("rescore_weight", None, "Its weight, from 0 to 1. Default: the config's.")
+    flags.DEFINE_multi_string("edit", [], "Masked models: audio file, or .npy file of codes, to edit; give it several "
+                              "times for clips in a row.")
+    flags.DEFINE_multi_float("from", [], "Where to begin to sing --edit anew, in seconds; several times for several "
+                             "spans. The codes of the rest stay as they are.")
+    flags.DEFINE_multi_float("to", [], "Where to stop, one for each --from.")
+    flags.DEFINE_float("before", 0.0, "Seconds to add before --edit.")
+    flags.DEFINE_float("between", 0.0, "Seconds to add between two clips of --edit.")
+    flags.DEFINE_float("after", 0.0, "Seconds to add after --edit.")
     flags.mark_flag_as_required("workdir")
 
 
@@ -43,25 +59,33 @@ def main() -> None:
         raise UserError("nothing to write: give --output=song.wav or --codes_output=codes.npy, or both")
     cli.check_output(FLAGS.output, (".wav", ".flac"))
     cli.check_output(FLAGS.codes_output, (".npy",))
+    _check_edit()
     songs = _conditions()
 
     import autosong_jax
     from autosong_jax.audio import io
-    from autosong_jax.sampling.song import SamplingOptions
+    from autosong_jax.sampling.edits import timeline
+    from autosong_jax.sampling.options import SamplingOptions
 
     singer = autosong_jax.load(FLAGS.workdir, "--workdir")
-    codec = singer.codec if FLAGS.output or FLAGS.prompt_audio or FLAGS.melody else None
-    prompt = None
-    if FLAGS.prompt_audio:
-        prompt = codec.encode(io.read(FLAGS.prompt_audio, codec.sample_rate, codec.channels)[0])
+    helpers = {name: autosong_jax.load(FLAGS[name].value, f"--{name}")
+               for name in ("leader", "rescorer") if FLAGS[name].value}
     if FLAGS.melody:
-        melody = io.read(FLAGS.melody, codec.sample_rate, 1)[0]
+        melody = io.read(FLAGS.melody, singer.codec.sample_rate, 1)[0]
         songs = [song | {"chroma": melody} for song in songs]
+    helpers = {name: singer.helper(other, songs) for name, other in helpers.items()}
     options = SamplingOptions(
         duration=FLAGS.duration, temperature=0.0 if FLAGS.greedy else FLAGS.temperature, top_k=FLAGS.top_k,
-        top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=_scales(FLAGS.cfg_scales))
-    all_codes = singer.sing(singer.encode_conditions(songs), range(FLAGS.seed, FLAGS.seed + len(songs)), prompt=prompt,
-                            show_progress=True, options=options)
+        top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=_scales(FLAGS.cfg_scales), steps=_steps(FLAGS.steps),
+        hybrid_seconds=FLAGS.hybrid_seconds, rescore_weight=FLAGS.rescore_weight)
+    sources, seeds = singer.encode_conditions(songs), range(FLAGS.seed, FLAGS.seed + len(songs))
+    if FLAGS.edit:
+        codes, given = timeline([_clip(path, singer) for path in FLAGS.edit], singer.frame_rate, spans=_spans(),
+                                before=FLAGS.before, between=FLAGS.between, after=FLAGS.after)
+        all_codes = singer.resing(sources, seeds, codes, given, show_progress=True, options=options, **helpers)
+    else:
+        prompt = _clip(FLAGS.prompt_audio, singer) if FLAGS.prompt_audio else None
+        all_codes = singer.sing(sources, seeds, prompt=prompt, show_progress=True, options=options, **helpers)
     for i, codes in enumerate(all_codes):
         seconds = len(codes) / singer.frame_rate
         if FLAGS.codes_output:
@@ -70,7 +94,7 @@ def main() -> None:
             print(f"{path}: {len(codes)} frames ({seconds:.2f} s)")
         if FLAGS.output:
             path = _numbered(FLAGS.output, i, len(songs))
-            io.write(path, codec.decode(codes), codec.sample_rate)
+            io.write(path, singer.codec.decode(codes), singer.codec.sample_rate)
             print(f"{path}: {seconds:.2f} s")
 
 
@@ -94,6 +118,50 @@ def _scales(items: list[str]) -> dict[str, float]:
         return {name: float(scale) for name, scale in (item.split("=") for item in items)}
     except ValueError:
         raise UserError(f"--cfg_scales={','.join(items)}: expected SOURCE=SCALE,...") from None
+
+
+def _steps(items: list[str] | None) -> list[int] | None:
+    try:
+        return None if items is None else [int(item) for item in items]
+    except ValueError:
+        raise UserError(f"--steps={','.join(items)}: expected a number of passes for each codebook") from None
+
+
+def _spans() -> list[tuple[float, float]]:
+    return list(zip(FLAGS["from"].value, FLAGS.to, strict=True))
+
+
+def _check_edit() -> None:
+    """Raises UserError where the flags of edits do not go together."""
+    starts, stops = FLAGS["from"].value, FLAGS.to
+    if len(starts) != len(stops):
+        raise UserError(f"{len(starts)} --from and {len(stops)} --to: expected one --to for each --from")
+    if not FLAGS.edit and (starts or FLAGS.before or FLAGS.between or FLAGS.after):
+        raise UserError("--from, --to, --before, --between and --after are for edits: expected --edit=SONG")
+    for name in ("prompt_audio", "duration", "leader", "hybrid_seconds"):
+        if FLAGS.edit and FLAGS[name].value is not None:
+            raise UserError(f"--{name} with --edit: expected one of them; --edit keeps the length of the song, and "
+                            "--before and --after add to it")
+    if len(FLAGS.edit) < 2 and FLAGS.between:
+        raise UserError(f"--between={FLAGS.between}: expected several --edit to be between")
+
+
+def _clip(path: str, singer) -> np.ndarray:
+    """The codes of an audio file, or those in a .npy file."""
+    from autosong_jax.audio import io
+
+    if not path.endswith(".npy"):
+        return singer.codec.encode(io.read(path, singer.codec.sample_rate, singer.codec.channels)[0])
+    expected = f"expected integers [frames, {singer.num_codebooks}] in [0, {singer.codebook_size})"
+    try:
+        codes = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} does not hold codes ({error}): {expected}") from error
+    if codes.dtype.kind not in "iu" or codes.ndim != 2 or codes.shape[1] != singer.num_codebooks:
+        raise UserError(f"{path} holds {codes.dtype} {list(codes.shape)}: {expected}")
+    if codes.size and not 0 <= codes.min() <= codes.max() < singer.codebook_size:
+        raise UserError(f"{path} holds codes from {codes.min()} to {codes.max()}: {expected}")
+    return codes
 
 
 def _numbered(path: str, index: int, count: int) -> pathlib.Path:

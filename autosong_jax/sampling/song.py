@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from autosong_jax import config as config_file
 from autosong_jax.audio.codec import Codec, load_codec
@@ -24,69 +25,24 @@ from autosong_jax.data.text import TextEncoder, TextEncoderInfo, rebuild_text_en
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, compute_dtype, held_in
 from autosong_jax.models.song import SongModel
+from autosong_jax.objectives.table import OBJECTIVES
 from autosong_jax.pretrained import files, released
 from autosong_jax.pretrained import text as frozen_text
 from autosong_jax.pretrained.text import FrozenTextEncoder
-from autosong_jax.sampling import autoregressive
 from autosong_jax.sampling.conditions import MELODY, Conditions
-from autosong_jax.sampling.guidance import branches
-from autosong_jax.sampling.tokens import Choice
+from autosong_jax.sampling.drafts import Draft, next_window
+from autosong_jax.sampling.edits import timeline
+from autosong_jax.sampling.options import DEFAULTS, SamplingOptions, Song
+from autosong_jax.sampling.windows import WINDOWS, encode
 from autosong_jax.training.checkpoints import load_weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Song:
-    """A generated song.
+class Helper:
+    """Another model over the same codec, with the conditions of the songs as it reads them; from `Singer.helper`."""
 
-    Attributes:
-      audio: float32 [channels, samples].
-      sample_rate: Hz.
-      codes: uint16 [T, K].
-    """
-
-    audio: np.ndarray
-    sample_rate: int
-    codes: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingOptions:
-    """What the caller may decide about sampling; None is the default of the model's config (`config.sampling`).
-
-    Attributes:
-      duration: seconds, a prompt included. The song may end earlier where the model says so. None is one window.
-      temperature, top_k, top_p: see `tokens.Choice`.
-      cfg_scale: guidance scale of every source.
-      cfg_scales: guidance scales of single sources by name.
-    """
-
-    duration: float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    cfg_scale: float | None = None
-    cfg_scales: Mapping[str, float] | None = None
-
-    def choice(self, config: ml_collections.ConfigDict) -> Choice:
-        """How ids are drawn. Raises UserError for values that mean nothing."""
-        def pick(name):
-            value = getattr(self, name)
-            return config.sampling[name] if value is None else value
-
-        temperature, top_k, top_p = pick("temperature"), pick("top_k"), pick("top_p")
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-            raise UserError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected temperature >= 0, "
-                            "top_k >= 0 and 0 < top_p <= 1")
-        return Choice(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
-
-    def scales(self, config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, float]:
-        """The guidance scale of each source."""
-        everywhere = config.sampling.cfg_scale if self.cfg_scale is None else self.cfg_scale
-        of_config = {} if self.cfg_scale is not None else config.sampling.cfg_scales.to_dict()
-        scales = dict.fromkeys(names, everywhere) | of_config | dict(self.cfg_scales or {})
-        if unknown := sorted(scales.keys() - set(names)):
-            raise UserError(f"guidance scale of {unknown[0]!r}: the model's sources are {', '.join(names) or 'none'}")
-        return scales
+    singer: "Singer"
+    sources: Mapping[str, Mapping[str, np.ndarray]]
 
 
 class Singer:
@@ -108,7 +64,8 @@ class Singer:
         self.replace_weights(model)
         self.source_names = model.source_names
         self.pattern = window_pattern(config, facts)
-        self._sample = jax.jit(self._sample_window, static_argnames="on_step")
+        self._windows = {name: WINDOWS[name](self._graph, config, self.pattern)
+                         for name in OBJECTIVES[config.objective.name]}
 
     def replace_weights(self, model: SongModel) -> None:
         """Sings with `model` (`unstacked`) from now on; nothing is compiled anew for a model of the same shape."""
@@ -128,10 +85,20 @@ class Singer:
         """Frames a second."""
         return self._facts["frame_rate"]
 
+    @property
+    def num_codebooks(self) -> int:
+        """K."""
+        return self._facts["num_codebooks"]
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self._facts["codebook_size"]
+
     def generate(self, lyrics: str | Sequence[str] | None = None, genre: str | Sequence[str] | None = None,
                  description: str | Sequence[str] | None = None, *, melody: np.ndarray | None = None, seed: int = 0,
-                 prompt_audio: np.ndarray | None = None, show_progress: bool = False,
-                 **options) -> Song | list[Song]:
+                 prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
+                 rescorer: "Singer | None" = None, show_progress: bool = False, **options) -> Song | list[Song]:
         """Sings.
 
         Args:
@@ -140,6 +107,7 @@ class Singer:
           melody: float32 [channels, samples] at the codec's rate, the recording whose melody every song follows.
           seed: of the first song; song i has seed + i, and is the same in whatever company it is made.
           prompt_audio: float32 [channels, samples] at the codec's rate, the beginning of every song.
+          leader, rescorer: other models that help; see `sing`.
           show_progress: a progress bar on stderr.
           **options: fields of `SamplingOptions`.
 
@@ -149,25 +117,62 @@ class Singer:
         Raises:
           UserError: if a condition is given that the model was not trained with, or an option means nothing.
         """
-        given = {"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody}
-        given = {name: condition for name, condition in given.items() if condition is not None}
-        lists = [name for name, condition in given.items() if not isinstance(condition, (str, np.ndarray))]
-        counts = {len(given[name]) for name in lists}
-        if len(counts) > 1:
-            raise UserError(f"lists of {', '.join(map(str, sorted(counts)))} conditions: expected lists of one length")
-        count = counts.pop() if counts else 1
-        sources = self.encode_conditions([
-            {name: condition[i] if name in lists else condition for name, condition in given.items()}
-            for i in range(count)])
+        songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody})
         prompt = None if prompt_audio is None else self.codec.encode(prompt_audio)
-        codes = self.sing(sources, range(seed, seed + count), prompt=prompt, show_progress=show_progress,
-                          options=SamplingOptions(**options))
+        codes = self.sing(
+            self.encode_conditions(songs), range(seed, seed + len(songs)), prompt=prompt,
+            leader=leader and self.helper(leader, songs), rescorer=rescorer and self.helper(rescorer, songs),
+            show_progress=show_progress, options=SamplingOptions(**options))
         songs = [Song(self.codec.decode(c), self.codec.sample_rate, c) for c in codes]
-        return songs if lists else songs[0]
+        return songs if several else songs[0]
+
+    def edit(self, clips: Sequence[np.ndarray], spans: Sequence[tuple[float, float]] = (), *, before: float = 0.0,
+             between: float = 0.0, after: float = 0.0, lyrics: str | Sequence[str] | None = None,
+             genre: str | Sequence[str] | None = None, description: str | Sequence[str] | None = None,
+             melody: np.ndarray | None = None, seed: int = 0, rescorer: "Singer | None" = None,
+             show_progress: bool = False, **options) -> Song | list[Song]:
+        """Makes parts of a song anew and keeps the codes of the rest, or adds to it before, between and after clips.
+
+        Args:
+          clips: codes, integer [frames, K], or audio, float32 [channels, samples] at the codec's rate.
+          spans, before, between, after: in seconds; see `edits.timeline`.
+          lyrics, genre, description, melody, seed, rescorer, show_progress, **options: as of `generate`; the conditions
+            are those of the song as it is to be.
+
+        Returns:
+          A song, or a list of them if any condition was a list.
+
+        Raises:
+          UserError: if the model was not trained to fill in, or an edit, a condition or an option means nothing.
+        """
+        songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody})
+        clips = [self.codec.encode(clip) if clip.dtype.kind == "f" else clip for clip in clips]
+        codes, given = timeline(clips, self.frame_rate, spans=spans, before=before, between=between, after=after)
+        made = self.resing(
+            self.encode_conditions(songs), range(seed, seed + len(songs)), codes, given,
+            rescorer=rescorer and self.helper(rescorer, songs), show_progress=show_progress,
+            options=SamplingOptions(**options))
+        songs = [Song(self.codec.decode(c), self.codec.sample_rate, c) for c in made]
+        return songs if several else songs[0]
+
+    def helper(self, singer: "Singer", songs: Sequence[Mapping[str, str | np.ndarray]]) -> Helper:
+        """Another model that can help this one with `songs` (see `encode_conditions`), of which it reads what it knows.
+
+        Raises:
+          UserError: if it cannot sing step by step, or its codes mean something else.
+        """
+        if "next_step" not in singer._windows:
+            raise UserError(f"a model of objective {singer.config.objective.name} cannot help: expected one that was "
+                            "trained to sing step by step (objective next_step or both)")
+        if not _same_codec(self, singer):
+            raise UserError("a model over another codec cannot help: expected one that was trained on codes of "
+                            f"{self._facts['name']} with the same codebooks")
+        return Helper(singer, singer.encode_conditions([
+            {name: given for name, given in song.items() if name in singer.source_names} for song in songs]))
 
     def sing(self, sources: Mapping[str, Mapping[str, np.ndarray]], seeds: Sequence[int], *,
-             prompt: np.ndarray | None = None, show_progress: bool = False,
-             options: SamplingOptions = SamplingOptions()) -> list[np.ndarray]:
+             prompt: np.ndarray | None = None, leader: Helper | None = None, rescorer: Helper | None = None,
+             show_progress: bool = False, options: SamplingOptions = DEFAULTS) -> list[np.ndarray]:
         """Codes of songs.
 
         Songs longer than the window of training are made window by window, each starting from the end of the last.
@@ -176,58 +181,140 @@ class Singer:
           sources: as in a batch of `autosong_jax.data.dataset`, B songs.
           seeds: one a song.
           prompt: integer [frames, K], the beginning of every song.
+          leader: sings the first `hybrid_seconds` of each song, which this model then fills in; None is this model,
+            where it can do both.
+          rescorer: judges the codes of a masked model together with it.
 
         Returns:
           For each song uint16 [T, K].
         """
-        batch, window = len(seeds), self.pattern.steps.shape[0]
-        prompt = np.zeros((0, self._facts["num_codebooks"])) if prompt is None else prompt
-        total = window if options.duration is None else round(options.duration * self.frame_rate)
+        prompt = np.zeros((0, self.num_codebooks), np.int32) if prompt is None else prompt
+        total = len(self.pattern.steps) if options.duration is None else round(options.duration * self.frame_rate)
         if total <= len(prompt):
             raise UserError(f"duration {total / self.frame_rate:.2f} s: expected more than the prompt's "
                             f"{len(prompt) / self.frame_rate:.2f} s")
-        keep, weights = branches(self.source_names, options.scales(self.config, self.source_names))
-        choice = options.choice(self.config)
+        draft = Draft.begin([prompt] * len(seeds), total, len(prompt))
+        if "masked_spans" not in self._windows:
+            self._want_masked(leader=leader, rescorer=rescorer, hybrid_seconds=options.hybrid_seconds)
+            return self._fill(draft, sources, seeds, options, show_progress)
+        lead = min(round(options.lead_seconds(self.config.sampling.masked) * self.frame_rate), total)
+        if leader is not None and lead <= len(prompt):
+            raise UserError(f"the leader has nothing to sing: expected hybrid_seconds beyond the prompt's "
+                            f"{len(prompt) / self.frame_rate:.2f} s")
+        if lead > len(prompt):
+            if leader is None and "next_step" not in self._windows:
+                raise UserError(f"hybrid_seconds {lead / self.frame_rate:.2f}: this model was not trained to sing step "
+                                "by step; expected a leader that was, or a model of objective both")
+            singer, its_sources = (leader.singer, leader.sources) if leader else (self, sources)
+            draft = Draft.begin([prompt] * len(seeds), lead, len(prompt))
+            begun = singer._fill(draft, its_sources, seeds, dataclasses.replace(
+                options, cfg_scales=None if leader else options.cfg_scales), show_progress)
+            draft = Draft.begin(begun, total, lead)
+        return self._fill(draft, sources, seeds, options, show_progress, "masked_spans", rescorer)
+
+    def resing(self, sources: Mapping[str, Mapping[str, np.ndarray]], seeds: Sequence[int], codes: np.ndarray,
+               given: np.ndarray, *, rescorer: Helper | None = None, show_progress: bool = False,
+               options: SamplingOptions = DEFAULTS) -> list[np.ndarray]:
+        """Codes of songs that keep some frames of another and have the others made anew; see `edits.timeline`.
+
+        Args:
+          sources, seeds, rescorer: as of `sing`.
+          codes: integer [T, K]; what stands in frames that are not given is not read.
+          given: bool [T], the frames that every song keeps.
+
+        Returns:
+          For each song uint16 [T, K]; it is shorter only if its end is not given and the model says that it is over.
+
+        Raises:
+          UserError: if the model was not trained to fill in.
+        """
+        self._want_masked(edit=True)
+        draft = Draft(np.tile(codes[None].astype(np.int32), (len(seeds), 1, 1)), given.copy(),
+                      np.full(len(seeds), len(codes)))
+        return self._fill(draft, sources, seeds, options, show_progress, "masked_spans", rescorer)
+
+    def judge(self, judged_by: tuple[Any, Mapping[str, Mapping[str, Array]]], codes: Array, stage: Array) -> Array:
+        """What this model, which sings step by step, thinks of codes: it reads all of them at once.
+
+        Codes that are still masked are the special id, as before the beginning of a song.
+
+        Args:
+          judged_by: its parameters, and sources of B songs.
+          codes: int32 [B, T, K].
+          stage: int [], a codebook.
+
+        Returns:
+          float32 [B, T], the log probability of each frame's code in that codebook, of all codes.
+        """
+        params, sources = judged_by
+        model = nnx.merge(self._graph, params)
+        pattern = _pattern(self.config, codes.shape[1], self._facts)
+        memory = encode(model, sources, np.ones((1, len(self.source_names)), bool), len(codes))
+        logits = model(pattern.interleave(codes, model.special)[:, :-1], memory)
+        logits = jax.lax.dynamic_index_in_dim(logits, stage, axis=2, keepdims=False)
+        # The logits of a step are those before it.
+        logits = logits[:, jnp.asarray(pattern.steps)[:, stage] - 1, :model.special]
+        row = jax.lax.dynamic_index_in_dim(codes, stage, axis=2)
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.minimum(row, model.special - 1), axis=-1)[..., 0]
+
+    def _want_masked(self, **wanted: Any) -> None:
+        """Raises UserError if anything is wanted of a model that can only sing step by step."""
+        asked = [name for name, value in wanted.items() if value]
+        if asked and "masked_spans" not in self._windows:
+            raise UserError(f"{asked[0]}: this model sings step by step; expected one that was trained to fill in "
+                            "(objective masked_spans or both)")
+
+    def _fill(self, draft: Draft, sources: Mapping[str, Mapping[str, np.ndarray]], seeds: Sequence[int],
+              options: SamplingOptions, show_progress: bool, objective: str = "next_step",
+              rescorer: Helper | None = None) -> list[np.ndarray]:
+        """Makes the frames of `draft` that are not given, in place, and gives its songs."""
         if not 0 <= min(seeds) <= max(seeds) < 2**32:
             raise UserError(f"seeds {min(seeds)} to {max(seeds)}: expected them within 0 to 2**32 - 1")
-        keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
         if not 0 <= self.config.sampling.overlap < 1:
             raise UserError(f"sampling.overlap {self.config.sampling.overlap}: expected a share from 0 to below 1")
+        helped = {} if rescorer is None else {
+            "judge": rescorer.singer.judge, "judged_by": (rescorer.singer._params, rescorer.sources)}
+        sample, num_steps = self._windows[objective].prepare(self.source_names, options, **helped)
+        keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
+        window = len(self.pattern.steps)
         overlap = int(self.config.sampling.overlap * window)
-        codes = np.tile(prompt[None], (batch, 1, 1)).astype(np.int32)
-        lengths = np.full(batch, codes.shape[1])
-        singing = np.ones(batch, bool)
-        with progress(total=total, unit="frame", desc="singing", leave=False, show=show_progress) as self._bar:
-            while codes.shape[1] < total and singing.any():
-                # As much of the past as the window can hold beside what is still to come, but at least the overlap.
-                made = codes.shape[1]
-                past = min(made, max(overlap, window - (total - made)))
-                until = min(window, past + total - made)
-                self._bar_start = made - past
-                padded = np.zeros((batch, window, codes.shape[2]), np.int32)
-                padded[:, :past] = codes[:, made - past:]
-                new, ends = self._sample(
-                    self._params, sources, keep, weights, jax.vmap(jax.random.fold_in, (0, None))(keys, made), padded,
-                    np.full(batch, past, np.int32), np.where(singing, until, past).astype(np.int32), choice,
-                    on_step=None if self._bar.disable else self._advance_bar)
-                codes = np.concatenate([codes, np.asarray(new)[:, past:until]], axis=1)
-                lengths = np.where(singing, made + np.asarray(ends) - past, lengths)
-                singing &= np.asarray(ends) == until
-        return [song[:length].astype(np.uint16) for song, length in zip(codes, lengths, strict=True)]
+        with progress(total=int((~draft.given).sum()), unit="frame", desc="singing", leave=False,
+                      show=show_progress) as bar:
+            while not draft.given.all() and draft.num_frames.max() > (first := int(np.argmin(draft.given))):
+                start, stop = next_window(draft.given, window, overlap)
+                self._bar, self._bar_from = bar, bar.n
+                self._bar_step = (~draft.given[start:stop]).sum() / num_steps
+                until = min(start + window, len(draft.given))
+                codes = np.zeros((len(seeds), window, draft.codes.shape[2]), np.int32)
+                codes[:, :until - start] = draft.codes[:, start:until]
+                given = np.zeros((len(seeds), window), bool)
+                given[:, :until - start] = draft.given[start:until]
+                length = np.clip(draft.num_frames - start, 0, until - start).astype(np.int32)
+                new, ends = jax.device_get(sample(
+                    self._params, sources, jax.vmap(jax.random.fold_in, (0, None))(keys, first), codes, given, length,
+                    None if bar.disable else self._advance_bar))
+                kept = draft.given[start:stop, None]
+                draft.codes[:, start:stop] = np.where(kept, draft.codes[:, start:stop], new[:, :stop - start])
+                ended = (ends < length) & (start + ends < stop)
+                draft.num_frames = np.where(ended, start + ends, draft.num_frames)
+                draft.given[start:stop] = True
+        return draft.songs()
 
     def _advance_bar(self, step) -> None:
         """Called from the device's loop with the steps done in this window."""
-        frames = int(step) * self.pattern.steps.shape[0] // self.pattern.num_steps
-        self._bar.update(max(self._bar_start + frames - self._bar.n, 0))
+        self._bar.update(max(self._bar_from + int(step * self._bar_step) - self._bar.n, 0))
 
-    def _sample_window(self, params, sources, keep, weights, keys, prompt, prompt_frames, max_frames, choice, on_step):
-        """One window on the device: sources of B songs -> memory of G B -> codes."""
-        model = nnx.merge(self._graph, params)
-        count, batch = keep.shape[0], keys.shape[0]
-        tiled = jax.tree.map(lambda x: jnp.tile(x, (count,) + (1,) * (x.ndim - 1)), dict(sources))
-        memory = model.encode(tiled, jnp.repeat(keep, batch, axis=0))
-        return autoregressive.sample(
-            model, self.pattern, memory, weights, keys, prompt, prompt_frames, max_frames, choice, on_step)
+
+def _songs(given: Mapping[str, Any]) -> tuple[list[dict[str, str | np.ndarray]], bool]:
+    """What is given of each song, from conditions of which a list is one song each; and whether there was a list."""
+    given = {name: condition for name, condition in given.items() if condition is not None}
+    lists = [name for name, condition in given.items() if not isinstance(condition, (str, np.ndarray))]
+    counts = {len(given[name]) for name in lists}
+    if len(counts) > 1:
+        raise UserError(f"lists of {', '.join(map(str, sorted(counts)))} conditions: expected lists of one length")
+    songs = [{name: condition[i] if name in lists else condition for name, condition in given.items()}
+             for i in range(counts.pop() if counts else 1)]
+    return songs, bool(lists)
 
 
 def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
@@ -284,12 +371,24 @@ def read_codec_facts(directory: pathlib.Path) -> dict[str, Any]:
 
 def window_pattern(config: ml_collections.ConfigDict, codec: Mapping[str, Any]) -> Pattern:
     """The pattern of a training window of `config.data.seconds`."""
-    frames = max(round(config.data.seconds * codec["frame_rate"]), 1)
+    return _pattern(config, max(round(config.data.seconds * codec["frame_rate"]), 1), codec)
+
+
+def _pattern(config: ml_collections.ConfigDict, frames: int, codec: Mapping[str, Any]) -> Pattern:
     pattern = get_pattern(config.model.pattern, frames, codec["num_codebooks"], config.model.delays)
     positions = pattern.num_steps
     if config.model.fusion == "prefix":
         positions += sum(source.max_length for source in config.sources.values())
     if config.model.positions == "learned" and positions > config.model.max_positions:
-        raise UserError(f"model.max_positions {config.model.max_positions}: windows of {config.data.seconds} s with "
-                        f"these sources take {positions}; raise it, or shorten data.seconds")
+        raise UserError(f"model.max_positions {config.model.max_positions}: windows of "
+                        f"{frames / codec['frame_rate']:g} s with these sources take {positions}; raise it, or shorten "
+                        "data.seconds")
     return pattern
+
+
+def _same_codec(one: Singer, other: Singer) -> bool:
+    """Whether codes mean the same to both; codecs without a digest of their codebooks are tried."""
+    if one._facts != other._facts:
+        return False
+    codes = np.random.default_rng(0).integers(one.codebook_size, size=(8, one.num_codebooks))
+    return "digest" in one._facts or np.array_equal(one.codec.decode(codes), other.codec.decode(codes))

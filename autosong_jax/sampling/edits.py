@@ -1,0 +1,60 @@
+"""Edits of songs: which frames of a clip, or of several in a row, stay and which are made anew.
+
+Letters: T frames, K codebooks.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from autosong_jax.errors import UserError
+
+
+def timeline(clips: Sequence[np.ndarray], frame_rate: float, *, spans: Sequence[tuple[float, float]] = (),
+             before: float = 0.0, between: float = 0.0, after: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Lays clips out in a row and marks what stays of them.
+
+    Args:
+      clips: integer [frames, K] each.
+      frame_rate: frames a second.
+      spans: seconds (from, to) to make anew, in the row of clips, with what is between them and without what is before.
+        Every frame that a span touches is made anew.
+      before, between, after: seconds to make before the first clip, between two of them, and after the last.
+
+    Returns:
+      codes int32 [T, K], zeros where there is none; given bool [T].
+
+    Raises:
+      UserError: a span is empty, outside the row or overlaps another; a time is negative; or there is nothing to make.
+    """
+    for name, seconds in [("before", before), ("between", between), ("after", after)]:
+        if not 0 <= seconds < math.inf:
+            raise UserError(f"{seconds} s {name} a clip: expected at least 0")
+    gap = np.zeros((round(between * frame_rate), clips[0].shape[1]), np.int32)
+    pieces = [piece for clip in clips for piece in (gap, clip)][1:]
+    codes = np.concatenate(pieces).astype(np.int32)
+    given = np.concatenate([np.full(len(piece), piece is not gap) for piece in pieces])
+    _check_spans(spans, len(codes) / frame_rate)
+    for start, stop in spans:
+        # A frame is touched by a span only by more than what binary fractions of a second are wrong by.
+        given[math.floor(start * frame_rate + 1e-6):math.ceil(stop * frame_rate - 1e-6)] = False
+    around = round(before * frame_rate), round(after * frame_rate)
+    codes, given = np.pad(codes, (around, (0, 0))), np.pad(given, around)
+    if given.all():
+        raise UserError("nothing to edit: expected a span (from, to), or seconds before, between or after")
+    return codes, given
+
+
+def _check_spans(spans: Sequence[tuple[float, float]], seconds: float) -> None:
+    last = None
+    for start, stop in sorted(spans):
+        if not start < stop:
+            raise UserError(f"the span from {start} s to {stop} s is empty: expected its end after its start")
+        if start < 0 or stop > seconds + 1e-6:
+            raise UserError(f"the span from {start} s to {stop} s is outside of the song: expected it within 0 to "
+                            f"{seconds:.2f} s; to make more, ask for seconds before or after it")
+        if last is not None and start < last[1]:
+            raise UserError(f"the spans from {last[0]} s to {last[1]} s and from {start} s to {stop} s overlap: make "
+                            "them one")
+        last = start, stop

@@ -1,0 +1,100 @@
+"""What the caller may decide about sampling, and what comes of it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from autosong_jax.errors import UserError
+from autosong_jax.sampling.masked import Plan
+from autosong_jax.sampling.tokens import Choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Song:
+    """A generated song.
+
+    Attributes:
+      audio: float32 [channels, samples].
+      sample_rate: Hz.
+      codes: uint16 [T, K].
+    """
+
+    audio: np.ndarray
+    sample_rate: int
+    codes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+    """What the caller may decide; None is the default of the model's config.
+
+    The defaults are in `config.sampling` where songs are sung step by step, in `config.sampling.masked` where they are
+    filled in. What is given here is for both, where a song is sung by both.
+
+    Attributes:
+      duration: seconds, a prompt included. The song may end earlier where the model says so. None is one window.
+      temperature, top_k, top_p: see `tokens.Choice`.
+      cfg_scale: guidance scale of every source.
+      cfg_scales: guidance scales of single sources by name.
+      steps: passes of each codebook; see `masked.Plan`.
+      hybrid_seconds: how much of the beginning is sung step by step before the rest is filled in.
+      rescore_weight: weight of an external model's probability, from 0 to 1, where there is one.
+    """
+
+    duration: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    cfg_scale: float | None = None
+    cfg_scales: Mapping[str, float] | None = None
+    steps: Sequence[int] | None = None
+    hybrid_seconds: float | None = None
+    rescore_weight: float | None = None
+
+    def choice(self, defaults: ml_collections.ConfigDict) -> Choice:
+        """How ids are drawn. Raises UserError for values that mean nothing."""
+        temperature, top_k, top_p = (self._pick(name, defaults) for name in ("temperature", "top_k", "top_p"))
+        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise UserError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected temperature >= 0, "
+                            "top_k >= 0 and 0 < top_p <= 1")
+        return Choice(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
+
+    def scales(self, defaults: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, float]:
+        """The guidance scale of each source. Raises UserError for one that the model does not have."""
+        of_config = {} if self.cfg_scale is not None else defaults.cfg_scales.to_dict()
+        scales = dict.fromkeys(names, self._pick("cfg_scale", defaults)) | of_config | dict(self.cfg_scales or {})
+        if unknown := sorted(scales.keys() - set(names)):
+            raise UserError(f"guidance scale of {unknown[0]!r}: the model's sources are {', '.join(names) or 'none'}")
+        return scales
+
+    def plan(self, config: ml_collections.ConfigDict, num_codebooks: int) -> Plan:
+        """How a masked model samples. Raises UserError for values that mean nothing."""
+        masked = config.sampling.masked
+        plan = Plan(tuple(self._pick("steps", masked)), config.objective.span_length, masked.arrangement,
+                    masked.confidence)
+        plan.check(num_codebooks)
+        return plan
+
+    def lead_seconds(self, defaults: ml_collections.ConfigDict) -> float:
+        """What is sung step by step before the rest is filled in. Raises UserError where that means nothing."""
+        seconds = self._pick("hybrid_seconds", defaults)
+        if not 0 <= seconds < float("inf"):
+            raise UserError(f"hybrid_seconds {seconds}: expected at least 0")
+        return seconds
+
+    def weight(self, defaults: ml_collections.ConfigDict) -> float:
+        """Of an external model's probability. Raises UserError where it is none."""
+        weight = self._pick("rescore_weight", defaults)
+        if not 0 <= weight <= 1:
+            raise UserError(f"rescore_weight {weight}: expected a weight from 0 to 1")
+        return weight
+
+    def _pick(self, name: str, defaults: ml_collections.ConfigDict):
+        given = getattr(self, name)
+        return defaults[name] if given is None else given
+
+
+DEFAULTS = SamplingOptions()

@@ -1,0 +1,108 @@
+"""Windows of songs on the device: what the sampler of each objective does with one.
+
+Letters: B songs, G guidance branches, T frames of a window, K codebooks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+from jax import Array
+
+from autosong_jax.codebooks.patterns import Pattern
+from autosong_jax.models.conditions import Memory
+from autosong_jax.models.song import SongModel
+from autosong_jax.sampling import autoregressive, masked
+from autosong_jax.sampling.guidance import annealed_branches, branches
+from autosong_jax.sampling.options import SamplingOptions
+
+Sources = Mapping[str, Mapping[str, Array]]
+
+
+class NextStepWindows:
+    """Windows that are sung step by step.
+
+    Args:
+      graph: the model without its parameters; `unstacked`.
+      config: of the run.
+      pattern: of a window.
+    """
+
+    def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
+        self._graph, self._config, self._pattern = graph, config, pattern
+        self._sample = jax.jit(self._sample_window, static_argnames="on_step")
+
+    def prepare(self, names: Sequence[str], options: SamplingOptions) -> tuple[Callable, int]:
+        """A sampler with options.
+
+        Args:
+          names: the model's sources.
+
+        Returns:
+          (params, sources, keys [B], codes int32 [B, T, K], given bool [B, T], num_frames int32 [B], on_step) ->
+          codes, num_frames; and the number of steps that it tells `on_step` of. Given frames come first.
+        """
+        sampling = self._config.sampling
+        keep, weights = branches(names, options.scales(sampling, names))
+        choice = options.choice(sampling)
+
+        def sample(params, sources, keys, codes, given, num_frames, on_step):
+            return self._sample(params, sources, keep, weights, keys, codes, given, num_frames, choice, on_step)
+
+        return sample, self._pattern.num_steps
+
+    def _sample_window(self, params, sources, keep, weights, keys, codes, given, num_frames, choice, on_step):
+        model = nnx.merge(self._graph, params)
+        memory = encode(model, sources, keep, len(keys))
+        return autoregressive.sample(
+            model, self._pattern, memory, weights, keys, codes, given.sum(axis=1), num_frames, choice, on_step)
+
+
+class MaskedWindows:
+    """Windows that are filled in; see `NextStepWindows`. Given frames may stand anywhere."""
+
+    def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
+        self._graph, self._config, self._num_codebooks = graph, config, pattern.frames.shape[1]
+        self._sample = jax.jit(self._sample_window, static_argnames=("plan", "judge", "on_step"))
+
+    def prepare(self, names: Sequence[str], options: SamplingOptions, judge: Callable | None = None,
+                judged_by: Any = None) -> tuple[Callable, int]:
+        """As of `NextStepWindows`.
+
+        Args:
+          judge: (judged_by, codes int32 [B, T, K], stage []) -> log probabilities [B, T] of the codes of a stage, by
+            another model; the same object for the same model.
+          judged_by: arrays for `judge`.
+        """
+        defaults = self._config.sampling.masked
+        keep, weights = annealed_branches(names, options.scales(defaults, names), defaults.cfg_scale_min)
+        choice, plan = options.choice(defaults), options.plan(self._config, self._num_codebooks)
+        weight = options.weight(defaults)
+
+        def sample(params, sources, keys, codes, given, num_frames, on_step):
+            return self._sample(params, sources, keep, weights, keys, codes, given, num_frames, choice, judged_by,
+                                weight, plan, judge, on_step)
+
+        return sample, sum(plan.steps)
+
+    def _sample_window(self, params, sources, keep, weights, keys, codes, given, num_frames, choice, judged_by, weight,
+                       plan, judge, on_step):
+        model = nnx.merge(self._graph, params)
+
+        def rescore(codes, stage, log_p):
+            return jnp.logaddexp(jnp.log(weight) + judge(judged_by, codes, stage), jnp.log1p(-weight) + log_p)
+
+        return masked.sample(model, encode(model, sources, keep, len(keys)), weights, keys, codes, given, num_frames,
+                             plan, choice, None if judge is None else rescore, on_step)
+
+
+WINDOWS = {"next_step": NextStepWindows, "masked_spans": MaskedWindows}  # by objective
+
+
+def encode(model: SongModel, sources: Sources, keep: Array, batch: int) -> Memory:
+    """The memory of G B examples, branch after branch, from sources of B songs and `keep` bool [G, sources]."""
+    tiled = jax.tree.map(lambda x: jnp.tile(x, (keep.shape[0],) + (1,) * (x.ndim - 1)), dict(sources))
+    return model.encode(tiled, jnp.repeat(keep, batch, axis=0))

@@ -1,0 +1,172 @@
+"""What a singer makes of its samplers: windows, prompts, edits, two models for one song; models of random weights."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from autosong_jax.codebooks.patterns import get_pattern
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.errors import UserError
+from autosong_jax.models.build import build_model
+from autosong_jax.sampling.options import SamplingOptions
+from autosong_jax.sampling.song import Singer, parts_of, read_codec_facts
+
+WINDOW, K, V, RATE = 12, 3, 16, 25.0
+SONGS = [{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}]
+
+
+@pytest.fixture(scope="module")
+def singers(toy_config, toy_dataset):
+    """Singers by objective; those of "next_step" and "both" have the same weights."""
+
+    def make(objective, seed):
+        config = toy_config(**{
+            "objective.name": objective, "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3),
+            "model.width": 8, "model.layers": 1, "model.heads": 1})
+        text = TextEncoderInfo.load(toy_dataset)
+        model = build_model(config, read_codec_facts(toy_dataset / "codec"), text, rngs=nnx.Rngs(seed))
+        model.heads[...] = 3 * model.heads[...]
+        return Singer(config, text, model.unstacked(), **parts_of(toy_dataset, text))
+
+    return {"next_step": make("next_step", 0), "both": make("both", 0), "masked_spans": make("masked_spans", 1)}
+
+
+@pytest.fixture(scope="module")
+def sources(singers):
+    return singers["both"].encode_conditions(SONGS)
+
+
+@pytest.fixture(scope="module")
+def codes():
+    return np.random.default_rng(0).integers(V, size=(30, K), dtype=np.uint16)
+
+
+@pytest.mark.parametrize(("frames", "prompt"), [(12, 0), (7, 0), (30, 0), (12, 4), (30, 17)])
+def test_masked_songs_have_the_length_that_is_asked_for_and_begin_with_the_prompt(
+        singers, sources, codes, frames, prompt):
+    options = SamplingOptions(duration=None if frames == WINDOW else frames / RATE)
+    songs = singers["masked_spans"].sing(sources, [3, 4], prompt=codes[:prompt], options=options)
+    for song in songs:
+        assert song.shape == (frames, K) and song.dtype == np.uint16 and song.max() < V
+        np.testing.assert_array_equal(song[:prompt], codes[:prompt])
+    assert (songs[0] != songs[1]).any()
+    alone = {name: {key: x[1:] for key, x in source.items()} for name, source in sources.items()}
+    np.testing.assert_array_equal(
+        songs[1], singers["masked_spans"].sing(alone, [4], prompt=codes[:prompt], options=options)[0])
+
+
+@pytest.mark.parametrize("gaps", [[(0, 7)], [(22, 30)], [(4, 6), (20, 23)], [(5, 25)], [(0, 30)]])
+def test_edits_keep_the_codes_of_the_rest(singers, sources, codes, gaps):
+    given = np.ones(30, bool)
+    for start, stop in gaps:
+        given[start:stop] = False
+    songs = [singers["masked_spans"].resing(sources, seeds, codes, given) for seeds in ([0, 0], [1, 1])]
+    for song in songs[0] + songs[1]:
+        np.testing.assert_array_equal(song[given], codes[given])
+        assert song.shape == (30, K) and song.max() < V
+    assert (songs[0][0] != songs[1][0]).any() and (songs[0][0] != codes).any()
+    # What stands in the gap is not read.
+    others = np.where(given[:, None], codes, (codes + 1) % V)
+    np.testing.assert_array_equal(singers["masked_spans"].resing(sources, [0, 0], others, given)[0], songs[0][0])
+
+
+def test_edits_of_audio_and_of_codes(singers, codes):
+    singer = singers["masked_spans"]
+    song = singer.edit([codes[:9], codes[9:12]], [(0.08, 0.16)], before=0.08, between=0.2, after=0.04, lyrics="la")
+    expected = np.concatenate([[99] * 2, range(2), [99] * 2, range(4, 9), [99] * 5, range(9, 12), [99]])
+    assert len(song.codes) == len(expected)
+    kept = expected < 99
+    np.testing.assert_array_equal(song.codes[kept], codes[expected[kept]])
+    audio = singer.codec.decode(codes[:12])
+    songs = singer.edit([audio], [(0.2, 0.4)], lyrics=["la", "mi"], seed=1)
+    for song in songs:
+        kept = np.r_[0:5, 10:12]
+        np.testing.assert_array_equal(song.codes[kept], singer.codec.encode(audio)[kept])
+    assert song.audio.shape == audio.shape
+
+
+def test_the_beginning_may_be_sung_step_by_step(singers, sources, codes):
+    """By the model itself, or by another; they are the songs of that one, filled in to the end."""
+    for prompt, lead, total in [(0, 5, 12), (4, 16, 30)]:
+        first = singers["next_step"].sing(sources, [1, 2], prompt=codes[:prompt],
+                                          options=SamplingOptions(duration=lead / RATE))
+        options = SamplingOptions(duration=total / RATE, hybrid_seconds=lead / RATE)
+        leader = singers["masked_spans"].helper(singers["next_step"], SONGS)
+        songs = singers["both"].sing(sources, [1, 2], prompt=codes[:prompt], options=options)
+        others = singers["masked_spans"].sing(sources, [1, 2], prompt=codes[:prompt], leader=leader, options=options)
+        for i in range(2):
+            for song in songs[i], others[i]:
+                assert song.shape == (total, K) and len(first[i]) == lead
+                np.testing.assert_array_equal(song[:lead], first[i])
+        assert (songs[0] != others[0]).any()
+
+
+def test_a_model_of_both_does_as_one_of_each(singers, sources):
+    """With all or nothing of a song sung step by step."""
+    options = SamplingOptions(duration=0.4, hybrid_seconds=9.0)
+    np.testing.assert_array_equal(singers["both"].sing(sources, [5, 6], options=options),
+                                  singers["next_step"].sing(sources, [5, 6], options=SamplingOptions(duration=0.4)))
+
+
+def test_a_judge_says_what_it_would_have_said_while_singing(singers, sources, codes):
+    """Against its own decoding, step by step; codebooks that are not there yet are the special id."""
+    singer = singers["next_step"]
+    model = nnx.merge(singer._graph, singer._params)
+    pattern = get_pattern("delay", WINDOW, K)
+    both = np.stack([codes[:WINDOW], codes[12:24]]).astype(np.int32)
+    memory = model.encode(sources, np.ones((2, 2), bool))
+    for stage in range(K):
+        known = np.where(np.arange(K) <= stage, both, V)
+        steps, cache = np.asarray(pattern.interleave(known, V)), model.start(memory, pattern.num_steps)
+        expected = np.zeros((2, WINDOW))
+        for step in range(pattern.num_steps - 1):
+            logits, cache = model.step(steps[:, step], step, cache)
+            frame = pattern.frames[step + 1, stage]
+            if frame >= 0:
+                expected[:, frame] = jax.nn.log_softmax(logits[:, stage])[np.arange(2), both[:, frame, stage]]
+        got = singer.judge((singer._params, sources), known, np.int32(stage))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_a_rescorer_has_a_say_by_its_weight(singers, sources):
+    singer = singers["masked_spans"]
+    rescorer = singer.helper(singers["next_step"], SONGS)
+    plain = singer.sing(sources, [0, 1])
+    none, half, all_of_it = (
+        singer.sing(sources, [0, 1], rescorer=rescorer, options=SamplingOptions(rescore_weight=weight))
+        for weight in (0.0, 0.5, 1.0))
+    np.testing.assert_array_equal(none, plain)
+    assert (half[0] != plain[0]).any() and (all_of_it[0] != plain[0]).any()
+
+
+@pytest.mark.parametrize(("objective", "arguments", "words"), [
+    ("next_step", {"hybrid_seconds": 0.2}, ["hybrid_seconds", "fill in"]),
+    ("next_step", {"rescorer": "next_step"}, ["rescorer", "fill in"]),
+    ("masked_spans", {"hybrid_seconds": 0.2}, ["hybrid_seconds 0.20", "leader"]),
+    ("masked_spans", {"leader": "next_step"}, ["leader has nothing to sing", "hybrid_seconds"]),
+    ("masked_spans", {"leader": "masked_spans", "hybrid_seconds": 0.2}, ["masked_spans cannot help", "next_step or"]),
+    ("masked_spans", {"rescorer": "next_step", "rescore_weight": 1.5}, ["rescore_weight 1.5", "0 to 1"]),
+    ("masked_spans", {"steps": [20, 10]}, ["[20, 10]", "expected 3"]),
+    ("masked_spans", {"duration": -1.0}, ["duration -1.00"]),
+    ("both", {"hybrid_seconds": -1.0}, ["hybrid_seconds -1.0", "at least 0"]),
+])
+def test_what_cannot_be_sung_is_named(singers, objective, arguments, words):
+    helpers = {name: singers[arguments[name]] for name in ("leader", "rescorer") if name in arguments}
+    with pytest.raises(UserError) as error:
+        singers[objective].generate(**SONGS[0], **arguments | helpers)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_only_models_that_fill_in_can_edit(singers, codes):
+    with pytest.raises(UserError, match="edit: this model sings step by step"):
+        singers["next_step"].edit([codes], [(0.2, 0.4)])
+
+
+def test_helpers_sing_over_the_same_codec(singers, toy_dataset):
+    one = singers["next_step"]
+    other = Singer(one.config, TextEncoderInfo.load(toy_dataset), nnx.merge(one._graph, one._params),
+                   **parts_of(toy_dataset, TextEncoderInfo.load(toy_dataset)))
+    other.codec.codebooks = other.codec.codebooks + 1
+    with pytest.raises(UserError, match="another codec"):
+        singers["masked_spans"].helper(other, SONGS)
