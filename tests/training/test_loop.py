@@ -168,10 +168,12 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(toy_confi
         loop.train(config, tmp_path)
 
 
-def test_samples_are_written_during_training(toy_config, tmp_path):
+@pytest.mark.parametrize("objective", ["next_step", "masked_spans"])
+def test_samples_are_written_during_training(toy_config, tmp_path, objective):
     prompts = ("validation:0", "validation:7", "train:5")  # there is no validation:7
     loop.train(toy_config(**{"train.steps": 2, "train.sample_every": 2, "train.eval_every": 0,
-                             "train.prompts": prompts}), tmp_path)
+                             "train.prompts": prompts, "objective.name": objective,
+                             "sampling.masked.steps": (2, 1, 1)}), tmp_path)
     assert {path.name for path in (tmp_path / "samples" / "2").iterdir()} == {"validation-0.wav", "train-5.wav"}
 
 
@@ -185,6 +187,7 @@ def test_samples_are_written_during_training(toy_config, tmp_path):
     ({"objective.name": "next"}, ["'next'", "masked_spans"]),
     ({"objective.name": "both", "model.fusion": "prefix"}, ["prefix", "cross"]),
     ({"objective.name": "masked_spans", "objective.span_length": 0}, ["span_length 0", "at least 1"]),
+    ({"objective.name": "masked_spans", "train.sample_every": 2}, ["[20, 10, 10, 10]", "expected 3"]),
     ({"model.norm": "middle"}, ["middle", "pre"]),
     ({"model.positions": "learned", "model.max_positions": 4}, ["max_positions 4", "raise it"]),
 ])
