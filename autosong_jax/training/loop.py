@@ -22,6 +22,7 @@ from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh, put_batch
 from autosong_jax.pretrained.text import text_states
+from autosong_jax.sampling.options import DEFAULTS
 from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.checkpoints import Checkpoints, latest_step
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
@@ -67,6 +68,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         return build_model(config, dataset.codec, dataset.text, rngs=rngs)
 
     trainer = make_trainer(config, create_model, pattern, mesh)
+    if config.train.sample_every and "masked_spans" in trainer.objectives:
+        DEFAULTS.plan(config, dataset.codec["num_codebooks"])  # wrong, it would stop the run at the first samples
     texts = text_states(dataset.path, mesh)
     base = open_base(config, dataset, trainer) if config.init.workdir and latest_step(workdir) is None else None
     prepare_workdir(config, dataset, workdir)

@@ -14,10 +14,8 @@ from autosong_jax.cli import log
 from autosong_jax.data import schema
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
-from autosong_jax.objectives.table import OBJECTIVES
 from autosong_jax.pretrained.text import text_states
-from autosong_jax.sampling.options import DEFAULTS
-from autosong_jax.sampling.song import Singer, parts_of, read_codec_facts
+from autosong_jax.sampling.song import Singer, parts_of
 from autosong_jax.training.metrics import MetricsWriter
 
 
@@ -27,7 +25,7 @@ class SampleWriter:
     Songs that the dataset does not have are left out, with a warning before training starts.
 
     Raises:
-      UserError: if a prompt is not of that form, or a masked model cannot be sampled from as the config says.
+      UserError: if a prompt is not of that form.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, graph: Any):
@@ -35,8 +33,6 @@ class SampleWriter:
         self._singer = None
         self._prompts = {}
         if config.train.sample_every:
-            if "masked_spans" in OBJECTIVES[config.objective.name]:
-                DEFAULTS.plan(config, read_codec_facts(workdir / "codec")["num_codebooks"])
             states = text_states(config.data.path)
             self._prompts = {prompt: self._sources(prompt, states) for prompt in config.train.prompts}
             for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:
