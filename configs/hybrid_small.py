@@ -11,6 +11,7 @@ from configs import default, magnet_small
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = magnet_small.magnet(width=1024, heads=16, layers=24)
     config.objective.name = "both"
+    config.model.pattern = "delay"
     config.data.end_of_song = True
     config.sampling.masked.hybrid_seconds = 3.0
     return default.finish(config, arg)

@@ -12,6 +12,7 @@ def magnet(*, width: int, heads: int, layers: int) -> ml_collections.ConfigDict:
     """MAGNeT's decoder, training and sampling of 30 s, conditioned on lyrics and a genre."""
     config = small.musicgen(width=width, heads=heads, layers=layers)
     config.objective.name = "masked_spans"
+    config.model.pattern = "parallel"
     config.data.end_of_song = False  # how long a song is, is given
     for source in config.sources.values():
         source.dropout = 0.3

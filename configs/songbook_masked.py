@@ -11,5 +11,6 @@ from configs import default, songbook
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = songbook.get_config()
     config.objective.name = "masked_spans"
+    config.model.pattern = "parallel"
     config.sampling.masked.update(steps=(20, 10), temperature=0.0, cfg_scale=1.0)
     return default.finish(config, arg)

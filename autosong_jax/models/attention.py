@@ -39,11 +39,11 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
     kept = lengths
     if lengths is not None:  # no implementation sees a row without keys; such rows are zeroed below
         lengths = jnp.maximum(lengths, 1)
-    if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
-        out = jax.nn.dot_product_attention(
-            q, k, v, is_causal=causal, local_window_size=window, key_value_seq_lengths=lengths, implementation="cudnn")
-    elif window is not None:
+    if window is not None:  # JAX has cuDNN's windows only to the left
         out = _banded(q, k, v, causal, window, lengths)
+    elif jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+        out = jax.nn.dot_product_attention(
+            q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
     elif q.shape[1] * k.shape[1] <= MAX_SCORES:
         out = _attend(q, k, v, 0, causal, lengths)
     else:

@@ -90,6 +90,14 @@ def test_a_traced_flag_switches_the_window_within_one_program():
     assert function._cache_size() == 1
 
 
+def test_a_window_on_a_gpu_is_left_to_xla(monkeypatch):
+    # jax.nn.dot_product_attention refuses windows on both sides with cuDNN, and cuDNN lacks a GPU here.
+    inputs = [jnp.asarray(x, jnp.bfloat16) for x in random_inputs(40)]
+    expected = attention(*inputs, window=3)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(attention(*inputs, window=3), expected)
+
+
 def test_the_memory_of_a_window_grows_with_the_length_alone():
     def megabytes(steps):
         x = jax.ShapeDtypeStruct((1, steps, 2, 8), jnp.float32)
