@@ -30,7 +30,3 @@ def strongest_pitch_class(audio: np.ndarray, sample_rate: int) -> np.ndarray:
     chroma = librosa.filters.chroma(sr=sample_rate, n_fft=N_FFT, tuning=0, n_chroma=12) @ spectra
     return chroma.argmax(axis=0).astype(np.int32)
 
-
-def fit(classes: np.ndarray, frames: int) -> np.ndarray:
-    """Pitch classes [F] -> [frames]: cut, or repeated from the start, as the released models do with short melodies."""
-    return np.resize(classes, frames)

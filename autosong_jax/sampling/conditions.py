@@ -75,8 +75,19 @@ class Conditions:
 
     def _encode_melody(self, audio: np.ndarray | None, frames: int) -> Source:
         if audio is not None:
-            classes = chroma.fit(chroma.strongest_pitch_class(audio, self._rate), frames)
-            return {"chroma": classes, "length": np.int32(frames)}
+            return {"chroma": chroma.strongest_pitch_class(audio, self._rate), "length": np.int32(frames)}
         # A model for which dropped sources leave empty slots reads pitch class 0 there.
         slots = frames if self._config.model.dropped == "null" else 0
         return {"chroma": np.zeros(frames, np.int32), "length": np.int32(slots)}
+
+    def at(self, sources: Mapping[str, Source], seconds: float) -> dict[str, Source]:
+        """The sources of a window that begins so far into the songs: of a melody, the part from there on.
+
+        A melody that is over begins again, as the released models were trained; texts are for whole songs.
+        """
+        if MELODY not in sources:
+            return dict(sources)
+        classes, frames = sources[MELODY]["chroma"], self._config.sources[MELODY].max_length
+        first = round(seconds * self._rate / chroma.HOP)
+        part = np.take(classes, first + np.arange(frames), axis=1, mode="wrap")
+        return dict(sources) | {MELODY: {**sources[MELODY], "chroma": part}}

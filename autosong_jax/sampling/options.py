@@ -1,6 +1,7 @@
 """What the caller may decide about sampling, and what comes of it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ class SamplingOptions:
     def choice(self, defaults: ml_collections.ConfigDict) -> Choice:
         """How ids are drawn. Raises UserError for values that mean nothing."""
         temperature, top_k, top_p = (self._pick(name, defaults) for name in ("temperature", "top_k", "top_p"))
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        if not (0 <= temperature < math.inf and 0 <= top_k < 2**31 and 0 < top_p <= 1):
             raise UserError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected temperature >= 0, "
                             "top_k >= 0 and 0 < top_p <= 1")
         return Choice(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
@@ -68,7 +69,18 @@ class SamplingOptions:
         scales = dict.fromkeys(names, self._pick("cfg_scale", defaults)) | of_config | dict(self.cfg_scales or {})
         if unknown := sorted(scales.keys() - set(names)):
             raise UserError(f"guidance scale of {unknown[0]!r}: the model's sources are {', '.join(names) or 'none'}")
+        for name, scale in scales.items():
+            if not math.isfinite(scale):
+                raise UserError(f"guidance scale of {name} {scale}: expected a number; 1 is no guidance")
         return scales
+
+    def frames(self, frame_rate: float, window: int) -> int:
+        """How long songs are to be, in frames. Raises UserError for a duration that is none."""
+        if self.duration is None:
+            return window
+        if not 0 < self.duration < math.inf:
+            raise UserError(f"duration {self.duration}: expected more than 0 s")
+        return round(self.duration * frame_rate)
 
     def plan(self, config: ml_collections.ConfigDict, num_codebooks: int) -> Plan:
         """How a masked model samples. Raises UserError for values that mean nothing."""

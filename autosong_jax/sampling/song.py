@@ -60,7 +60,8 @@ class Singer:
                  facts: Mapping[str, Any], load_codec: Callable[[], Codec],
                  load_text_encoder: Callable[[], TextEncoder | FrozenTextEncoder]):
         self.config, self._facts, self._load_codec = config, facts, load_codec
-        self.encode_conditions = Conditions(config, text, load_text_encoder, facts["sample_rate"]).encode
+        self._conditions = Conditions(config, text, load_text_encoder, facts["sample_rate"])
+        self.encode_conditions = self._conditions.encode
         self.replace_weights(model)
         self.source_names = model.source_names
         self.pattern = window_pattern(config, facts)
@@ -118,7 +119,7 @@ class Singer:
           UserError: if a condition is given that the model was not trained with, or an option means nothing.
         """
         songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody})
-        prompt = None if prompt_audio is None else self.codec.encode(prompt_audio)
+        prompt = None if prompt_audio is None else self.codec.encode(self._checked("prompt_audio", prompt_audio))
         codes = self.sing(
             self.encode_conditions(songs), range(seed, seed + len(songs)), prompt=prompt,
             leader=leader and self.helper(leader, songs), rescorer=rescorer and self.helper(rescorer, songs),
@@ -146,7 +147,7 @@ class Singer:
           UserError: if the model was not trained to fill in, or an edit, a condition or an option means nothing.
         """
         songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody})
-        clips = [self.codec.encode(clip) if clip.dtype.kind == "f" else clip for clip in clips]
+        clips = [self.codec.encode(self._checked("a clip", clip)) if clip.dtype.kind == "f" else clip for clip in clips]
         codes, given = timeline(clips, self.frame_rate, spans=spans, before=before, between=between, after=after)
         made = self.resing(
             self.encode_conditions(songs), range(seed, seed + len(songs)), codes, given,
@@ -189,7 +190,7 @@ class Singer:
           For each song uint16 [T, K].
         """
         prompt = np.zeros((0, self.num_codebooks), np.int32) if prompt is None else prompt
-        total = len(self.pattern.steps) if options.duration is None else round(options.duration * self.frame_rate)
+        total = options.frames(self.frame_rate, len(self.pattern.steps))
         if total <= len(prompt):
             raise UserError(f"duration {total / self.frame_rate:.2f} s: expected more than the prompt's "
                             f"{len(prompt) / self.frame_rate:.2f} s")
@@ -257,6 +258,16 @@ class Singer:
         row = jax.lax.dynamic_index_in_dim(codes, stage, axis=2)
         return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.minimum(row, model.special - 1), axis=-1)[..., 0]
 
+    def _checked(self, name: str, audio: np.ndarray) -> np.ndarray:
+        """`audio`, if the codec can take it. Raises UserError if it cannot."""
+        audio = np.asarray(audio)
+        if audio.dtype.kind != "f" or audio.ndim != 2 or len(audio) != self.codec.channels:
+            raise UserError(f"{name} is {audio.dtype} of shape {list(audio.shape)}, expected float32 "
+                            f"[{self.codec.channels}, samples] at {self.codec.sample_rate} Hz, full scale at 1")
+        if not np.isfinite(audio).all():
+            raise UserError(f"{name} holds NaN or infinite samples")
+        return audio.astype(np.float32)
+
     def _want_masked(self, **wanted: Any) -> None:
         """Raises UserError if anything is wanted of a model that can only sing step by step."""
         asked = [name for name, value in wanted.items() if value]
@@ -272,8 +283,10 @@ class Singer:
             raise UserError(f"seeds {min(seeds)} to {max(seeds)}: expected them within 0 to 2**32 - 1")
         if not 0 <= self.config.sampling.overlap < 1:
             raise UserError(f"sampling.overlap {self.config.sampling.overlap}: expected a share from 0 to below 1")
-        helped = {} if rescorer is None else {
-            "judge": rescorer.singer.judge, "judged_by": (rescorer.singer._params, rescorer.sources)}
+        helped = {}
+        if rescorer is not None:
+            judge = rescorer.singer
+            helped = {"judge": judge.judge, "judged_by": (judge._params, judge._conditions.at(rescorer.sources, 0.0))}
         sample, num_steps = self._windows[objective].prepare(self.source_names, options, **helped)
         keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
         window = len(self.pattern.steps)
@@ -291,7 +304,8 @@ class Singer:
                 given[:, :until - start] = draft.given[start:until]
                 length = np.clip(draft.num_frames - start, 0, until - start).astype(np.int32)
                 new, ends = jax.device_get(sample(
-                    self._params, sources, jax.vmap(jax.random.fold_in, (0, None))(keys, first), codes, given, length,
+                    self._params, self._conditions.at(sources, start / self.frame_rate),
+                    jax.vmap(jax.random.fold_in, (0, None))(keys, first), codes, given, length,
                     None if bar.disable else self._advance_bar))
                 kept = draft.given[start:stop, None]
                 draft.codes[:, start:stop] = np.where(kept, draft.codes[:, start:stop], new[:, :stop - start])
@@ -308,8 +322,10 @@ class Singer:
 def _songs(given: Mapping[str, Any]) -> tuple[list[dict[str, str | np.ndarray]], bool]:
     """What is given of each song, from conditions of which a list is one song each; and whether there was a list."""
     given = {name: condition for name, condition in given.items() if condition is not None}
-    lists = [name for name, condition in given.items() if not isinstance(condition, (str, np.ndarray))]
+    lists = [name for name, condition in given.items() if isinstance(condition, (list, tuple))]
     counts = {len(given[name]) for name in lists}
+    if 0 in counts:
+        raise UserError("an empty list of conditions: expected at least one song")
     if len(counts) > 1:
         raise UserError(f"lists of {', '.join(map(str, sorted(counts)))} conditions: expected lists of one length")
     songs = [{name: condition[i] if name in lists else condition for name, condition in given.items()}
@@ -328,7 +344,7 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
     Raises:
       UserError: if it is none of these, or nothing has been trained in it yet.
     """
-    directory = files.locate(source, flag)
+    directory = released.locate(source, flag)
     if released.is_released(directory):
         return _load_released(released.read(str(source), flag))
     config = config_file.load(directory / "config.json")

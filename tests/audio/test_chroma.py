@@ -29,8 +29,3 @@ def test_a_tone_is_its_pitch_class(note):
     time = np.arange(2 * RATE) / RATE
     tone = np.sin(2 * np.pi * 440 * 2 ** ((note - 69) / 12) * time)[None].astype(np.float32)
     assert set(chroma.strongest_pitch_class(tone, RATE)) == {note % 12}
-
-
-def test_a_melody_is_cut_or_repeated():
-    np.testing.assert_array_equal(chroma.fit(np.array([3, 1, 4]), 7), [3, 1, 4, 3, 1, 4, 3])
-    np.testing.assert_array_equal(chroma.fit(np.array([3, 1, 4]), 2), [3, 1])

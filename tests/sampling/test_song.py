@@ -148,7 +148,15 @@ def test_a_rescorer_has_a_say_by_its_weight(singers, sources):
     ("masked_spans", {"leader": "masked_spans", "hybrid_seconds": 0.2}, ["masked_spans cannot help", "next_step or"]),
     ("masked_spans", {"rescorer": "next_step", "rescore_weight": 1.5}, ["rescore_weight 1.5", "0 to 1"]),
     ("masked_spans", {"steps": [20, 10]}, ["[20, 10]", "expected 3"]),
-    ("masked_spans", {"duration": -1.0}, ["duration -1.00"]),
+    ("masked_spans", {"duration": -1.0}, ["duration -1.0", "more than 0 s"]),
+    ("next_step", {"duration": float("nan")}, ["duration nan"]),
+    ("next_step", {"temperature": float("nan")}, ["temperature nan"]),
+    ("next_step", {"top_k": 10**11}, ["top_k 100000000000"]),
+    ("next_step", {"cfg_scale": float("nan")}, ["guidance scale of", "nan"]),
+    ("next_step", {"description": []}, ["empty list"]),
+    ("next_step", {"prompt_audio": np.zeros(9, np.float32)}, ["prompt_audio is float32 of shape [9]", "samples]"]),
+    ("next_step", {"prompt_audio": np.zeros((1, 9), np.int16)}, ["prompt_audio is int16"]),
+    ("next_step", {"prompt_audio": np.full((1, 9), np.nan, np.float32)}, ["prompt_audio holds NaN"]),
     ("both", {"hybrid_seconds": -1.0}, ["hybrid_seconds -1.0", "at least 0"]),
 ])
 def test_what_cannot_be_sung_is_named(singers, objective, arguments, words):
