@@ -62,6 +62,14 @@ class Released:
         config_file.save(self.config, workdir / "config.json")
 
 
+def locate(source: str | pathlib.Path, flag: str) -> pathlib.Path:
+    """`files.locate` of any model that sings: of a repository without `config.json`, the pickles are fetched."""
+    directory = files.locate(source, flag)
+    if (directory / "config.json").exists():
+        return directory
+    return files.locate(source, flag, (audiocraft.DECODER, audiocraft.COMPRESSION))
+
+
 def is_released(directory: pathlib.Path) -> bool:
     """Whether a directory is to be read by `read`, and is none of ours."""
     try:
@@ -81,10 +89,10 @@ def read(source: str, flag: str = "--source", text_encoder: str | None = None) -
     Raises:
       UserError: it cannot be had, or is something else.
     """
-    directory = files.locate(source, flag)
-    if not (directory / "config.json").exists():
-        return _read_audiocraft(files.locate(source, flag, (audiocraft.DECODER, audiocraft.COMPRESSION)), text_encoder)
+    directory = locate(source, flag)
     path = directory / "config.json"
+    if not path.exists():
+        return _read_audiocraft(directory, text_encoder)
     settings = files.read_json(path)
     kind, known = settings.get("model_type"), (musicgen.CROSS, musicgen.PREFIX)
     if kind not in known:

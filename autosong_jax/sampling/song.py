@@ -26,7 +26,7 @@ from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, compute_dtype, held_in
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.table import OBJECTIVES
-from autosong_jax.pretrained import files, released
+from autosong_jax.pretrained import released
 from autosong_jax.pretrained import text as frozen_text
 from autosong_jax.pretrained.text import FrozenTextEncoder
 from autosong_jax.sampling.conditions import MELODY, Conditions

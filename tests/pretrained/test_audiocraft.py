@@ -10,11 +10,12 @@ import pytest
 import torch
 import yaml
 
+import autosong_jax
 from autosong_jax import config as config_file
 from autosong_jax.audio.codec import load_codec
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import audiocraft, parameters, released
+from autosong_jax.pretrained import audiocraft, files, parameters, released
 
 
 def their_names(name):
@@ -152,7 +153,7 @@ def test_a_pickle_without_a_config(tmp_path):
         released.read(str(tmp_path))
 
 
-def test_a_magnet_is_a_masked_model(make_musicgen, tmp_path):
+def test_a_magnet_is_a_masked_model(make_musicgen, tmp_path, monkeypatch):
     toy = make_musicgen("mono", tmp_path / "toy")
     toy.model.text_encoder.save_pretrained(tmp_path / "t5")
     shutil.copy(tmp_path / "toy" / "tokenizer.json", tmp_path / "t5")
@@ -167,3 +168,17 @@ def test_a_magnet_is_a_masked_model(make_musicgen, tmp_path):
     _, expected = released.read(str(toy.directory)).load()
     for path, leaf in parameters.leaves(params).items():
         np.testing.assert_array_equal(leaf, parameters.leaves(expected)[path])
+
+    hub = {"some/magnet": directory, "t5-base": tmp_path / "t5"}
+
+    def fetch(source, flag, patterns=files.PATTERNS):
+        copy = tmp_path / "cache" / source
+        copy.mkdir(parents=True, exist_ok=True)
+        for path in hub[source].iterdir():
+            if any(path.match(pattern) for pattern in patterns):
+                shutil.copy(path, copy)
+        return copy
+
+    monkeypatch.setattr(files, "locate", fetch)
+    singer = autosong_jax.load("some/magnet")  # a repository that holds the two pickles alone
+    assert singer.config.objective.name == "masked_spans"
