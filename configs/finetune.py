@@ -7,6 +7,7 @@ python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --text="slow p
 
 The model is the base's, with lyrics as one more source where it has none. What is trained is LoRA on the attention of
 the decoder (`:base=BASE,rank=8` for another rank) and what the new source brings; with `rank=0` it is everything.
+Models that follow a melody cannot be tuned yet: datasets hold none.
 """
 
 import pathlib
@@ -23,6 +24,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if not given.base:
         raise UserError("configs/finetune.py starts from a model: give --config=configs/finetune.py:base=WORKDIR, a "
                         "workdir that `python -m autosong_jax.convert` or `python -m autosong_jax.train` wrote")
+    if not (pathlib.Path(given.base) / "config.json").exists():
+        raise UserError(f"configs/finetune.py:base={given.base}: there is no workdir; if the base has moved, give "
+                        "where it is now")
     base = config_file.load(pathlib.Path(given.base) / "config.json")
     config = default.base()
     del config.sources.genre

@@ -85,7 +85,7 @@ def test_finetune_has_the_bases_model_and_trains_what_is_new(toy_workdir):
     assert finetune.get_config(f"base={toy_workdir},rank=0").train.trainable == (".*",)
 
 
-@pytest.mark.parametrize(("arg", "words"), [("", "base=WORKDIR"), ("base=nowhere", "nowhere/config.json")])
+@pytest.mark.parametrize(("arg", "words"), [("", "base=WORKDIR"), ("base=nowhere", "=nowhere: there is no workdir")])
 def test_finetune_without_a_base_is_named(arg, words):
     from configs import finetune
 

@@ -4,7 +4,6 @@ The layer gives x W + (alpha / rank) (x A) B. The sum W + (alpha / rank) A B is 
 W's size is needed for its gradient or its optimizer; `merge` makes it once, for sampling.
 """
 
-import re
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import ml_collections
 from flax import nnx
 from jax import Array
 
+from autosong_jax import config as config_file
 from autosong_jax.errors import UserError
 
 
@@ -45,12 +45,13 @@ def add(model: nnx.Module, config: ml_collections.ConfigDict, *, rngs: nnx.Rngs)
         return
     modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     layers = {path: module for path, module in modules.items() if isinstance(module, Linear)}
-    for target in config.targets:
-        if not any(re.search(target, path) for path in layers):
-            raise UserError(f"lora.targets {target!r} is found in no linear layer: expected a regular expression found "
-                            f"in some of {', '.join(sorted(layers))}")
+    targets = config_file.patterns("lora.targets", config.targets)
+    for target in targets:
+        if not any(map(target.search, layers)):
+            raise UserError(f"lora.targets {target.pattern!r} is found in no linear layer: expected a regular expression "
+                            f"found in some of {', '.join(sorted(layers))}")
     for path, layer in layers.items():
-        if any(re.search(target, path) for target in config.targets):
+        if any(target.search(path) for target in targets):
             _add_to(layer, config, rngs)
 
 

@@ -27,10 +27,10 @@ from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.checkpoints import Checkpoints, latest_step
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
 from autosong_jax.training.samples import SampleWriter
-from autosong_jax.training.start import open_base, start
+from autosong_jax.training.start import check_shapes, open_base, start
 from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_trainer
 from autosong_jax.training.trainable import Parameters, combine
-from autosong_jax.training.workdir import prepare_workdir
+from autosong_jax.training.workdir import check_workdir, prepare_workdir
 
 
 class Stopped(Exception):
@@ -60,9 +60,18 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       Stopped: after SIGTERM or Ctrl+C, once the state is saved.
     """
     dataset = SongDataset(config.data.path, "train")
+    # Before anything is built of them or written: whether dataset, workdir and base belong together.
+    check_workdir(config, dataset, workdir)
+    base = open_base(config, dataset) if config.init.workdir and latest_step(workdir) is None else None
     pattern = window_pattern(config, dataset.codec)
     mesh = make_mesh(config.mesh)
     _check(config, mesh)
+    reading = {
+        "batch_size": config.data.batch_size, "frames": len(pattern.steps),
+        "sources": {name: source.max_length for name, source in config.sources.items()},
+        "end_of_song": config.data.end_of_song,
+        "process_index": jax.process_index(), "process_count": jax.process_count()}
+    batches = train_batches(dataset, seed=config.seed, **reading)
 
     def create_model(rngs):
         return build_model(config, dataset.codec, dataset.text, rngs=rngs)
@@ -70,8 +79,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trainer = make_trainer(config, create_model, pattern, mesh)
     if config.train.sample_every and "masked_spans" in trainer.objectives:
         DEFAULTS.plan(config, dataset.codec["num_codebooks"])  # wrong, it would stop the run at the first samples
+    if base:
+        check_shapes(base, trainer)
     texts = text_states(dataset.path, mesh)
-    base = open_base(config, dataset, trainer) if config.init.workdir and latest_step(workdir) is None else None
     prepare_workdir(config, dataset, workdir)
     checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
     state, frozen = start(config, trainer, checkpoints, workdir, base)
@@ -79,21 +89,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
     if frozen:
         log.info("Frozen beside them: %s parameters", f"{count(frozen):,}")
-
-    frames = pattern.steps.shape[0]
-    reading = {
-        "batch_size": config.data.batch_size, "frames": frames,
-        "sources": {name: source.max_length for name, source in config.sources.items()},
-        "end_of_song": config.data.end_of_song,
-        "process_index": jax.process_index(), "process_count": jax.process_count()}
-    batches = iterate(train_batches(dataset, seed=config.seed, **reading), first_step)
     validation = None
     if config.train.eval_every and sum(schema.read_dataset_info(config.data.path)[1].get("validation", ())):
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
     run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), texts, validation,
               SampleWriter(config, workdir, trainer.graph))
     try:
-        _loop(run, state, first_step, batches)
+        _loop(run, state, first_step, iterate(batches, first_step))
     finally:
         checkpoints.close()
         run.writer.close()

@@ -47,12 +47,11 @@ class Base:
         return load_weights(self.workdir, self.config, on_host)[0]
 
 
-def open_base(config: ml_collections.ConfigDict, dataset: SongDataset, trainer: Trainer) -> Base:
-    """The model in `config.init.workdir`, once it is sure that a run with `config` can start from it.
+def open_base(config: ml_collections.ConfigDict, dataset: SongDataset) -> Base:
+    """The model in `config.init.workdir`, once it is sure that its codes and texts are those of the dataset.
 
     Raises:
-      UserError: if it is no trained model, its codes or texts mean something else than those of the dataset, its
-        parameters are used otherwise, or the new model has no place for one of them.
+      UserError: if they are not, it is no trained model, or a run with `config` would use its parameters otherwise.
     """
     workdir = pathlib.Path(config.init.workdir)
     old = config_file.load(workdir / "config.json")
@@ -69,7 +68,6 @@ def open_base(config: ml_collections.ConfigDict, dataset: SongDataset, trainer: 
     _, abstract = abstract_model(old, read_codec_facts(workdir / "codec"), text)
     base = Base(workdir, old, abstract)
     _check_same_use(config, base)
-    _check_shapes(base, combine(trainer.abstract.params, trainer.frozen))
     return base
 
 
@@ -86,7 +84,9 @@ def _check_same_use(config: ml_collections.ConfigDict, base: Base) -> None:
                             "has")
 
 
-def _check_shapes(base: Base, params: Parameters) -> None:
+def check_shapes(base: Base, trainer: Trainer) -> None:
+    """Raises UserError if the model of `trainer` has no place for a parameter of the base."""
+    params = combine(trainer.abstract.params, trainer.frozen)
     shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
     merged = jax.eval_shape(lambda params: lora.merge(params, base.config.lora), base.abstract)
     for path, leaf in flatten_dict(merged, sep="/").items():

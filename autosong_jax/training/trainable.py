@@ -1,11 +1,11 @@
 """Which parameters are trained, and trees of parameters taken apart and put together again."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from autosong_jax import config as config_file
 from autosong_jax.errors import UserError
 
 Parameters = dict[str, Any]
@@ -18,11 +18,12 @@ def partition(params: Parameters, patterns: Sequence[str]) -> tuple[Parameters, 
       UserError: if a pattern is found in no path.
     """
     names = {path: "/".join(map(str, path)) for path in flatten_dict(params)}
-    for pattern in patterns:
-        if not any(re.search(pattern, name) for name in names.values()):
-            raise UserError(f"train.trainable {pattern!r} is found in no parameter's path: expected a regular "
+    compiled = config_file.patterns("train.trainable", patterns)
+    for pattern in compiled:
+        if not any(map(pattern.search, names.values())):
+            raise UserError(f"train.trainable {pattern.pattern!r} is found in no parameter's path: expected a regular "
                             f"expression found in paths such as {', '.join(sorted(names.values())[:3])}")
-    trained = {path for path, name in names.items() if any(re.search(pattern, name) for pattern in patterns)}
+    trained = {path for path, name in names.items() if any(pattern.search(name) for pattern in compiled)}
     return _select(params, trained), _select(params, names.keys() - trained)
 
 

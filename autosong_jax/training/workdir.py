@@ -15,21 +15,38 @@ from autosong_jax.sampling.song import read_codec_facts
 from autosong_jax.training.checkpoints import is_exported
 
 
-def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
-    """Writes what `generate` needs beside checkpoints.
+def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
+    """Makes sure that a run may live in a workdir, which need not exist.
 
     Raises:
       UserError: if a run lives there that had another model, or whose codes or texts mean something else, or weights
         that are no run's.
     """
-    if jax.process_index() != 0:
-        return
     if is_exported(workdir):
         raise UserError(f"{workdir} holds an exported model: start from it with --config.init.workdir={workdir} and "
                         "choose another --workdir")
+    if not (workdir / "config.json").exists():
+        return
+    old = config_file.load(workdir / "config.json")
+    checks = {"text encoder": same_text_encoder(TextEncoderInfo.load(workdir), dataset.text),
+              "codec": same_codec(workdir / "codec", dataset.path / "codec"),
+              "config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
+              "config.objective": config_file.to_json(old.objective) == config_file.to_json(config.objective),
+              "config.sources": source_shapes(old) == source_shapes(config),
+              "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
+              "config.lora": config_file.to_json(old.lora) == config_file.to_json(config.lora),
+              "config.train.trainable": list(old.train.trainable) == list(config.train.trainable)}
+    for name, same in checks.items():
+        if not same:
+            raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
+                            "--workdir")
+
+
+def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
+    """Writes what `generate` needs beside checkpoints. Raises UserError if that cannot be."""
+    if jax.process_index() != 0:
+        return
     path = workdir / "config.json"
-    if path.exists():
-        _check_same_run(config, dataset, workdir)
     try:
         if not path.exists():
             workdir.mkdir(parents=True, exist_ok=True)
@@ -42,22 +59,6 @@ def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, wor
         path.with_suffix(".tmp").replace(path)
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written ({error}): choose another --workdir") from error
-
-
-def _check_same_run(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
-    old = config_file.load(workdir / "config.json")
-    checks = {"config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
-              "config.objective": config_file.to_json(old.objective) == config_file.to_json(config.objective),
-              "config.sources": source_shapes(old) == source_shapes(config),
-              "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
-              "config.lora": config_file.to_json(old.lora) == config_file.to_json(config.lora),
-              "config.train.trainable": list(old.train.trainable) == list(config.train.trainable),
-              "text encoder": same_text_encoder(TextEncoderInfo.load(workdir), dataset.text),
-              "codec": same_codec(workdir / "codec", dataset.path / "codec")}
-    for name, same in checks.items():
-        if not same:
-            raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
-                            "--workdir")
 
 
 def source_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int, int]]:
