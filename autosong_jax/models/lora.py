@@ -48,8 +48,8 @@ def add(model: nnx.Module, config: ml_collections.ConfigDict, *, rngs: nnx.Rngs)
     targets = config_file.patterns("lora.targets", config.targets)
     for target in targets:
         if not any(map(target.search, layers)):
-            raise UserError(f"lora.targets {target.pattern!r} is found in no linear layer: expected a regular expression "
-                            f"found in some of {', '.join(sorted(layers))}")
+            raise UserError(f"lora.targets {target.pattern!r} is found in no linear layer: expected a regular "
+                            f"expression found in some of {', '.join(sorted(layers))}")
     for path, layer in layers.items():
         if any(target.search(path) for target in targets):
             _add_to(layer, config, rngs)
