@@ -9,6 +9,7 @@ source, a checkpoint of the encodec package, --export=OUT makes it a codec direc
 """
 
 import pathlib
+import shlex
 
 from absl import flags
 
@@ -32,20 +33,31 @@ def define_flags() -> None:
 
 def main() -> None:
     given = {name for name in ("source", "workdir", "export") if FLAGS[name].value}
+    if FLAGS.format != "auto" and given != {"workdir", "export"}:
+        raise UserError(f"--format={FLAGS.format} is of --export: expected it with --workdir and --export")
+    if FLAGS.text_encoder and given != {"source", "workdir"}:
+        raise UserError(f"--text_encoder={FLAGS.text_encoder} is of a release of audiocraft: expected it with --source "
+                        "and --workdir")
     if given == {"source", "workdir"}:
         from autosong_jax.pretrained import released
 
         released.read(FLAGS.source, text_encoder=FLAGS.text_encoder).write(pathlib.Path(FLAGS.workdir))
-        print(f"{FLAGS.workdir}: sing from it with `python -m autosong_jax.generate --workdir={FLAGS.workdir}`")
+        print(f"{FLAGS.workdir}: sing from it with `python -m autosong_jax.generate "
+              f"--workdir={shlex.quote(FLAGS.workdir)}`")
     elif given == {"workdir", "export"}:
         from autosong_jax.pretrained import export
 
         form = export.export(pathlib.Path(FLAGS.workdir), pathlib.Path(FLAGS.export), FLAGS.format)
         print(f"{FLAGS.export}: written as {form}")
     elif given == {"source", "export"}:
-        from autosong_jax.pretrained import audiocraft
+        source = pathlib.Path(FLAGS.source)
+        if source.is_dir():
+            raise UserError(f"--source={source} is a directory, which needs --workdir: to --export, expected a file, a "
+                            "checkpoint of the encodec package")
+        from autosong_jax.pretrained import audiocraft, files
 
-        audiocraft.read_codec(pathlib.Path(FLAGS.source)).save(FLAGS.export)
+        with files.writing(pathlib.Path(FLAGS.export), "--export"):
+            audiocraft.read_codec(source).save(FLAGS.export)
         print(f"{FLAGS.export}: a codec directory")
     else:
         raise UserError("expected two of --source, --workdir and --export: --source and --workdir bring a model in, "

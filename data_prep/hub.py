@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pathlib
+import shlex
 
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained.files import digest
@@ -68,7 +69,8 @@ def from_pretrained(cls: type, source: str, flag: str, **options):
         if source.startswith(("/", ".", "~")):
             raise UserError(f"{flag}={source} is not a directory") from error
         raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): where "
-                        f"there is a network, run 'hf download {source} --local-dir DIR', and give DIR") from error
+                        f"there is a network, run `hf download {shlex.quote(source)} --local-dir DIR`, and give DIR"
+                        ) from error
 
 
 def revision(source: str, model) -> str:

@@ -8,6 +8,7 @@ and `metadata.json` with the rest.
 
 import json
 import pathlib
+import re
 from typing import Any
 
 from absl import flags
@@ -36,9 +37,8 @@ def main() -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler raises, some of it nobody's but its own
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"--input={path} holds more than weights, or is no checkpoint of PyTorch ({reason}): only "
-                        "tensors, numbers and texts are read") from error
+        raise UserError(f"--input={path} holds more than weights, or is no checkpoint of PyTorch ({_reason(error)}): "
+                        "only tensors, numbers and texts are read") from error
     tensors, rest = split(content)
     if not (tensors or rest):
         raise UserError(f"--input={path} holds neither tensors nor texts: expected a state dictionary")
@@ -49,6 +49,13 @@ def main() -> None:
                                 output / "model.safetensors", metadata={"format": "pt"})
     (output / "metadata.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
     print(f"{output}: {len(tensors)} tensors")
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch found, without its advice to trust the file."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it names {found[1]}"
+    return str(error).split(". ")[0] if isinstance(error, (RuntimeError, OSError)) else type(error).__name__
 
 
 def split(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -55,8 +55,10 @@ def unpickle(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
         done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
-            raise UserError(f"{path} cannot be read: {reason}")
-        return Tensors.open(directory), files.read_json(pathlib.Path(directory) / "metadata.json")
+            raise UserError(f"{path} cannot be read: {reason.removeprefix(f'--input={path.absolute()} ')}")
+        tensors = Tensors.open(directory)
+        tensors = Tensors(tensors, tensors.read, lambda name: str(path))
+        return tensors, files.read_json(pathlib.Path(directory) / "metadata.json")
 
 
 def read_codec(path: pathlib.Path, *, stereo: bool = False) -> EncodecCodec:
@@ -82,7 +84,8 @@ def read_codec(path: pathlib.Path, *, stereo: bool = False) -> EncodecCodec:
             raise UserError(f"{path} lacks a part of its training config ({error}): expected an EnCodec that "
                             "audiocraft exported") from error
     config, tensors = encodec_names.from_package(tensors, **settings)
-    return EncodecCodec(config, tensors, config["target_bandwidths"][-1] if settings else None, stereo=stereo)
+    bandwidth = config["target_bandwidths"][-1] if settings else None
+    return EncodecCodec(config, tensors, bandwidth, stereo=stereo, source=str(path))
 
 
 def _read_config(metadata: Mapping[str, Any]) -> dict[str, Any]:

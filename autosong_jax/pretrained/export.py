@@ -1,5 +1,6 @@
 """Trained models for others: as a directory of safetensors with a model card, or as transformers reads MusicGen."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -21,8 +22,6 @@ from autosong_jax.pretrained.files import Tensors
 from autosong_jax.sampling.song import read_codec_facts
 from autosong_jax.training.checkpoints import load_weights
 
-FORMATS = ("auto", "musicgen", "autosong")
-
 
 def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -> str:
     """Writes the newest weights of a workdir, LoRA merged, in float32.
@@ -37,10 +36,9 @@ def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -
       The form.
 
     Raises:
-      UserError: the workdir holds no trained model, the directory is not empty, or the model is no MusicGen.
+      UserError: the workdir holds no trained model, the directory is not empty or cannot be written, or the model is no
+        MusicGen.
     """
-    if directory.exists() and any(directory.iterdir()):
-        raise UserError(f"--export={directory} is not empty: choose another directory")
     config = config_file.load(workdir / "config.json")
     facts, text = read_codec_facts(workdir / "codec"), TextEncoderInfo.load(workdir)
     difference = musicgen.difference(config, facts, text)
@@ -48,13 +46,14 @@ def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -
         raise UserError(f"{workdir} is no MusicGen: {difference}; export it with --format=autosong")
     form = ("autosong" if difference else "musicgen") if form == "auto" else form
     _, abstract = abstract_model(config, facts, text)
-    params, step = load_weights(workdir, config, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract))
-    config.lora.rank = 0  # merged
-    directory.mkdir(parents=True, exist_ok=True)
-    if form == "musicgen":
-        _write_musicgen(workdir, directory, config, facts, params)
-    else:
-        _write_autosong(workdir, directory, config, facts, text, params, step)
+    with files.writing(directory, "--export"):
+        params, step = load_weights(workdir, config, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract))
+        config.lora.rank = 0  # merged
+        directory.mkdir(parents=True, exist_ok=True)
+        if form == "musicgen":
+            _write_musicgen(workdir, directory, config, facts, params)
+        else:
+            _write_autosong(workdir, directory, config, facts, text, params, step)
     return form
 
 
@@ -69,7 +68,7 @@ def _write_musicgen(workdir: pathlib.Path, directory: pathlib.Path, config: ml_c
         yield from musicgen.unload(params, config)
 
     files.write(directory, tensors())
-    settings = {prefix: files.read_json(path / "config.json") for prefix, path in parts.items()}
+    settings = {prefix: _read_public(path / "config.json") for prefix, path in parts.items()}
     for name, content in musicgen.released_files(config, facts, settings).items():
         _write_json(directory / name, content)
     shutil.copy(workdir / frozen_text.DIRECTORY / "tokenizer.json", directory)
@@ -80,10 +79,28 @@ def _write_autosong(workdir: pathlib.Path, directory: pathlib.Path, config: ml_c
     for name in ("codec", frozen_text.DIRECTORY):
         if (workdir / name).is_dir():
             shutil.copytree(workdir / name, directory / name)
+        if (path := directory / name / "config.json").exists():
+            _write_json(path, _read_public(path))
+    text = dataclasses.replace(text, name=_public_name(text.name))
     text.save(directory)
     files.write(directory, parameters.unload(params, parameters.own_recipes(params)))
     (directory / "README.md").write_text(_card(directory.name, config, facts, text, params, step), encoding="utf-8")
+    config.data.path = config.init.workdir = ""  # places of the machine that it was trained on
     config_file.save(config, directory / "config.json")
+
+
+def _public_name(name: str) -> str:
+    """The name of a text encoder: of a hub id as it is, of a path only its last part."""
+    kind, colon, source = name.partition(":")
+    path = pathlib.Path(source).expanduser()
+    if source and (path.is_dir() or source.startswith(("/", ".", "~")) or source.count("/") > 1):
+        return f"{kind}{colon}{path.resolve().name}"
+    return name
+
+
+def _read_public(path: pathlib.Path) -> dict[str, Any]:
+    """A part's `config.json`, but for where transformers once read it from."""
+    return {key: value for key, value in files.read_json(path).items() if key != "_name_or_path"}
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:

@@ -4,10 +4,12 @@ A checkpoint is a directory as the Hugging Face hub holds it: `config.json` besi
 several such files and `model.safetensors.index.json`, which says what is in which.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import pathlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -51,8 +53,8 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
             return pathlib.Path(huggingface_hub.snapshot_download(**options, local_files_only=True))
         except (OSError, ValueError):  # not in the hub's cache either
             raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): "
-                            f"where there is a network, run 'hf download {source} --local-dir DIR', and give DIR"
-                            ) from error
+                            f"where there is a network, run `hf download {shlex.quote(text)} --local-dir DIR`, and "
+                            "give DIR") from error
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(**options))
     except OSError as error:
@@ -194,6 +196,28 @@ def _open(path: pathlib.Path):
         return safetensors.safe_open(path, "numpy")
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file ({error}): copy or download it again") from error
+
+
+@contextlib.contextmanager
+def writing(directory: pathlib.Path, flag: str) -> Iterator[None]:
+    """For what makes a model's directory, a new or empty one.
+
+    Args:
+      directory: where the body is to write.
+      flag: what it was given by, for errors.
+
+    Raises:
+      UserError: there is something in it already, or the system does not let the body write.
+    """
+    import safetensors
+
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if any(directory.iterdir()):
+                raise UserError(f"{flag}={directory} is not empty: choose another directory")
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{flag}={directory} cannot be written ({error}): choose another directory") from error
 
 
 def write(directory: str | pathlib.Path, tensors: Iterable[tuple[str, np.ndarray]],

@@ -48,18 +48,13 @@ class Released:
         Raises:
           UserError: there is something in it already, or it cannot be written.
         """
-        if workdir.exists() and any(workdir.iterdir()):
-            raise UserError(f"--workdir={workdir} is not empty: choose another one")
-        _, params = self.load()
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
+        with files.writing(workdir, "--workdir"):
+            _, params = self.load()
             self.codec.save(workdir / "codec")
             self.text.save(workdir / frozen_text.DIRECTORY)
             self.text.info.save(workdir)
-        except OSError as error:
-            raise UserError(f"--workdir={workdir} cannot be written ({error}): choose another one") from error
-        save_weights(workdir, params)
-        config_file.save(self.config, workdir / "config.json")
+            save_weights(workdir, params)
+            config_file.save(self.config, workdir / "config.json")
 
 
 def locate(source: str | pathlib.Path, flag: str) -> pathlib.Path:
@@ -96,7 +91,8 @@ def read(source: str, flag: str = "--source", text_encoder: str | None = None) -
     settings = files.read_json(path)
     kind, known = settings.get("model_type"), (musicgen.CROSS, musicgen.PREFIX)
     if kind not in known:
-        raise UserError(f"{path} is of a model of type {kind!r}, expected one of {', '.join(known)}")
+        expected = ", ".join(known) if flag == "--source" else f"{', '.join(known)}, or a workdir"
+        raise UserError(f"{path} is of a model of type {kind!r}, expected one of {expected}")
     if text_encoder is not None:
         raise UserError(f"--text_encoder={text_encoder}: {directory} holds its own; leave it out")
     for part in ("decoder", "audio_encoder", "text_encoder"):

@@ -144,11 +144,15 @@ def test_a_pickle_that_holds_more_than_weights(tmp_path):
     torch.save({"best_state": state, "hook": pathlib.Path("/")}, tmp_path / "state_dict.bin")
     with pytest.raises(UserError, match="holds more than weights") as error:
         released.read(str(tmp_path))
-    assert "\n" not in str(error.value)
+    message = str(error.value)
+    assert message.startswith(f"{tmp_path / 'state_dict.bin'} cannot be read: ") and "it names pathlib" in message
+    assert not any(word in message for word in ("\n", "--input", "weights_only"))
 
 
 def test_a_pickle_without_a_config(tmp_path):
     torch.save({"emb.0.weight": torch.zeros(2, 2)}, tmp_path / "state_dict.bin")
+    with pytest.raises(UserError, match=f"^{tmp_path / 'state_dict.bin'} is not a checkpoint of the encodec package"):
+        audiocraft.read_codec(tmp_path / "state_dict.bin")
     with pytest.raises(UserError, match="lacks a part of its training config"):
         released.read(str(tmp_path))
 

@@ -16,6 +16,7 @@ from flax import nnx
 import autosong_jax
 from autosong_jax import config as config_file
 from autosong_jax.audio import io
+from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import export, files, parameters, released
 from autosong_jax.pretrained.files import Tensors
@@ -155,6 +156,8 @@ def test_our_own_export_sings_like_the_workdir(musicgen, imported, tmp_path):
     directory = tmp_path / "a model"
     assert export.export(imported, directory, "autosong") == "autosong"
     assert "| conditioned on |" in (directory / "README.md").read_text()
+    assert f"| text encoder | t5:{musicgen.directory.name} |" in (directory / "README.md").read_text()
+    assert TextEncoderInfo.load(directory).name == f"t5:{musicgen.directory.name}"
     options = {"duration": 0.3, "seed": 5}
     one, other = (autosong_jax.load(path).generate(description="love", **options) for path in (imported, directory))
     np.testing.assert_array_equal(one.codes, other.codes)
@@ -262,8 +265,9 @@ def test_bad_sources(musicgen, make_musicgen, tmp_path):
     (directory / "config.json").write_text(json.dumps(config))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(UserError, match="is not empty"):
-        released.read(str(directory)).write(tmp_path / "full")
+    for name, message in [("full", "--workdir=.*full is not empty"), ("full/file/x", "file/x cannot be written")]:
+        with pytest.raises(UserError, match=message):
+            released.read(str(directory)).write(tmp_path / name)
     (directory / "config.json").unlink()
     with pytest.raises(UserError, match=r"neither config.json nor state_dict.bin"):
         released.read(str(directory))
@@ -273,3 +277,10 @@ def test_only_a_musicgen_is_exported_as_one(toy_workdir, tmp_path):
     with pytest.raises(UserError, match=r"is no MusicGen: data.end_of_song is True, not False; .*--format=autosong"):
         export.export(toy_workdir, tmp_path / "out", "musicgen")
     assert export.export(toy_workdir, tmp_path / "out") == "autosong"
+    assert config_file.load(toy_workdir / "config.json").data.path
+    assert not config_file.load(tmp_path / "out" / "config.json").data.path
+
+
+def test_the_codec_of_a_workdir_is_no_model(imported):
+    with pytest.raises(UserError, match=r"codec/config.json is of a model of type 'encodec', .* or a workdir"):
+        autosong_jax.load(imported / "codec", "--workdir")
