@@ -67,11 +67,13 @@ class _ProgressHandler(logging.Handler):
 
 
 def check_output(path: str | None, suffixes: Sequence[str]) -> None:
-    """Raises UserError unless `path`, if one is given, ends in one of `suffixes` and is in a directory that exists."""
+    """Raises UserError unless `path`, if one is given, ends in one of `suffixes` and can be a file where it says."""
     if path and pathlib.Path(path).suffix.lower() not in suffixes:
         raise UserError(f"output {path}: expected a name that ends in {' or '.join(suffixes)}")
     if path and not pathlib.Path(path).absolute().parent.is_dir():
         raise UserError(f"output {path}: there is no directory {pathlib.Path(path).absolute().parent}; make it first")
+    if path and pathlib.Path(path).is_dir():
+        raise UserError(f"output {path} is a directory: expected the name of a file")
 
 
 def fail(message: str) -> None:

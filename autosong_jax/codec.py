@@ -27,7 +27,8 @@ _BLOCK = 4096  # frames of codes
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
     flags.DEFINE_string("codec", None, "encodec_24khz, encodec_32khz or encodec_48khz; the directory of a codec, as a "
-                        "dataset and a workdir have one in codec/; or the directory or hub id of another EnCodec.")
+                        "dataset and a workdir have one in codec/; a dataset or a workdir; or the directory or hub id "
+                        "of another EnCodec.")
     flags.DEFINE_float("bandwidth", None, "Kbit/s of an EnCodec, which decides how many codebooks there are. Default: "
                        "that of the codec's directory, or the lowest.")
     flags.DEFINE_string("input", None, "Audio file (wav, flac, ogg, mp3, ...), or .npy of codes to decode.")
@@ -59,7 +60,7 @@ def main(verb: str) -> None:
         print(f"{FLAGS.output}: {len(frames)} frames of {codec.num_codebooks} codes "
               f"({len(frames) / codec.frame_rate:.2f} s)")
     else:
-        _write(_decode(codec, codes, loudness), codec, seconds, round(seconds * codec.sample_rate))
+        _write(_decode(codec, codes, loudness), codec, seconds, max(1, round(seconds * codec.sample_rate)))
 
 
 def _open_codec(name: str, bandwidth: float | None) -> "Codec":
@@ -67,9 +68,16 @@ def _open_codec(name: str, bandwidth: float | None) -> "Codec":
     from autosong_jax.audio.encodec import HUB_IDS
     from autosong_jax.pretrained import encodec, files
 
+    if name == "melrvq" and not pathlib.Path(name).is_dir():
+        raise UserError("--codec=melrvq is fitted to the songs of a dataset: expected DATASET/codec")
     directory = files.locate(HUB_IDS.get(name, name), "--codec")
-    if bandwidth is None and (directory / "codec.json").exists():
-        return load_codec(directory)
+    if (directory / "codec" / "codec.json").exists():
+        directory /= "codec"
+    if (directory / "codec.json").exists():
+        if bandwidth is None:
+            return load_codec(directory)
+        if (kind := files.read_json(directory / "codec.json").get("name")) != "encodec":
+            raise UserError(f"--bandwidth={bandwidth:g} is of EnCodec, but {directory} holds a {kind}: leave it out")
     return encodec.load(directory, bandwidth)
 
 
@@ -93,7 +101,7 @@ def _decode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None
 
 def _read_codes(path: str, codec: "Codec") -> np.ndarray:
     try:
-        codes = np.load(path, mmap_mode="r")
+        codes = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"--input={path} is not a .npy file of codes ({error})") from error
     if codes.ndim != 2 or codes.shape[1] != codec.num_codebooks or not np.issubdtype(codes.dtype, np.integer):

@@ -94,8 +94,8 @@ def main() -> None:
             print(f"{path}: {len(codes)} frames ({seconds:.2f} s)")
         if FLAGS.output:
             path = _numbered(FLAGS.output, i, len(songs))
-            io.write(path, singer.codec.decode(codes), singer.codec.sample_rate)
-            print(f"{path}: {seconds:.2f} s")
+            clipped = io.write(path, singer.codec.decode(codes), singer.codec.sample_rate)
+            print(f"{path}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
 
 
 def _conditions() -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def _clip(path: str, singer) -> np.ndarray:
         return singer.codec.encode(io.read(path, singer.codec.sample_rate, singer.codec.channels)[0])
     expected = f"expected integers [frames, {singer.num_codebooks}] in [0, {singer.codebook_size})"
     try:
-        codes = np.load(path)
+        codes = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path} does not hold codes ({error}): {expected}") from error
     if codes.dtype.kind not in "iu" or codes.ndim != 2 or codes.shape[1] != singer.num_codebooks:

@@ -43,12 +43,14 @@ def folder(tmp_path_factory):
         layer.codebook.embed.normal_()
     model.save_pretrained(folder / "encodec")
     noise = 0.1 * np.random.default_rng(0).standard_normal((1, 48000)).astype(np.float32)
-    MelRVQ.fit([noise], codebook_size=16).save(folder / "melrvq")
+    MelRVQ.fit([noise], codebook_size=16).save(folder / "dataset" / "codec")
     soundfile.write(folder / "song.wav", noise[0], 16000)
     np.save(folder / "text.npy", np.array(["codes"]))
     np.save(folder / "wide.npy", np.zeros((5, 7), np.uint16))
     np.save(folder / "large.npy", np.full((5, 2), 64))
-    (folder / "empty").mkdir()
+    np.savez(folder / "several.npz", codes=np.zeros((5, 2), np.uint16))
+    for name in ("empty", "taken.npy"):
+        (folder / name).mkdir()
     return folder
 
 
@@ -78,10 +80,10 @@ def test_codes_in_a_file_are_the_songs(run, folder, tmp_path):
 
 
 def test_the_codec_of_a_dataset(run, folder, tmp_path):
-    process = run("encode", "--codec", folder / "melrvq", "--input", folder / "song.wav", "--output",
+    process = run("encode", "--codec", folder / "dataset", "--input", folder / "song.wav", "--output",
                   tmp_path / "codes.npy")
     assert process.returncode == 0, process.stderr
-    codec = load_codec(folder / "melrvq")
+    codec = load_codec(folder / "dataset" / "codec")
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), codec.encode(io.read(folder / "song.wav")[0]))
 
 
@@ -91,6 +93,7 @@ def test_the_codec_of_a_dataset(run, folder, tmp_path):
     (["encode", "--codec=encodec", "--input=song.wav", "--output=x.npy", "more"], ["'more'", "--help"]),
     (["encode", "--codec=encodec", "--input=song.wav"], ["--output"]),
     (["encode", "--codec=encodec", "--input=song.wav", "--output=x.wav"], ["x.wav", ".npy"]),
+    (["encode", "--codec=encodec", "--input=song.wav", "--output=taken.npy"], ["taken.npy is a directory"]),
     (["decode", "--codec=encodec", "--input=wide.npy", "--output=nowhere/x.wav"], ["nowhere", "make it first"]),
     (["encode", "--codec=encodec", "--input=none.wav", "--output=x.npy"], ["none.wav", "missing"]),
     (["encode", "--codec=encodec", "--input=text.npy", "--output=x.npy"], ["text.npy", "not readable audio"]),
@@ -99,7 +102,10 @@ def test_the_codec_of_a_dataset(run, folder, tmp_path):
     (["encode", "--codec=encodec_24khz", "--input=song.wav", "--output=x.npy"],
      ["hf download facebook/encodec_24khz --local-dir DIR"]),
     (["encode", "--codec=encodec", "--bandwidth=3", "--input=song.wav", "--output=x.npy"], ["3.0", "0.6, 1.2 kbit/s"]),
-    (["encode", "--codec=melrvq", "--bandwidth=3", "--input=song.wav", "--output=x.npy"], ["'melrvq'", "encodec"]),
+    (["encode", "--codec=melrvq", "--input=song.wav", "--output=x.npy"], ["--codec=melrvq is fitted", "DATASET/codec"]),
+    (["encode", "--codec=dataset", "--bandwidth=3", "--input=song.wav", "--output=x.npy"],
+     ["--bandwidth=3", "dataset/codec holds a melrvq"]),
+    (["decode", "--codec=encodec", "--input=several.npz", "--output=x.wav"], ["several.npz", ".npy file of codes"]),
     (["decode", "--codec=encodec", "--input=song.wav", "--output=x.wav"], ["song.wav", ".npy"]),
     (["decode", "--codec=encodec", "--input=text.npy", "--output=x.wav"], ["text.npy", "integers [frames, 2]"]),
     (["decode", "--codec=encodec", "--input=wide.npy", "--output=x.wav"], ["[5, 7]", "--bandwidth"]),

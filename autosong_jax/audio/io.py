@@ -48,19 +48,23 @@ def read_blocks(path: str | pathlib.Path, sample_rate: int, channels: int) -> It
         resampler = None
         if sample_rate != file.samplerate:
             resampler = soxr.ResampleStream(file.samplerate, sample_rate, channels)
-        samples = 0
+        samples = resampled = 0
         while len(block := file.read(_BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
             if not np.isfinite(block).all():
                 raise UserError(f"audio file {path} holds NaN or infinite samples: repair or replace it")
             samples += len(block)
             block = _mix(block, channels)
-            yield np.ascontiguousarray((resampler.resample_chunk(block) if resampler else block).T)
+            block = resampler.resample_chunk(block) if resampler else block
+            resampled += len(block)
+            yield np.ascontiguousarray(block.T)
         if not samples:
             raise UserError(f"audio file {path} holds no samples")
         if samples < file.frames - file.samplerate:  # headers of intact mp3 files may be off by less than a second
             raise UserError(f"audio file {path} ends early: {samples} of {file.frames} samples can be read")
         if resampler:
-            yield resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True).T
+            rest = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+            # Of one sample or two soxr may leave none; what is audio stays audio.
+            yield (rest if resampled + len(rest) else np.zeros((1, channels), np.float32)).T
 
 
 def duration(path: str | pathlib.Path) -> float:

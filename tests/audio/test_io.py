@@ -43,6 +43,11 @@ def test_resampling_in_blocks_is_resampling_at_once(tmp_path, monkeypatch):
     np.testing.assert_allclose(resampled, expected, atol=1e-5)
 
 
+def test_a_single_sample_stays_audio(tmp_path):
+    soundfile.write(tmp_path / "click.wav", np.ones(1), 44100)
+    assert io.read(tmp_path / "click.wav", sample_rate=16000, channels=2)[0].shape == (2, 1)
+
+
 def test_unusable_files_are_named(tmp_path):
     soundfile.write(tmp_path / "none.wav", np.zeros((0, 1)), 8000)
     soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan]), 8000, subtype="FLOAT")
