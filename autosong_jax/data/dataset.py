@@ -11,12 +11,12 @@ import bisect
 import itertools
 import json
 import pathlib
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autosong_jax.cli import log
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
@@ -190,9 +190,8 @@ class _Windows:
         length = len(next(iter(texts.values())))
         if length > max_length and source not in self._cut_sources:
             self._cut_sources.add(source)
-            warnings.warn(f"the {source} of song {record['id']!r} has length {length} and is cut to {max_length}; so "
-                          f"is any other {source} longer than that: raise the config's length to keep them whole",
-                          stacklevel=2)
+            log.warning("the %s of song %r has length %d and is cut to %d; so is any other %s longer than that: raise "
+                        "the config's length to keep them whole", source, record["id"], length, max_length, source)
         padded = {name: np.zeros((max_length, *text.shape[1:]), text.dtype) for name, text in texts.items()}
         for name, text in texts.items():
             padded[name][:length] = text[:max_length]

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from autosong_jax.cli import log
 from autosong_jax.data import tokenizer
 from autosong_jax.data.text import DIRECTORY, TextEncoderInfo, weights_revision
 from autosong_jax.data.tokenizer import Tokenizer
@@ -134,11 +134,11 @@ class FrozenTextEncoder:
         with jax.default_matmul_precision("float32"):
             return self._encode(self.params, ids, lengths)
 
-    def source(self, text: str, max_length: int) -> dict[str, np.ndarray]:
-        """A text as a model reads it: {"states": float32 [max_length, D], "length": int32 []}."""
+    def source(self, name: str, text: str, max_length: int) -> dict[str, np.ndarray]:
+        """The text of source `name` as a model reads it: {"states": float32 [max_length, D], "length": int32 []}."""
         ids = self.ids(text)
         if len(ids) > max_length:
-            warnings.warn(f"a text of length {len(ids)}: the model reads the first {max_length}", stacklevel=2)
+            log.warning("%s of length %d: the model reads the first %d", name, len(ids), max_length)
         if self.info.kind == "tokens":  # a batch of training holds no more of them either
             ids = ids[:max_length]
         states = self._states(ids)[:max_length]

@@ -5,13 +5,13 @@ Letters: L length of a source.
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 import numpy as np
 
 from autosong_jax.audio import chroma
+from autosong_jax.cli import log
 from autosong_jax.data.text import TextEncoder, TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained.text import FrozenTextEncoder
@@ -60,7 +60,7 @@ class Conditions:
         if self._config.sources[name].kind == "chroma":
             return self._encode_melody(given, max_length)
         if self._text.frozen:
-            return self._encoder.source(given, max_length) if given else {
+            return self._encoder.source(name, given, max_length) if given else {
                 "states": np.zeros((max_length, self._text.width), np.float32), "length": np.int32(0)}
         arrays = dict.fromkeys(("ids", "sections", "lines") if name == "lyrics" else ("ids",), np.zeros(0, np.int32))
         if given and name == "lyrics":
@@ -69,7 +69,7 @@ class Conditions:
             arrays = {"ids": self._encoder.encode(given)}
         length = len(arrays["ids"])
         if length > max_length:
-            warnings.warn(f"{name} of length {length}: the model reads the first {max_length}", stacklevel=5)
+            log.warning("%s of length %d: the model reads the first %d", name, length, max_length)
         padded = {key: np.pad(a[:max_length], (0, max(max_length - length, 0))) for key, a in arrays.items()}
         return {**padded, "length": np.int32(min(length, max_length))}
 

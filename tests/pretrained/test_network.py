@@ -15,7 +15,7 @@ def test_the_logits_that_musicgen_small_is_known_by():
     """Of the first step, for the first of two descriptions, in the first codebook, as transformers tests them."""
     model = released.read("facebook/musicgen-small")
     graph, params = model.load()
-    rows = [model.text.source(text, 16) for text in ("80s music", "Club techno")]
+    rows = [model.text.source("description", text, 16) for text in ("80s music", "Club techno")]
     sources = {"description": {key: jnp.stack([row[key] for row in rows]) for key in rows[0]}}
     song_model = nnx.merge(graph, params)
     memory = song_model.encode(sources, jnp.ones((2, 1), bool))

@@ -12,6 +12,7 @@ import safetensors.numpy
 import torch
 import transformers
 
+from autosong_jax.cli import log
 from autosong_jax.data import tokenizer
 from autosong_jax.errors import UserError
 from autosong_jax.parallel.sharding import make_mesh, put_batch
@@ -101,16 +102,17 @@ def test_devices_of_a_mesh_encode_their_own_rows(encoders, kind):
 
 
 @pytest.mark.parametrize("records_hold", ["states", "tokens"])
-def test_a_text_is_cut_as_in_training(checkpoints, records_hold):
+def test_a_text_is_cut_as_in_training(checkpoints, records_hold, monkeypatch, caplog):
     """Stored states come from the whole text and are cut then; tokens are cut before."""
     folder, reference = checkpoints["t5"]
     encoder = FrozenTextEncoder.open(folder, "t5:toy")
     encoder.info = dataclasses.replace(encoder.info, kind=records_hold)
-    with pytest.warns(UserWarning, match="of length 4: the model reads the first 2"):
-        source = encoder.source("love rain blue", 2)
+    monkeypatch.setattr(log, "propagate", True)
+    source = encoder.source("lyrics", "love rain blue", 2)
+    assert caplog.messages == ["lyrics of length 4: the model reads the first 2"]
     expected = states_of(reference, [4, 5, 7, 1])[:2] if records_hold == "states" else states_of(reference, [4, 5])
     np.testing.assert_allclose(source["states"], expected, atol=1e-4)
-    source = encoder.source("love", 4)
+    source = encoder.source("lyrics", "love", 4)
     assert source["length"] == 2 and source["states"].shape == (4, 8) and not source["states"][2:].any()
 
 
