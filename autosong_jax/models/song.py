@@ -75,7 +75,8 @@ class SongModel(nnx.Module):
             return null_memory(keep.shape[0], self.decoder.config.width, self.decoder.config.dtype)
         return self.conditions(sources, keep, key)
 
-    def __call__(self, steps: Array, memory: Memory, key: Array | None = None, *, local: Array | None = None) -> Array:
+    def __call__(self, steps: Array, memory: Memory, key: Array | None = None, *, local: Array | None = None,
+                 codebook: Array | None = None) -> Array:
         """Teacher forcing, or filling in.
 
         Args:
@@ -84,15 +85,16 @@ class SongModel(nnx.Module):
           key: PRNG key of dropout; None for none.
           local: bool [], may be traced: every frame sees all frames, or if true those within the decoder's window.
             None: a step sees the steps up to it. Wants cross fusion.
+          codebook: int [], the one whose logits are wanted; None for all.
 
         Returns:
-          float32 [B, S, K, V] (V + 1 with end of song): at step s the logits of step s + 1, or if `local` is given the
-          logits of frame s itself.
+          float32 [B, S, K, V], or [B, S, 1, V] for one codebook (V + 1 with end of song): at step s the logits of step
+          s + 1, or if `local` is given the logits of frame s itself.
         """
         x = self._embed(steps)
         if self.fusion == "cross":
             x, _ = self.decoder(x, local=local, memory=memory.states, memory_lengths=memory.lengths, key=key)
-            return self._logits(x)
+            return self._logits(x, codebook)
         # Prefix: step s of example b stands at lengths[b] + s, right after the memory that counts, and padding goes to
         # the end, where causal attention never looks. So no mask is needed, and padding cannot change a result.
         m, s = memory.states.shape[1], steps.shape[1]
@@ -102,7 +104,7 @@ class SongModel(nnx.Module):
         x = take_slots(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1)))
         x, _ = self.decoder(x, key=key)
         x = take_slots(x, memory.lengths[:, None] + jnp.arange(s))
-        return self._logits(x)
+        return self._logits(x, codebook)
 
     def start(self, memory: Memory, num_steps: int) -> Cache:
         """The cache before step 0, for songs of `num_steps` steps. Wants an `unstacked` model."""
@@ -143,6 +145,8 @@ class SongModel(nnx.Module):
         tables = self.embeddings[...].astype(self.decoder.config.dtype)
         return sum(tables[k][ids[..., k]] for k in range(self.num_codebooks))
 
-    def _logits(self, x: Array) -> Array:
+    def _logits(self, x: Array, codebook: Array | None = None) -> Array:
         heads = self.heads[...].astype(x.dtype)
+        if codebook is not None:
+            heads = jax.lax.dynamic_slice_in_dim(heads, codebook, 1)
         return jnp.einsum("bsd,kdv->bskv", x, heads, preferred_element_type=jnp.float32)

@@ -152,9 +152,8 @@ def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes:
         masked = (spans.masked(scores, now.share) | now.first) & free
         row = jax.lax.dynamic_index_in_dim(state.ids, now.stage, axis=2, keepdims=False)
         ids = _set_codebook(state.ids, now.stage, jnp.where(masked, special, row))
-        logits = model(jnp.tile(ids, (branches, 1, 1)), memory, local=jnp.bool_(local))
-        logits = jax.lax.dynamic_index_in_dim(logits, now.stage, axis=2, keepdims=False)
-        logits = combine(logits, now.share * weights[0] + (1 - now.share) * weights[1])
+        logits = model(jnp.tile(ids, (branches, 1, 1)), memory, local=jnp.bool_(local), codebook=now.stage)
+        logits = combine(logits[:, :, 0], now.share * weights[0] + (1 - now.share) * weights[1])
         over = (jnp.argmax(logits, axis=-1) == special) & masked & may_end & (now.stage == 0)
         end = jnp.min(jnp.where(over, frames, state.end[:, None]), axis=1)
         logits = logits[..., :special]

@@ -251,10 +251,9 @@ class Singer:
         model = nnx.merge(self._graph, params)
         pattern = _pattern(self.config, codes.shape[1], self._facts)
         memory = encode(model, sources, np.ones((1, len(self.source_names)), bool), len(codes))
-        logits = model(pattern.interleave(codes, model.special)[:, :-1], memory)
-        logits = jax.lax.dynamic_index_in_dim(logits, stage, axis=2, keepdims=False)
+        logits = model(pattern.interleave(codes, model.special)[:, :-1], memory, codebook=stage)
         # The logits of a step are those before it.
-        logits = logits[:, jnp.asarray(pattern.steps)[:, stage] - 1, :model.special]
+        logits = logits[:, jnp.asarray(pattern.steps)[:, stage] - 1, 0, :model.special]
         row = jax.lax.dynamic_index_in_dim(codes, stage, axis=2)
         return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.minimum(row, model.special - 1), axis=-1)[..., 0]
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+FEW = 64  # distributions that are sorted for top-k and nucleus; more are bisected
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +29,54 @@ class Choice:
 def keep_likely(logits: Array, top_k: Array, top_p: Array) -> Array:
     """Sets logits [..., V] outside of top-k and the nucleus to -inf; ties at the edge stay in."""
     size = logits.shape[-1]
+    top_k = jnp.where(top_k > 0, top_k, size)
+    top_p = jnp.where(top_p < 1, top_p, jnp.inf)  # the rounded sum of nearly all probabilities may be 1 already
+    # A bisection is 32 rounds, which an accelerator must start one by one, so the few distributions of a step are
+    # sorted. To sort those of all frames at once would take longer than the forward pass that made them.
+    edge = _sorted_edge if logits.size // size < FEW else _bisected_edge
+    return jnp.where(logits >= edge(logits, top_k, top_p), logits, -jnp.inf)
+
+
+def _sorted_edge(logits: Array, top_k: Array, top_p: Array) -> Array:
+    """[..., 1], the smallest logit that is kept."""
     ranked = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
     probabilities = jax.nn.softmax(ranked, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    kept = (jnp.arange(size) < jnp.where(top_k > 0, top_k, size)) & (before < top_p)
+    kept = (jnp.arange(logits.shape[-1]) < top_k) & (before < top_p)
     kept = kept.at[..., 0].set(True)
-    edge = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= edge, logits, -jnp.inf)
+    return jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
+
+
+def _bisected_edge(logits: Array, top_k: Array, top_p: Array) -> Array:
+    """As `_sorted_edge`, without a sort: the smallest number above which there are few and improbable enough logits.
+
+    It is found exactly, over the 32 bits of a float.
+    """
+    logits = logits.astype(jnp.float32)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+
+    def halve(_, bounds):
+        below, kept = bounds
+        middle = (below & kept) + ((below ^ kept) >> 1)  # their mean, rounded down, which cannot overflow
+        before = logits > _float(middle)
+        mass = jnp.where(before, probabilities, 0).sum(axis=-1, keepdims=True)
+        keep = (before.sum(axis=-1, keepdims=True) < top_k) & (mass < top_p)
+        return jnp.where(keep, below, middle), jnp.where(keep, middle, kept)
+
+    highest = _integer(logits.max(axis=-1, keepdims=True))
+    bounds = jnp.full_like(highest, _integer(jnp.float32(-jnp.inf))), highest
+    return _float(jax.lax.fori_loop(0, 32, halve, bounds)[1])
+
+
+def _integer(x: Array) -> Array:
+    """float32 -> int32 in the same order."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def _float(x: Array) -> Array:
+    """The inverse of `_integer`."""
+    return jax.lax.bitcast_convert_type(x ^ ((x >> 31) & 0x7FFFFFFF), jnp.float32)
 
 
 def choose(logits: Array, keys: Array, choice: Choice) -> Array:

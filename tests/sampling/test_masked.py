@@ -25,13 +25,14 @@ class Toy:
     def __init__(self, ends=()):
         self.end = np.where(np.isin(np.arange(T), ends), 99.0, -99.0).astype("f")  # logits of the end of song
 
-    def __call__(self, ids, memory, *, local, xp=jnp):
+    def __call__(self, ids, memory, *, local, codebook, xp=jnp):
         x = sum(xp.asarray(TABLES[k])[ids[..., k]] for k in range(K))
         x = x + 0.5 * xp.concatenate([xp.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
         x = x + xp.sin(xp.arange(ids.shape[1])[:, None, None] * xp.arange(1.0, V + 2))
         x = xp.where(local, x, -0.7 * x)
         end = xp.broadcast_to(xp.asarray(self.end[:ids.shape[1], None, None]), (*x.shape[:-1], 1))
-        return xp.concatenate([x[..., :V] + memory[:, None, None], end], axis=-1)
+        x = xp.concatenate([x[..., :V] + memory[:, None, None], end], axis=-1)
+        return xp.take(x, xp.asarray([codebook]), axis=2)
 
 
 TOY = Toy()
@@ -76,7 +77,7 @@ def padded(song):
 
 def naive_logits(toy, song, b, stage, share):
     null, full = (
-        toy(padded(song)[None], BIAS[[row]], local=stage > 0, xp=np)[0, :len(song), stage].astype(float)
+        toy(padded(song)[None], BIAS[[row]], local=stage > 0, codebook=stage, xp=np)[0, :len(song), 0].astype(float)
         for row in (b, B + b))
     return null + (share * 4.0 + (1 - share) * 1.0) * (full - null)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autosong_jax.sampling.tokens import Choice, choose, keep_likely
+from autosong_jax.sampling.tokens import FEW, Choice, choose, keep_likely
 
 
 def naive_kept(logits, top_k, top_p):
@@ -23,13 +23,23 @@ def naive_kept(logits, top_k, top_p):
 
 @pytest.mark.parametrize("top_k", [0, 1, 3, 50])
 @pytest.mark.parametrize("top_p", [1.0, 0.7, 0.01])
-def test_filters_equal_a_loop(top_k, top_p):
-    logits = np.random.default_rng(top_k).normal(size=(4, 3, 20)).astype(np.float32) * 2
+@pytest.mark.parametrize("shape", [(4, 3), (FEW // 2, 2)])
+def test_filters_equal_a_loop(top_k, top_p, shape):
+    logits = np.random.default_rng(top_k).normal(size=(*shape, 20)).astype(np.float32) * 2
     filtered = np.asarray(keep_likely(jnp.asarray(logits), jnp.int32(top_k), jnp.float32(top_p)))
-    for index in np.ndindex(4, 3):
+    for index in np.ndindex(shape):
         kept = set(np.flatnonzero(np.isfinite(filtered[index])))
         assert kept == naive_kept(logits[index].astype(np.float64), top_k, top_p)
         np.testing.assert_array_equal(filtered[index][list(kept)], logits[index][list(kept)])
+
+
+@pytest.mark.parametrize("count", [1, FEW])
+@pytest.mark.parametrize(("top_k", "top_p", "kept"), [
+    (2, 1.0, [1, 2, 4]), (4, 1.0, [0, 1, 2, 4]), (0, 0.5, [1, 2, 4]), (1, 1.0, [4]), (0, 1.0, [0, 1, 2, 4, 5])])
+def test_ties_at_the_edge_stay_in(count, top_k, top_p, kept):
+    logits = jnp.tile(jnp.array([-1.0, 0.5, 0.5, -jnp.inf, 1.0, -70.0]), (count, 1))
+    filtered = keep_likely(logits, jnp.int32(top_k), jnp.float32(top_p))
+    np.testing.assert_array_equal(np.isfinite(filtered), np.tile(np.isin(np.arange(6), kept), (count, 1)))
 
 
 def test_frequencies_follow_the_tempered_distribution():
