@@ -21,6 +21,8 @@ def define_flags() -> None:
     flags.DEFINE_string("split", "validation", "Split of the dataset.")
     flags.DEFINE_integer("songs", 200, "At most so many songs.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of the first song.", lower_bound=0)
+    flags.DEFINE_float("hybrid_seconds", None, "Sung step by step before a masked model fills in the rest.")
+    flags.DEFINE_string("rescorer", None, "Workdir of a model of next steps that judges the codes of a masked one.")
     flags.mark_flags_as_required(["workdir", "dataset"])
 
 
@@ -30,11 +32,14 @@ def main() -> None:
     from autosong_jax.evaluation.notes import lyric_notes, note_error_rate, sung_notes
 
     singer, dataset = autosong_jax.load(FLAGS.workdir), SongDataset(FLAGS.dataset, FLAGS.split)
+    helpers = {"hybrid_seconds": FLAGS.hybrid_seconds,
+               "rescorer": autosong_jax.load(FLAGS.rescorer) if FLAGS.rescorer else None}
     records = [dataset[i] for i in range(min(FLAGS.songs, len(dataset)))]
     started, songs = time.perf_counter(), []
     for i in cli.progress(range(0, len(records), BATCH), unit="batch"):
         part = records[i:i + BATCH]
-        songs += singer.generate([r["lyrics"] for r in part], [r["genre"] for r in part], seed=FLAGS.seed + i)
+        songs += singer.generate(
+            [r["lyrics"] for r in part], [r["genre"] for r in part], seed=FLAGS.seed + i, **helpers)
     seconds = time.perf_counter() - started
     asked = [lyric_notes(record["lyrics"]) for record in records]
     sung = [sung_notes(song.audio.mean(axis=0), song.sample_rate) for song in songs]
