@@ -179,8 +179,25 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(step, params, moving_average(state.ema, params, step, train), new_optimizer), metrics
 
-    def eval_step(params: Parameters, frozen: Parameters, batch: Batch):
-        keep = jnp.ones((batch["codes"].shape[0], len(rates)), bool)
+    return Trainer(
+        mesh, pattern, tuple(objectives), graph, abstract, shardings, frozen, fresh,
+        init=jax.jit(init, in_shardings=(shardings.params,), out_shardings=shardings, donate_argnums=0),
+        train_step=jax.jit(train_step, in_shardings=(shardings, frozen_shardings, batch_sharding),
+                           out_shardings=(shardings, replicated), donate_argnums=0),
+        eval_step=jax.jit(evaluated(sums, objectives, len(rates)), out_shardings=replicated,
+                          in_shardings=(shardings.params, frozen_shardings, batch_sharding)))
+
+
+def evaluated(sums: Callable, objectives: Mapping[str, Objective], num_sources: int) -> Callable:
+    """`Trainer.eval_step`: all parts of all objectives, each with the same masks for the same batch at every pass.
+
+    Args:
+      sums: (params, frozen, whole, fixed, key) -> loss, sums; see `make_trainer`.
+      objectives: by name.
+      num_sources: of the model, all of which are kept.
+    """
+    def eval_step(params: Parameters, frozen: Parameters, batch: Batch) -> dict[str, dict[str, Array]]:
+        keep = jnp.ones((batch["codes"].shape[0], num_sources), bool)
         keys = jax.random.split(jax.random.key(0), batch["codes"].shape[0])
 
         def of_part(objective: Objective, part: Array):
@@ -194,13 +211,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
 
         return {name: of_all(objective) for name, objective in objectives.items()}
 
-    return Trainer(
-        mesh, pattern, tuple(objectives), graph, abstract, shardings, frozen, fresh,
-        init=jax.jit(init, in_shardings=(shardings.params,), out_shardings=shardings, donate_argnums=0),
-        train_step=jax.jit(train_step, in_shardings=(shardings, frozen_shardings, batch_sharding),
-                           out_shardings=(shardings, replicated), donate_argnums=0),
-        eval_step=jax.jit(eval_step, in_shardings=(shardings.params, frozen_shardings, batch_sharding),
-                          out_shardings=replicated))
+    return eval_step
 
 
 def accumulated(gradient: Callable, count: int, mesh: Mesh) -> Callable:
