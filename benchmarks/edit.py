@@ -59,9 +59,9 @@ def main() -> None:
                 notes[j] += len(expected)
     new, old = errors / notes
     until = f"{FLAGS.stop:g} s" if FLAGS.stop else "the end"
-    print(f"{count} songs edited from {FLAGS.start:g} s to {until}: outside, all codes are equal in {kept}; inside, the "
-          f"note error rate is {new:.3f} against the new lyrics ({notes[0]:.0f} notes) and {old:.3f} against the old "
-          f"({notes[1]:.0f})")
+    print(f"{count} songs edited from {FLAGS.start:g} s to {until}: outside, all codes are equal in {kept}; inside, "
+          f"the note error rate is {new:.3f} against the new lyrics ({notes[0]:.0f} notes) and {old:.3f} against the "
+          f"old ({notes[1]:.0f})")
 
 
 def _notes_between(song: str, start: float, stop: float) -> list[int]:
