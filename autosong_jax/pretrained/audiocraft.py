@@ -120,6 +120,10 @@ def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
         config = _read_config(metadata)
         transformer, conditioners, fuser = config["transformer_lm"], config["conditioners"], config["fuser"]
         pattern, seconds = config["codebooks_pattern"], config["dataset"]["segment_duration"]
+        masked = config.get("lm_model") == _MASKED
+        filling = {} if not masked else {
+            "model_type": musicgen.MASKED, "seconds": seconds, "span_length": config["masking"]["span_len"],
+            "subcodes_context": transformer["subcodes_context"], "sampling": config["generate"]["lm"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks a part of its training config ({error}): expected a MusicGen that audiocraft "
                         "exported") from error
@@ -128,7 +132,6 @@ def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
             raise UserError(f"{path} has a decoder with {name} {transformer[name]!r}, expected {value!r}: this is no "
                             "MusicGen that can be read here")
     stereo = config.get("interleave_stereo_codebooks", {}).get("use", False)
-    masked = config.get("lm_model") == _MASKED
     num_codebooks, channels = transformer["n_q"], 2 if stereo else 1
     delays = None if masked else [k // channels for k in range(num_codebooks)]
     found = (pattern["modeling"], pattern["delay"]["delays"] if pattern["modeling"] == "delay" else None)
@@ -151,10 +154,7 @@ def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
         chroma = conditioners["self_wav"]["chroma_stem"]
         frames = 1 + int(seconds * chroma["sample_rate"]) // 2 ** (chroma["radix2_exp"] - 2)
         result |= {"model_type": musicgen.PREFIX, "chroma_length": frames}
-    if masked:
-        result |= {"model_type": musicgen.MASKED, "seconds": seconds, "span_length": config["masking"]["span_len"],
-                   "subcodes_context": transformer["subcodes_context"], "sampling": config["generate"]["lm"]}
-    return result
+    return result | filling
 
 
 def standard_names(tensors: Tensors) -> Tensors:

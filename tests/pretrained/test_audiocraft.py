@@ -157,6 +157,16 @@ def test_a_pickle_without_a_config(tmp_path):
         released.read(str(tmp_path))
 
 
+@pytest.mark.parametrize("missing", ["generate", "masking", "codebooks_pattern"])
+def test_a_magnet_without_a_part_of_its_config(make_musicgen, tmp_path, missing):
+    directory = save_as_audiocraft(make_musicgen("mono", tmp_path / "toy"), tmp_path / "model", masked=True)
+    _, metadata = audiocraft.unpickle(directory / "state_dict.bin")
+    config = yaml.safe_load(metadata["xp.cfg"])
+    del config[missing]
+    with pytest.raises(UserError, match=f"lacks a part of its training config .'{missing}'"):
+        audiocraft.settings({"xp.cfg": yaml.safe_dump(config)}, directory)
+
+
 def test_a_magnet_is_a_masked_model(make_musicgen, tmp_path, monkeypatch):
     toy = make_musicgen("mono", tmp_path / "toy")
     toy.model.text_encoder.save_pretrained(tmp_path / "t5")
