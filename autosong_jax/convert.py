@@ -3,9 +3,10 @@
 python -m autosong_jax.convert --source=facebook/musicgen-small --workdir=DIR
 python -m autosong_jax.convert --workdir=DIR --export=OUT
 
-A source is a directory or a hub id: MusicGen (text, stereo or melody) as transformers has it, or as audiocraft released
-it. DIR then is a workdir like any other: `generate` sings from it, and `train` goes on from it. With a single file as
-source, a checkpoint of the encodec package, --export=OUT makes it a codec directory.
+A source is a directory or a hub id: MusicGen (text, stereo or melody) as transformers has it, or MusicGen or MAGNeT as
+audiocraft released it. DIR then is a workdir like any other: `generate` sings from it, and configs/finetune.py starts
+training from it. With a single file as source, a checkpoint of the encodec package, --export=OUT makes it a codec
+directory.
 """
 
 import pathlib
