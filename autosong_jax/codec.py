@@ -43,7 +43,9 @@ def main(verb: str) -> None:
         raise UserError(f"--input={FLAGS.input} is missing or not a file")
     codec = _open_codec(FLAGS.codec, FLAGS.bandwidth)
     if verb == "decode":
-        codes = _read_codes(FLAGS.input, codec)
+        from autosong_jax.audio.codec import read_codes
+
+        codes = read_codes(FLAGS.input, codec.num_codebooks, codec.codebook_size)
         blocks = (codes[start:start + _BLOCK] for start in range(0, len(codes), _BLOCK))
         _write(_decode(codec, blocks), codec, len(codes) / codec.frame_rate)
         return
@@ -97,22 +99,6 @@ def _decode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None
         yield from (gain * block for block in codec.decode_blocks(blocks))
     else:
         yield codec.decode(np.concatenate(list(blocks)))
-
-
-def _read_codes(path: str, codec: "Codec") -> np.ndarray:
-    try:
-        codes = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"--input={path} is not a .npy file of codes ({error})") from error
-    if codes.ndim != 2 or codes.shape[1] != codec.num_codebooks or not np.issubdtype(codes.dtype, np.integer):
-        raise UserError(f"--input={path} holds {codes.dtype} {list(codes.shape)}, expected integers [frames, "
-                        f"{codec.num_codebooks}]: an EnCodec's --bandwidth decides the number of codebooks")
-    if not codes.size:
-        raise UserError(f"--input={path} holds no codes")
-    if not 0 <= codes.min() <= codes.max() < codec.codebook_size:
-        raise UserError(f"--input={path} holds codes from {codes.min()} to {codes.max()}, expected 0 to "
-                        f"{codec.codebook_size - 1}: they are another codec's")
-    return codes
 
 
 def _write(blocks: Iterable[np.ndarray], codec: "Codec", seconds: float, samples: int | None = None) -> None:

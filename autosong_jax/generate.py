@@ -149,19 +149,11 @@ def _check_edit() -> None:
 def _clip(path: str, singer) -> np.ndarray:
     """The codes of an audio file, or those in a .npy file."""
     from autosong_jax.audio import io
+    from autosong_jax.audio.codec import read_codes
 
     if not path.endswith(".npy"):
         return singer.codec.encode(io.read(path, singer.codec.sample_rate, singer.codec.channels)[0])
-    expected = f"expected integers [frames, {singer.num_codebooks}] in [0, {singer.codebook_size})"
-    try:
-        codes = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} does not hold codes ({error}): {expected}") from error
-    if codes.dtype.kind not in "iu" or codes.ndim != 2 or codes.shape[1] != singer.num_codebooks:
-        raise UserError(f"{path} holds {codes.dtype} {list(codes.shape)}: {expected}")
-    if codes.size and not 0 <= codes.min() <= codes.max() < singer.codebook_size:
-        raise UserError(f"{path} holds codes from {codes.min()} to {codes.max()}: {expected}")
-    return codes
+    return read_codes(path, singer.num_codebooks, singer.codebook_size)
 
 
 def _numbered(path: str, index: int, count: int) -> pathlib.Path:

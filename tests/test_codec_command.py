@@ -108,8 +108,8 @@ def test_the_codec_of_a_dataset(run, folder, tmp_path):
     (["decode", "--codec=encodec", "--input=several.npz", "--output=x.wav"], ["several.npz", ".npy file of codes"]),
     (["decode", "--codec=encodec", "--input=song.wav", "--output=x.wav"], ["song.wav", ".npy"]),
     (["decode", "--codec=encodec", "--input=text.npy", "--output=x.wav"], ["text.npy", "integers [frames, 2]"]),
-    (["decode", "--codec=encodec", "--input=wide.npy", "--output=x.wav"], ["[5, 7]", "--bandwidth"]),
-    (["decode", "--codec=encodec", "--input=large.npy", "--output=x.wav"], ["64", "0 to 63"]),
+    (["decode", "--codec=encodec", "--input=wide.npy", "--output=x.wav"], ["[5, 7]", "bandwidth"]),
+    (["decode", "--codec=encodec", "--input=large.npy", "--output=x.wav"], ["64", "[0, 64)"]),
 ])
 def test_a_wrong_command_line_is_one_plain_line(folder, monkeypatch, capsys, arguments, words):
     """In this process, since there are many."""

@@ -57,3 +57,24 @@ def _load_encodec(directory: str | pathlib.Path) -> Codec:
 
 
 _LOADERS = {"melrvq": melrvq.MelRVQ.load, "encodec": _load_encodec}
+
+
+def read_codes(path: str | pathlib.Path, num_codebooks: int, codebook_size: int) -> np.ndarray:
+    """The codes in a .npy file, integer [T, K], mapped from the file rather than read into memory.
+
+    Raises:
+      UserError: it holds something else, nothing, or codes that a codec of K codebooks of V entries does not have.
+    """
+    expected = f"expected integers [frames, {num_codebooks}] in [0, {codebook_size})"
+    try:
+        codes = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a .npy file of codes ({error}): {expected}") from error
+    if codes.dtype.kind not in "iu" or codes.ndim != 2 or codes.shape[1] != num_codebooks:
+        raise UserError(f"{path} holds {codes.dtype} {list(codes.shape)}: {expected}; an EnCodec's bandwidth decides "
+                        "the number of codebooks")
+    if not codes.size:
+        raise UserError(f"{path} holds no codes")
+    if not 0 <= codes.min() <= codes.max() < codebook_size:
+        raise UserError(f"{path} holds codes from {codes.min()} to {codes.max()}: {expected}; they are another codec's")
+    return codes

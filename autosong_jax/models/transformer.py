@@ -8,7 +8,7 @@ Letters: B batch, S steps, M memory length, D width, H heads, Dh width of a head
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -299,8 +299,3 @@ class Transformer(nnx.Module):
         copy = nnx.clone(self)
         copy.blocks = nnx.List(layers)
         return copy
-
-
-def parameter_count(module: Any) -> int:
-    """How many numbers the module's parameters hold."""
-    return sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
