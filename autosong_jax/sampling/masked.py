@@ -49,7 +49,7 @@ class Plan:
         """Raises UserError unless this is a plan for `num_codebooks`."""
         if len(self.steps) != num_codebooks or min(self.steps) < 1:
             raise UserError(f"sampling.masked.steps {list(self.steps)}: expected {num_codebooks} numbers of passes, at "
-                            "least 1, one for each codebook of the codec")
+                            "least 1, one for each codebook of the codec; `generate` takes others by --steps")
         for name, value, known in [("arrangement", self.arrangement, ARRANGEMENTS),
                                    ("confidence", self.confidence, CONFIDENCES)]:
             if value not in known:
