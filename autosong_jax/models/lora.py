@@ -21,11 +21,15 @@ class Linear(nnx.Linear):
 
     def __call__(self, x: Array) -> Array:
         """[..., inputs] -> [..., outputs]."""
+        # As one matrix: the gradient of the kernel is then one product over one axis. Over several, XLA on a CPU first
+        # writes both factors anew with that axis last, number by number.
+        *batch, inputs = x.shape
+        x = x.reshape(-1, inputs)
         y = super().__call__(x)
-        if not hasattr(self, "lora_a"):
-            return y
-        x, a, b = self.promote_dtype((x, self.lora_a[...], self.lora_b[...]), dtype=self.dtype)
-        return y + self.lora_scale * ((x @ a) @ b)
+        if hasattr(self, "lora_a"):
+            x, a, b = self.promote_dtype((x, self.lora_a[...], self.lora_b[...]), dtype=self.dtype)
+            y = y + self.lora_scale * ((x @ a) @ b)
+        return y.reshape(*batch, -1)
 
 
 def add(model: nnx.Module, config: ml_collections.ConfigDict, *, rngs: nnx.Rngs) -> None:

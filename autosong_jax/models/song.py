@@ -91,10 +91,13 @@ class SongModel(nnx.Module):
           float32 [B, S, K, V], or [B, S, 1, V] for one codebook (V + 1 with end of song): at step s the logits of step
           s + 1, or if `local` is given the logits of frame s itself.
         """
+        return self._logits(self.hidden(steps, memory, key, local=local), codebook)
+
+    def hidden(self, steps: Array, memory: Memory, key: Array | None = None, *, local: Array | None = None) -> Array:
+        """[B, S, D], what the heads read; arguments as of `__call__`."""
         x = self._embed(steps)
         if self.fusion == "cross":
-            x, _ = self.decoder(x, local=local, memory=memory.states, memory_lengths=memory.lengths, key=key)
-            return self._logits(x, codebook)
+            return self.decoder(x, local=local, memory=memory.states, memory_lengths=memory.lengths, key=key)[0]
         # Prefix: step s of example b stands at lengths[b] + s, right after the memory that counts, and padding goes to
         # the end, where causal attention never looks. So no mask is needed, and padding cannot change a result.
         m, s = memory.states.shape[1], steps.shape[1]
@@ -103,8 +106,7 @@ class SongModel(nnx.Module):
         x = jnp.concatenate([memory.states.astype(x.dtype), x], axis=1)
         x = take_slots(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1)))
         x, _ = self.decoder(x, key=key)
-        x = take_slots(x, memory.lengths[:, None] + jnp.arange(s))
-        return self._logits(x, codebook)
+        return take_slots(x, memory.lengths[:, None] + jnp.arange(s))
 
     def start(self, memory: Memory, num_steps: int) -> Cache:
         """The cache before step 0, for songs of `num_steps` steps. Wants an `unstacked` model."""

@@ -19,7 +19,8 @@ from autosong_jax.errors import UserError
 from autosong_jax.models.attention import attention
 from autosong_jax.models.lora import Linear
 
-ACTIVATIONS = {"gelu": lambda x: jax.nn.gelu(x, approximate=False), "relu": jax.nn.relu}
+# The exact GELU by erf: jax.nn's by erfc takes twice as long on a CPU, and its derivative with it.
+ACTIVATIONS = {"gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)), "relu": jax.nn.relu}
 NORMS = ("pre", "post")
 POSITIONS = ("sinusoidal", "learned", "rotary")
 REMAT_POLICIES = {

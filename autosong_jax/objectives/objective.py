@@ -1,6 +1,6 @@
 """From a batch to what a model reads and must predict, and the loss of its prediction.
 
-An objective turns codes into `Examples`; everything after that is the same for all of them. The loss of a codebook is
+An objective turns codes into `Examples`; everything after that is the same for all of them (`loss`). The loss of a codebook is
 the mean cross-entropy over its valid targets, and the loss is the mean over the codebooks that have any (MusicGen's
 rule, and with one codebook at a time MAGNeT's).
 
@@ -61,23 +61,3 @@ class Objective(Protocol):
         Returns:
           The examples, and `local` as `SongModel` takes it.
         """
-
-
-def codebook_sums(logits: Array, targets: Array, mask: Array) -> dict[str, Array]:
-    """Sums over valid targets: {"cross_entropy", "correct", "count"}, each float32 [K].
-
-    Args:
-      logits: float32 [B, S, K, V] or [B, S, K, V + 1].
-      targets: int32 [B, S, K].
-      mask: bool [B, S, K].
-    """
-    # Targets outside the mask may be the special id, for which a model without end of song has no logit.
-    targets = jnp.where(mask, targets, 0)
-    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    cross_entropy = jax.nn.logsumexp(logits, axis=-1) - target_logits
-    correct = jnp.argmax(logits, axis=-1) == targets
-
-    def total(x):
-        return jnp.where(mask, x, 0).sum(axis=(0, 1), dtype=jnp.float32)
-
-    return {"cross_entropy": total(cross_entropy), "correct": total(correct), "count": total(jnp.ones_like(mask))}

@@ -23,7 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models.build import compute_dtype, held_in
 from autosong_jax.models.song import SongModel
-from autosong_jax.objectives.objective import Examples, Objective, codebook_sums
+from autosong_jax.objectives.loss import codebook_sums
+from autosong_jax.objectives.objective import Examples, Objective
 from autosong_jax.objectives.table import get_objectives
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
 from autosong_jax.training.trainable import Parameters, combine, partition, without
@@ -152,10 +153,9 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         normalizer, local = fixed
         model = nnx.merge(graph, combine(params, frozen))
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-        logits = model(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key, local=local)
-        result = codebook_sums(logits, examples.targets, examples.mask)
-        result["loss"] = (result["cross_entropy"] / normalizer).sum()
-        return result["loss"], result
+        x = model.hidden(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key, local=local)
+        loss, result = codebook_sums(x, model.heads[...], examples.targets, examples.mask, normalizer)
+        return loss, result | {"loss": loss}
 
     gradient = accumulated(jax.grad(sums, has_aux=True), train.accumulation, mesh)
 
