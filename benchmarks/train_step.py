@@ -3,13 +3,11 @@
 python -m benchmarks.train_step --size=xsmall --peer=transformers
 
 A step is forward, backward, clipping by global norm and AdamW, at MusicGen's shapes, conditioned on states of T5. The
-peer is the decoder of `transformers` with PyTorch's fused AdamW. Turns alternate, so that whatever else the machine does
-meets both sides; a table cell is a median, the ratio that of the turns. Compilation and first steps are not counted.
+peer is the decoder of `transformers` with PyTorch's fused AdamW. Turns alternate, so that whatever else the machine
+does meets both sides; a time is a median, the ratio that of the turns. Compilation and first steps are not counted.
 """
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -122,7 +120,7 @@ def flops(params: Any, steps: int, config: Any) -> float:
 
     matrices = {path: leaf.size for path, leaf in flatten_dict(params).items() if path[-1] in ("kernel", "heads")}
     of_memory = sum(size for path, size in matrices.items()
-                    if path[0] == "conditions" or "cross_attention" in path and path[-2] in ("k", "v"))
+                    if path[0] == "conditions" or ("cross_attention" in path and path[-2] in ("k", "v")))
     matmuls = (sum(matrices.values()) - of_memory) * steps + of_memory * TEXT_LENGTH
     pairs = steps * (steps + 1) / 2 + steps * TEXT_LENGTH
     return 6 * FLAGS.batch * (matmuls + 2 * config.model.layers * config.model.width * pairs)

@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Queries are taken in chunks past this many scores a head, so that no [Q, N] array exists at song length.
-MAX_SCORES = 2048 * 2048
-CHUNK = 512
+from autosong_jax.models.blockwise import blockwise
+
+# Past this many scores a head they are made block by block, so that no [Q, N] array exists at song length. By
+# measurement on a CPU: blocks of an eighth of the keys, which leaves little to compute that no query sees, but not so
+# small that starting a product takes longer than the product, nor so large that blocks fall out of the cache.
+FEW_SCORES = 256 * 256
+SMALLEST, LARGEST = 128, 512
 # With a window, queries are taken in blocks of at least so many; measured best on a CPU for windows of a few steps.
 BLOCK = 32
 
@@ -44,19 +48,24 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
     elif jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
         out = jax.nn.dot_product_attention(
             q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
-    elif q.shape[1] * k.shape[1] <= MAX_SCORES:
-        out = _attend(q, k, v, 0, causal, lengths)
+    elif q.shape[1] * k.shape[1] <= FEW_SCORES:
+        out = _attend(q, k, v, causal, lengths)
     else:
-        out = _chunked(q, k, v, causal, lengths)
+        counts = jnp.full(q.shape[0], k.shape[1]) if lengths is None else lengths
+        out = blockwise(q, k, v, counts, causal, _block_size(k.shape[1]))
     if kept is not None:
         out = jnp.where((kept > 0)[:, None, None, None], out, 0)
     return out
 
 
-def _attend(q, k, v, first_query, causal, lengths) -> Array:
-    """Attention of the queries from `first_query` on to all keys, with all scores in memory."""
-    i = first_query + jnp.arange(q.shape[1])[:, None]
-    j = jnp.arange(k.shape[1])
+def _block_size(num_keys: int) -> int:
+    """A multiple of `SMALLEST`, up to `LARGEST`."""
+    return min(SMALLEST * -(-num_keys // (8 * SMALLEST)), LARGEST)
+
+
+def _attend(q, k, v, causal, lengths) -> Array:
+    """Attention with all scores in memory."""
+    i, j = jnp.arange(q.shape[1])[:, None], jnp.arange(k.shape[1])
     seen = j <= i if causal else jnp.ones((q.shape[1], k.shape[1]), bool)
     if lengths is not None:
         seen = seen & (j < lengths[:, None, None, None])
@@ -69,19 +78,6 @@ def _weighted(q, k, v, seen) -> Array:
     # A finite stand-in for -inf: a row that sees nothing stays finite, backward too.
     weights = jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1).astype(v.dtype)
     return jnp.einsum("...hqn,...nhd->...qhd", weights, v)
-
-
-def _chunked(q, k, v, causal, lengths) -> Array:
-    """`_attend` over chunks of queries, recomputed in the backward pass: memory linear in Q."""
-    chunks = _blocks(q, 0, -(-q.shape[1] // CHUNK), CHUNK).swapaxes(0, 1)
-
-    @jax.checkpoint
-    def one(chunk):
-        index, q_chunk = chunk
-        return _attend(q_chunk, k, v, index * CHUNK, causal, lengths)
-
-    out = jax.lax.map(one, (jnp.arange(chunks.shape[0]), chunks)).swapaxes(0, 1)
-    return out.reshape(q.shape[0], -1, *q.shape[2:])[:, :q.shape[1]]
 
 
 def _banded(q, k, v, causal, window, lengths) -> Array:

@@ -34,11 +34,11 @@ def codebook_sums(x: Array, heads: Array, targets: Array, mask: Array, normalize
 
 @jax.custom_vjp
 def _codebook_sums(x, heads, targets, mask, normalizer) -> tuple[Array, Sums]:
-    def one(_, codebook):
-        head, target, counts, divisor = codebook
-        return None, _of_codebook(_logits(x, head), target, counts)[0]
+    def one(codebook):
+        head, target, counts = codebook
+        return _of_codebook(_logits(x, head), target, counts)[0]
 
-    sums = jax.lax.scan(one, None, _by_codebook(heads, targets, mask, normalizer))[1]
+    sums = jax.lax.map(one, (heads, *_by_codebook(targets, mask)))
     return (sums["cross_entropy"] / normalizer).sum(), sums
 
 
@@ -53,7 +53,7 @@ def _with_gradients(x, heads, targets, mask, normalizer) -> tuple[tuple[Array, S
         return x_gradient, (sums, head_gradient.astype(head.dtype))
 
     x_gradient, (sums, heads_gradient) = jax.lax.scan(
-        one, jnp.zeros(x.shape, jnp.float32), _by_codebook(heads, targets, mask, normalizer))
+        one, jnp.zeros(x.shape, jnp.float32), (heads, *_by_codebook(targets, mask), normalizer))
     loss = (sums["cross_entropy"] / normalizer).sum()
     return (loss, sums), (x_gradient.astype(x.dtype), heads_gradient)
 
@@ -67,9 +67,9 @@ def _scaled(gradients, cotangents):
 _codebook_sums.defvjp(_with_gradients, _scaled)
 
 
-def _by_codebook(heads, targets, mask, normalizer) -> tuple[Array, ...]:
-    """The same with the axis of the codebooks in front."""
-    return heads, jnp.moveaxis(targets, -1, 0), jnp.moveaxis(mask, -1, 0), normalizer
+def _by_codebook(targets: Array, mask: Array) -> tuple[Array, Array]:
+    """[B, S, K] -> [K, B, S]."""
+    return jnp.moveaxis(targets, -1, 0), jnp.moveaxis(mask, -1, 0)
 
 
 def _rows(x: Array) -> Array:

@@ -1,8 +1,8 @@
 """From a batch to what a model reads and must predict, and the loss of its prediction.
 
-An objective turns codes into `Examples`; everything after that is the same for all of them (`loss`). The loss of a codebook is
-the mean cross-entropy over its valid targets, and the loss is the mean over the codebooks that have any (MusicGen's
-rule, and with one codebook at a time MAGNeT's).
+An objective turns codes into `Examples`; everything after that is the same for all of them (`loss`). The loss of a
+codebook is the mean cross-entropy over its valid targets, and the loss is the mean over the codebooks that have any
+(MusicGen's rule, and with one codebook at a time MAGNeT's).
 
 Letters: B batch, T frames, S steps, K codebooks, V codebook size.
 """

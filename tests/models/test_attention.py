@@ -1,4 +1,4 @@
-"""Attention against a loop over queries: whole, in chunks, within a window; and what a window costs."""
+"""Attention against a loop over queries: whole, in blocks, within a window; and what it costs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 
 from autosong_jax.models import attention as module
 from autosong_jax.models.attention import attention
+from autosong_jax.models.blockwise import blockwise
 
 
 def naive(q, k, v, causal, window, lengths):
@@ -38,7 +39,7 @@ def random_inputs(steps):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", [None, (13, 0)])
-def test_attention_equals_a_loop_whole_and_in_chunks(monkeypatch, causal, lengths):
+def test_attention_equals_a_loop_whole_and_in_blocks(monkeypatch, causal, lengths):
     q, k, v = random_inputs(13)
     lengths = None if lengths is None else np.array(lengths)
 
@@ -46,11 +47,32 @@ def test_attention_equals_a_loop_whole_and_in_chunks(monkeypatch, causal, length
         return attention(q, k, v, causal=causal, lengths=lengths)
 
     whole = gradients(attend, q, k, v)
-    monkeypatch.setattr(module, "MAX_SCORES", 0)
-    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "FEW_SCORES", 0)
+    monkeypatch.setattr(module, "LARGEST", 4)
     np.testing.assert_allclose(whole[0], naive(q, k, v, causal, None, lengths), atol=1e-5)
     for one, other in zip(gradients(attend, q, k, v), whole, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(9, 4), (3, 21), (8, 8)])
+@pytest.mark.parametrize("lengths", [(2, 1), (4, 3)])
+def test_attention_to_a_memory_in_blocks_equals_a_loop(queries, keys, lengths):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, n, 3, 4)).astype(np.float32) for n in (queries, keys, keys))
+    lengths = np.array(lengths)
+    out, *grads = gradients(lambda q, k, v: blockwise(q, k, v, lengths, False, 4), q, k, v)
+    np.testing.assert_allclose(out, naive(q, k, v, False, None, lengths), atol=1e-5)
+    for one, other in zip(grads, gradients(lambda *x: attention(*x, lengths=lengths), q, k, v)[1:], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_memory_of_attention_grows_with_the_length_alone():
+    def megabytes(steps):
+        x = jax.ShapeDtypeStruct((1, steps, 2, 8), jnp.float32)
+        grad = jax.grad(lambda q, k, v: attention(q, k, v, causal=True).sum(), argnums=(0, 1, 2))
+        return jax.jit(grad).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes / 1e6
+
+    assert megabytes(18_000) < 1.1 * 4 * megabytes(4500)
 
 
 @pytest.mark.parametrize(("steps", "window", "causal", "lengths"), [
