@@ -71,7 +71,7 @@ def train(length: int) -> None:
 
 
 def compile_step(length: int, shape: dict[str, int]) -> tuple[Any, Any, Any]:
-    """The compiled training step for one song of `length` steps, its trainer, and a batch."""
+    """The compiled training step for one song of `length` steps a device, its trainer, and a batch."""
     import jax
     import ml_dtypes
 
@@ -84,18 +84,18 @@ def compile_step(length: int, shape: dict[str, int]) -> tuple[Any, Any, Any]:
 
     config = lyric2music.get_config()
     config.model.update(shape)
-    frames = length // CODEC["num_codebooks"]
-    config.data.update(seconds=frames / CODEC["frame_rate"], batch_size=1)
+    frames, songs = length // CODEC["num_codebooks"], jax.device_count()
+    config.data.update(seconds=frames / CODEC["frame_rate"], batch_size=songs)
     text = TextEncoderInfo("bert:bert-base-multilingual-cased", "", "states", width=TEXT_WIDTH)
     trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, text, rngs=rngs),
                            window_pattern(config, CODEC), make_mesh(config.mesh))
     generator = np.random.default_rng(0)
     batch = put_batch({
-        "codes": generator.integers(CODEC["codebook_size"], size=(1, frames, 2)).astype(np.int32),
-        "num_frames": np.full(1, frames, np.int32),
+        "codes": generator.integers(CODEC["codebook_size"], size=(songs, frames, 2)).astype(np.int32),
+        "num_frames": np.full(songs, frames, np.int32),
         "sources": {name: {
-            "states": generator.normal(size=(1, source.max_length, TEXT_WIDTH)).astype(ml_dtypes.bfloat16),
-            "length": np.full(1, source.max_length, np.int32)} for name, source in config.sources.items()}},
+            "states": generator.normal(size=(songs, source.max_length, TEXT_WIDTH)).astype(ml_dtypes.bfloat16),
+            "length": np.full(songs, source.max_length, np.int32)} for name, source in config.sources.items()}},
         trainer.mesh)
     return trainer.train_step.lower(trainer.abstract, {}, jax.tree.map(np.asarray, batch)).compile(), trainer, batch
 
