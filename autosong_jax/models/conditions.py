@@ -64,7 +64,7 @@ class IdSource(nnx.Module):
         x = self.ids(source["ids"])
         if hasattr(self, "sections"):
             x = x + self.sections(source["sections"]) + self.lines(source["lines"])
-        x, _ = self.encoder(x, lengths=source["length"], key=key)
+        x = self.encoder(x, lengths=source["length"], key=key)
         return self.projection(x)
 
 

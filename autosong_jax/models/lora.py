@@ -67,6 +67,14 @@ def _add_to(layer: Linear, config: ml_collections.ConfigDict, rngs: nnx.Rngs) ->
     layer.lora_scale = config.alpha / config.rank
 
 
+def merged_kernel(layer: Linear) -> Array:
+    """W + (alpha / rank) A B of a layer, or its W alone; [..., inputs, outputs], stacked or not, in W's dtype."""
+    kernel = layer.kernel[...]
+    if not hasattr(layer, "lora_a"):
+        return kernel
+    return (kernel + layer.lora_scale * (layer.lora_a[...] @ layer.lora_b[...])).astype(kernel.dtype)
+
+
 def merge(params: Any, config: ml_collections.ConfigDict) -> Any:
     """The parameters of the model without LoRA that gives what this one gives; those of one without LoRA as they are.
 

@@ -12,28 +12,12 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
+from autosong_jax.models import decoding
 from autosong_jax.models.conditions import Conditions, Memory, null_memory, take_slots
-from autosong_jax.models.transformer import KeysValues, Transformer, TransformerConfig
+from autosong_jax.models.decoding import Cache
+from autosong_jax.models.transformer import Transformer, TransformerConfig
 
 FUSIONS = ("cross", "prefix")
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-    """What decoding keeps from step to step.
-
-    Attributes:
-      layers: keys and values of the steps so far, one pair a layer.
-      memory: keys and values of the memory, one pair a layer; empty for prefix fusion, which keeps them in `layers`.
-      memory_lengths: int32 [B].
-      offset: int32 [] or [B]: where step 0 stands in `layers`.
-    """
-
-    layers: list[KeysValues]
-    memory: list[KeysValues]
-    memory_lengths: Array
-    offset: Array
 
 
 class SongModel(nnx.Module):
@@ -69,6 +53,11 @@ class SongModel(nnx.Module):
         """The condition sources, in the order of the columns of `keep`."""
         return self.conditions.names if self.conditions else []
 
+    @property
+    def num_ids(self) -> int:
+        """V, or V + 1 with end of song: what the heads predict."""
+        return self.heads.shape[-1]
+
     def encode(self, sources: Mapping[str, Mapping[str, Array]], keep: Array, key: Array | None = None) -> Memory:
         """The memory of a batch; see `Conditions.__call__`. `keep` is bool [B, number of sources]."""
         if self.conditions is None:
@@ -97,27 +86,25 @@ class SongModel(nnx.Module):
         """[B, S, D], what the heads read; arguments as of `__call__`."""
         x = self._embed(steps)
         if self.fusion == "cross":
-            return self.decoder(x, local=local, memory=memory.states, memory_lengths=memory.lengths, key=key)[0]
-        # Prefix: step s of example b stands at lengths[b] + s, right after the memory that counts, and padding goes to
-        # the end, where causal attention never looks. So no mask is needed, and padding cannot change a result.
-        m, s = memory.states.shape[1], steps.shape[1]
-        slots = jnp.arange(m + s)
-        at = slots - memory.lengths[:, None]
-        x = jnp.concatenate([memory.states.astype(x.dtype), x], axis=1)
-        x = take_slots(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1)))
-        x, _ = self.decoder(x, key=key)
-        return take_slots(x, memory.lengths[:, None] + jnp.arange(s))
+            return self.decoder(x, local=local, memory=memory.states, memory_lengths=memory.lengths, key=key)
+        x = self.decoder(self._after_memory(x, memory), key=key)
+        return take_slots(x, memory.lengths[:, None] + jnp.arange(steps.shape[1]))
 
-    def start(self, memory: Memory, num_steps: int) -> Cache:
-        """The cache before step 0, for songs of `num_steps` steps. Wants an `unstacked` model."""
-        batch, m = memory.states.shape[:2]
-        if self.fusion == "prefix":
-            layers = self.decoder.empty_cache(batch, m + num_steps)
-            _, layers = self.decoder(memory.states, cache=layers, index=jnp.int32(0))
-            return Cache(layers, [], memory.lengths, memory.lengths)
-        layers = self.decoder.empty_cache(batch, num_steps)
-        projected = self.decoder.project_memory(memory.states) if self.decoder.config.cross_attention else []
-        return Cache(layers, projected, memory.lengths, jnp.int32(0))
+    def start(self, memory: Memory, steps: Array, room: int) -> Cache:
+        """The cache after the first steps of songs, which are read at once. Wants an `unstacked` model.
+
+        Args:
+          memory: from `encode`.
+          steps: int [B, P, K], the steps before the one that `step` is called for first; P may be 0. Where more of them
+            are given, those from that one on mean nothing and change nothing.
+          room: the steps that the cache has room for, at least P; `decoding.grown` makes more.
+        """
+        x = self._embed(steps)
+        if self.fusion == "cross":
+            return decoding.start(self.decoder, x, room, memory.states, memory.lengths)
+        before = memory.states.shape[1]
+        cache = decoding.start(self.decoder, self._after_memory(x, memory), before + room)
+        return dataclasses.replace(cache, offset=memory.lengths, before=before)
 
     def step(self, ids: Array, index: Array, cache: Cache) -> tuple[Array, Cache]:
         """One step of decoding: what `__call__` gives at step `index`, from the cache of the steps before it.
@@ -130,17 +117,27 @@ class SongModel(nnx.Module):
         Returns:
           float32 [B, K, V] (V + 1 with end of song), the logits of step index + 1; the new cache.
         """
-        at = cache.offset + index
-        x, layers = self.decoder(
-            self._embed(ids[:, None]), at[..., None], memory=cache.memory, memory_lengths=cache.memory_lengths,
-            cache=cache.layers, index=at)
-        return self._logits(x)[:, 0], dataclasses.replace(cache, layers=layers)
+        x, cache = decoding.step(self.decoder, self._embed(ids[:, None]), index, cache)
+        return self._logits(x)[:, 0], cache
 
-    def unstacked(self) -> "SongModel":
-        """This model with separate arrays a decoder layer, as `start` and `step` want it."""
+    def unstacked(self, *, consume: bool = False) -> "SongModel":
+        """This model as `start` and `step` want it; see `Transformer.unstacked`."""
         copy = nnx.clone(self)
-        copy.decoder = self.decoder.unstacked()
+        copy.decoder = self.decoder.unstacked(consume=consume)
+        dtype = self.decoder.config.dtype
+        copy.embeddings[...], copy.heads[...] = copy.embeddings[...].astype(dtype), copy.heads[...].astype(dtype)
         return copy
+
+    def _after_memory(self, x: Array, memory: Memory) -> Array:
+        """[B, M + S, D]: the memory that counts, the steps x [B, S, D] from `memory.lengths` on, then padding.
+
+        Causal attention never looks at the end. So no mask is needed, and padding cannot change a result.
+        """
+        m, s = memory.states.shape[1], x.shape[1]
+        slots = jnp.arange(m + s)
+        at = slots - memory.lengths[:, None]
+        x = jnp.concatenate([memory.states.astype(x.dtype), x], axis=1)
+        return take_slots(x, jnp.where(at < 0, slots, jnp.minimum(m + at, m + s - 1)))
 
     def _embed(self, ids: Array) -> Array:
         """int [B, S, K] -> [B, S, D], the sum over the codebooks."""

@@ -1,13 +1,15 @@
 """One transformer for everything: decoder with or without cross-attention, bidirectional encoder.
 
 Training applies the blocks by a scan over stacked parameters, each block rematerialised by the policy of the config.
-Decoding applies the same blocks one by one over separate arrays (`Transformer.unstacked`), with a key-value cache.
+Sampling applies the same blocks one by one over separate arrays (`Transformer.unstacked`); `models.decoding` does so
+step by step, with a cache.
 
 Letters: B batch, S steps, M memory length, D width, H heads, Dh width of a head.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,7 +19,7 @@ from jax import Array
 
 from autosong_jax.errors import UserError
 from autosong_jax.models.attention import attention
-from autosong_jax.models.lora import Linear
+from autosong_jax.models.lora import Linear, merged_kernel
 
 # The exact GELU by erf: jax.nn's by erfc takes twice as long on a CPU, and its derivative with it.
 ACTIVATIONS = {"gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)), "relu": jax.nn.relu}
@@ -62,7 +64,7 @@ class TransformerConfig:
 
 
 class KeysValues(NamedTuple):
-    """What attention attends to: k and v [B, N, H, Dh]."""
+    """What attention attends to: k and v [B, N, H, Dh], or in a cache [B, H, N, Dh]."""
 
     k: Array
     v: Array
@@ -114,18 +116,42 @@ class Attention(nnx.Module):
 
     def queries(self, x: Array) -> Array:
         """[B, S, D] -> [B, S, H, Dh]."""
-        return self._split(self.q(x))
+        return _split(self.q(x), self.heads)
 
     def keys_values(self, x: Array) -> KeysValues:
         """[B, N, D] -> keys and values [B, N, H, Dh]."""
-        return KeysValues(self._split(self.k(x)), self._split(self.v(x)))
+        return KeysValues(_split(self.k(x), self.heads), _split(self.v(x), self.heads))
+
+    def queries_keys_values(self, x: Array) -> tuple[Array, KeysValues]:
+        """Both of one x, [B, S, D]."""
+        return self.queries(x), self.keys_values(x)
 
     def output(self, x: Array) -> Array:
         """[B, S, H, Dh] -> [B, S, D]."""
         return self.out(x.reshape(*x.shape[:2], -1))
 
-    def _split(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:2], self.heads, -1)
+
+class FusedAttention(nnx.Module):
+    """`Attention` of x to itself, its three projections by one matrix, which is read faster than three."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.heads = config.heads
+        self.qkv = _linear(config.width, 3 * config.width, config, rngs)
+        self.out = _linear(config.width, config.width, config, rngs)
+
+    def queries_keys_values(self, x: Array) -> tuple[Array, KeysValues]:
+        """[B, S, D] -> three of [B, S, H, Dh]."""
+        q, k, v = (_split(part, self.heads) for part in jnp.split(self.qkv(x), 3, axis=-1))
+        return q, KeysValues(k, v)
+
+    def output(self, x: Array) -> Array:
+        """[B, S, H, Dh] -> [B, S, D]."""
+        return self.out(x.reshape(*x.shape[:2], -1))
+
+
+def _split(x: Array, heads: int) -> Array:
+    """[B, S, D] -> [B, S, H, Dh]."""
+    return x.reshape(*x.shape[:2], heads, -1)
 
 
 class MLP(nnx.Module):
@@ -143,9 +169,9 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """Self-attention, cross-attention if the config asks for it, MLP; each a residual with a norm before or after."""
 
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, attention: type[nnx.Module] = Attention, *, rngs: nnx.Rngs):
         self.config = config
-        self.self_attention = Attention(config, rngs=rngs)
+        self.self_attention = attention(config, rngs=rngs)
         self.self_norm = layer_norm(config.width, config.dtype, rngs)
         if config.cross_attention:
             self.cross_attention = Attention(config, rngs=rngs)
@@ -154,9 +180,34 @@ class Block(nnx.Module):
         self.mlp_norm = layer_norm(config.width, config.dtype, rngs)
 
     def __call__(self, x: Array, positions: Array, *, lengths: Array | None = None, local: Array | None = None,
-                 memory: KeysValues | None = None, memory_lengths: Array | None = None, cache: KeysValues | None = None,
-                 index: Array | None = None, key: Array | None = None) -> tuple[Array, KeysValues | None]:
-        """Applies the block; see `Transformer.__call__` for the arguments. Returns the new x and the new cache."""
+                 memory: KeysValues | None = None, memory_lengths: Array | None = None, key: Array | None = None
+                 ) -> Array:
+        """Applies the block; see `Transformer.__call__` for the arguments."""
+        def attend_self(x):
+            q, (k, v) = self.queries_keys_values(x, positions)
+            if local is not None:
+                return attention(q, k, v, window=self.config.window, local=local, lengths=lengths)
+            return attention(q, k, v, causal=self.config.causal, lengths=lengths)
+
+        return self.residuals(x, attend_self, lambda q: attention(q, *memory, lengths=memory_lengths), key)
+
+    def queries_keys_values(self, x: Array, positions: Array) -> tuple[Array, KeysValues]:
+        """Queries, keys and values of self-attention for normed x [B, S, D]; rotated, if positions are rotary."""
+        q, (k, v) = self.self_attention.queries_keys_values(x)
+        if self.config.positions == "rotary":
+            q, k = rotate(q, positions), rotate(k, positions)
+        return q, KeysValues(k, v)
+
+    def residuals(self, x: Array, attend_self: Callable[[Array], Array], attend_memory: Callable[[Array], Array],
+                  key: Array | None = None) -> Array:
+        """The sublayers around what attends to what.
+
+        Args:
+          x: [B, S, D].
+          attend_self: [B, S, D], normed -> [B, S, H, Dh].
+          attend_memory: queries [B, S, H, Dh] -> [B, S, H, Dh].
+          key: PRNG key of dropout; None for none.
+        """
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
 
         def residual(x, norm, sublayer, key):
@@ -164,37 +215,11 @@ class Block(nnx.Module):
                 return x + dropout(sublayer(norm(x)), self.config.dropout, key)
             return norm(x + dropout(sublayer(x), self.config.dropout, key))
 
-        def attend_self(x):
-            nonlocal cache
-            q, (k, v) = self.self_attention.queries(x), self.self_attention.keys_values(x)
-            if self.config.positions == "rotary":
-                q, k = rotate(q, positions), rotate(k, positions)
-            if cache is not None:
-                cache = KeysValues(_write(cache.k, k, index), _write(cache.v, v, index))
-            if cache is not None and x.shape[1] == 1:
-                seen = jnp.broadcast_to(index + 1, x.shape[:1])
-                return self.self_attention.output(attention(q, *cache, lengths=seen))
-            if local is not None:
-                return self.self_attention.output(
-                    attention(q, k, v, window=self.config.window, local=local, lengths=lengths))
-            return self.self_attention.output(attention(q, k, v, causal=self.config.causal, lengths=lengths))
-
-        def attend_memory(x):
-            q = self.cross_attention.queries(x)
-            return self.cross_attention.output(attention(q, *memory, lengths=memory_lengths))
-
-        x = residual(x, self.self_norm, attend_self, keys[0])
+        x = residual(x, self.self_norm, lambda x: self.self_attention.output(attend_self(x)), keys[0])
         if self.config.cross_attention:
-            x = residual(x, self.cross_norm, attend_memory, keys[1])
-        return residual(x, self.mlp_norm, self.mlp, keys[2]), cache
-
-
-def _write(cache: Array, new: Array, index: Array) -> Array:
-    """Writes new [B, S, H, Dh] into cache [B, N, H, Dh] at `index`, one for all (a slice) or one an example."""
-    new = new.astype(cache.dtype)
-    if jnp.ndim(index) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, new, index, axis=1)
-    return jax.vmap(lambda c, n, i: jax.lax.dynamic_update_slice_in_dim(c, n, i, axis=0))(cache, new, index)
+            across = self.cross_attention
+            x = residual(x, self.cross_norm, lambda x: across.output(attend_memory(across.queries(x))), keys[1])
+        return residual(x, self.mlp_norm, self.mlp, keys[2])
 
 
 class Transformer(nnx.Module):
@@ -223,9 +248,8 @@ class Transformer(nnx.Module):
                 parameter[...] = parameter[...] * scale[:, None, None]
 
     def __call__(self, x: Array, positions: Array | None = None, *, lengths: Array | None = None,
-                 local: Array | None = None, memory: Array | list[KeysValues] | None = None,
-                 memory_lengths: Array | None = None, cache: list[KeysValues] | None = None,
-                 index: Array | None = None, key: Array | None = None) -> tuple[Array, list[KeysValues] | None]:
+                 local: Array | None = None, memory: Array | None = None, memory_lengths: Array | None = None,
+                 key: Array | None = None) -> Array:
         """Applies the stack.
 
         Args:
@@ -234,69 +258,78 @@ class Transformer(nnx.Module):
           lengths: int [B], the keys of self-attention that count; None for all.
           local: bool [], may be traced: self-attention sees all steps, or if true those within the config's window.
             None: what comes before a step if the config is causal, all steps if not.
-          memory: [B, M, D] for cross-attention, or what `project_memory` made of it.
+          memory: [B, M, D] for cross-attention.
           memory_lengths: int [B], how many memory slots of each example count.
-          cache: for decoding (unstacked only), one `KeysValues` [B, N, H, Dh] a layer. A single step (S = 1) attends to
-            everything up to `index`; several steps fill an empty cache from its start and attend among themselves.
-          index: int [] or [B], where in the cache the first step goes.
           key: PRNG key of dropout; None for none.
 
         Returns:
-          [B, S, D] and the new cache (None without one).
+          [B, S, D].
         """
-        config = self.config
         positions = jnp.arange(x.shape[1]) if positions is None else positions
-        x = x.astype(config.dtype)
-        if config.positions == "sinusoidal":
-            x = x + sinusoidal(positions, config.width).astype(x.dtype)
-        elif config.positions == "learned":
-            x = x + self.position_table(positions).astype(x.dtype)
-        shared = {"lengths": lengths, "local": local, "memory_lengths": memory_lengths, "index": index}
-        if isinstance(self.blocks, nnx.List):
-            new_cache = []
-            for layer, block in enumerate(self.blocks):
-                layer_memory = memory
-                if config.cross_attention:
-                    layer_memory = (memory[layer] if isinstance(memory, list)
-                                    else block.cross_attention.keys_values(memory))
-                x, layer_cache = block(x, positions, memory=layer_memory, cache=cache and cache[layer],
-                                       key=None if key is None else jax.random.fold_in(key, layer), **shared)
-                new_cache.append(layer_cache)
-            cache = new_cache if cache is not None else None
-        else:
-            x = self._scan(x, positions, memory, key, shared)
-        return (self.norm(x) if config.norm == "pre" else x), cache
+        x = self.placed(x, positions)
 
-    def _scan(self, x, positions, memory, key, shared) -> Array:
+        def apply(block, layer, x):
+            layer_memory = block.cross_attention.keys_values(memory) if self.config.cross_attention else None
+            return block(x, positions, lengths=lengths, local=local, memory=layer_memory, memory_lengths=memory_lengths,
+                         key=None if key is None else jax.random.fold_in(key, layer))
+
+        if isinstance(self.blocks, nnx.List):
+            for layer, block in enumerate(self.blocks):
+                x = apply(block, layer, x)
+        else:
+            x = self._scan(apply, x)
+        return self.normed(x)
+
+    def placed(self, x: Array, positions: Array) -> Array:
+        """x [B, S, D] in the compute dtype and with what `positions` add to it."""
+        x = x.astype(self.config.dtype)
+        if self.config.positions == "sinusoidal":
+            return x + sinusoidal(positions, self.config.width).astype(x.dtype)
+        if self.config.positions == "learned":
+            return x + self.position_table(positions).astype(x.dtype)
+        return x
+
+    def normed(self, x: Array) -> Array:
+        """The output of the last block after the last norm, if there is one."""
+        return self.norm(x) if self.config.norm == "pre" else x
+
+    def _scan(self, apply: Callable[[Block, Array, Array], Array], x: Array) -> Array:
         graph, parameters = nnx.split(self.blocks)
 
         def body(x, layer):
             index, layer_parameters = layer
-            block = nnx.merge(graph, layer_parameters)
-            layer_memory = block.cross_attention.keys_values(memory) if self.config.cross_attention else None
-            x, _ = block(x, positions, memory=layer_memory,
-                         key=None if key is None else jax.random.fold_in(key, index), **shared)
-            return x, None  # x alone: returning the layer would stack its parameters anew.
+            # x alone: returning the layer would stack its parameters anew.
+            return apply(nnx.merge(graph, layer_parameters), index, x), None
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
         return jax.lax.scan(body, x, (jnp.arange(self.config.layers), parameters))[0]
 
-    def project_memory(self, memory: Array) -> list[KeysValues]:
-        """Keys and values of cross-attention for each layer (unstacked only): what decoding computes once a song."""
-        return [block.cross_attention.keys_values(memory) for block in self.blocks]
+    def unstacked(self, *, consume: bool = False) -> "Transformer":
+        """This transformer for sampling: a list of blocks with separate arrays, LoRA merged, queries, keys and values
+        of self-attention by one matrix, all matrices in the compute dtype.
 
-    def empty_cache(self, batch: int, steps: int) -> list[KeysValues]:
-        """A cache for `batch` songs of `steps` steps, in the compute dtype."""
-        config = self.config
-        shape = (batch, steps, config.heads, config.width // config.heads)
-        empty = jnp.zeros(shape, config.dtype)
-        return [KeysValues(empty, empty) for _ in range(config.layers)]
+        Indexing stacked weights costs several times reading separate ones.
 
-    def unstacked(self) -> "Transformer":
-        """This transformer with separate arrays a layer, for decoding: indexing stacked weights costs several reads."""
-        graph, parameters = nnx.split(self.blocks)
-        layers = [nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], parameters)) for i in range(self.config.layers)]
+        Args:
+          consume: this transformer is not used any more; its arrays are freed one after another, so that beside the
+            result few of them are in memory twice.
+        """
+        graph, shapes = nnx.split(nnx.eval_shape(lambda: Block(self.config, FusedAttention, rngs=nnx.Rngs(0))))
+        stacked = dict(nnx.iter_modules(self.blocks))
+        layers = [{} for _ in range(self.config.layers)]
+        for path, _ in nnx.to_flat_state(shapes):
+            *module, name = path
+            sources = [(*module[:-1], part) for part in "qkv"] if module[-1] == "qkv" else [tuple(module)]
+            linears = [stacked[source] for source in sources]
+            arrays = [getattr(linear, name)[...] for linear in linears]
+            if name == "kernel":
+                arrays = [merged_kernel(linear).astype(self.config.dtype) for linear in linears]
+            for i, layer in enumerate(layers):
+                layer[path] = jnp.concatenate([array[i] for array in arrays], axis=-1)
+            if consume:
+                for linear in linears:
+                    getattr(linear, name)[...].delete()
         copy = nnx.clone(self)
-        copy.blocks = nnx.List(layers)
+        copy.blocks = nnx.List([nnx.merge(graph, nnx.from_flat_state(layer.items())) for layer in layers])
         return copy

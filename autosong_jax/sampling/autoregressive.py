@@ -1,21 +1,53 @@
-"""The autoregressive sampler: one loop on the device from the first step of a pattern to the end of the songs.
+"""The autoregressive sampler: loops on the device from the first step of a pattern to the end of the songs.
+
+Every loop has a cache of its own length, longer than the last; the host starts them one after another. A song that is
+over early, or shorter than the pattern, so never pays for the cache of a long one, nor for compiling with it.
 
 Letters: B batch, G guidance branches, T frames, S steps, K codebooks, V codebook size.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from autosong_jax.codebooks.patterns import Pattern
+from autosong_jax.models import decoding
 from autosong_jax.models.conditions import Memory
-from autosong_jax.models.song import Cache, SongModel
+from autosong_jax.models.decoding import Cache
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.tokens import Choice, choose
+
+ROOM = 256  # steps, by which a cache grows at least
+LOOPS = 4  # at most, each of which is compiled
+BLOCK = 64  # steps; prompts are read in whole ones, so that prompts of similar lengths share a program
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Which songs are asked for.
+
+    Attributes:
+      weights: float32 [G], of the guidance branches (`guidance.branches`).
+      keys: PRNG keys [B], one a song.
+      prompt: int32 [B, T, K], the frames to start from, padded to T.
+      prompt_frames: int32 [B], how many frames of `prompt` are given.
+      max_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
+      choice: how ids are chosen.
+    """
+
+    weights: Array
+    keys: Array
+    prompt: Array
+    prompt_frames: Array
+    max_frames: Array
+    choice: Choice
 
 
 @jax.tree_util.register_dataclass
@@ -36,60 +68,107 @@ class SamplerState:
     cache: Cache
 
 
-def sample(model: SongModel, pattern: Pattern, memory: Memory, weights: Array, keys: Array, prompt: Array,
-           prompt_frames: Array, max_frames: Array, choice: Choice,
-           on_step: Callable[[int], None] | None = None) -> tuple[Array, Array]:
-    """Samples songs.
+class Sampler:
+    """Samples songs of one pattern, of T frames, with one model, `unstacked`.
 
     Args:
-      model: `unstacked`.
-      pattern: of T frames.
-      memory: of G B examples, branch after branch.
-      weights: float32 [G], of the branches (`guidance.branches`).
-      keys: PRNG keys [B], one a song.
-      prompt: int32 [B, T, K], the frames to start from, padded to T.
-      prompt_frames: int32 [B], how many frames of `prompt` are given.
-      max_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
-      choice: how ids are chosen.
-      on_step: called on the host every 32 steps with the number of steps done, to show progress; None costs nothing.
-
-    Returns:
-      codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
+      graph: the model without its parameters.
+      pattern: in which it writes.
     """
-    branches, batch = weights.shape[0], keys.shape[0]
-    num_codebooks, special = model.num_codebooks, model.special
-    num_frames = pattern.steps.shape[0]
-    frames, codebooks = jnp.asarray(pattern.frames), jnp.arange(num_codebooks)
-    # The step after which all of the first t + 1 frames stand.
-    complete = jnp.asarray(np.maximum.accumulate(pattern.steps.max(axis=1)))
-    prompt_steps = pattern.interleave(prompt, special)
-    # Only the first codebook may say that the song is over; the others follow it.
-    may_end = (codebooks == 0)[:, None] & (jnp.arange(model.heads.shape[-1]) == special)
-    allowed = may_end | (jnp.arange(model.heads.shape[-1]) < special)
 
-    def body(state: SamplerState) -> SamplerState:
-        ids_now = jax.lax.dynamic_index_in_dim(state.ids, state.step, axis=1, keepdims=False)
-        logits, cache = model.step(jnp.tile(ids_now, (branches, 1)), state.step, state.cache)
-        logits = jnp.where(allowed, combine(logits, weights), -jnp.inf)
-        step = state.step + 1
-        drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, step), choice)
-        frame = frames[step]
-        given = frame < prompt_frames[:, None]
-        over = (drawn[:, 0] == special) & (frame[0] >= 0) & ~given[:, 0]
-        end = jnp.where(over, jnp.minimum(state.end, frame[0]), state.end)
-        ids = jnp.where(given, jax.lax.dynamic_index_in_dim(prompt_steps, step, axis=1, keepdims=False), drawn)
-        ids = jnp.where((frame >= 0) & (frame < end[:, None]), ids, special)
-        ids = jax.lax.dynamic_update_index_in_dim(state.ids, ids, step, axis=1)
-        if on_step is not None:
-            jax.lax.cond(step % 32 == 0, lambda: jax.debug.callback(on_step, step), lambda: None)
-        return SamplerState(step, ids, end, cache)
+    def __init__(self, graph: Any, pattern: Pattern):
+        self._graph, self._pattern = graph, pattern
+        # The step after which all of the first t + 1 frames stand.
+        self._complete = np.maximum.accumulate(pattern.steps.max(axis=1))
+        self._begin = jax.jit(self._begun, static_argnames=("read", "room"))
+        self._advance = jax.jit(self._advanced, static_argnames="on_step", donate_argnames="state")
 
-    def unfinished(state: SamplerState) -> Array:
+    def __call__(self, params: Any, memory: Memory, request: Request, on_step: Callable[[int], None] | None = None
+                 ) -> tuple[Array, Array]:
+        """Samples songs.
+
+        Args:
+          params: of the model.
+          memory: of G B examples, branch after branch.
+          request: of B songs.
+          on_step: called on the host every 32 steps with the number of steps done; None costs nothing.
+
+        Returns:
+          codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
+        """
+        state = self.begin(params, memory, request)
+        state = self.advance(params, state, request, self._pattern.num_steps, on_step)
+        return self._pattern.deinterleave(state.ids), state.end
+
+    def begin(self, params: Any, memory: Memory, request: Request) -> SamplerState:
+        """The state before the first step of which some song does not know all ids; arguments as above."""
+        frames = self._pattern.frames
+        unknown = (frames >= np.min(request.prompt_frames)).any(axis=1)
+        step = int(np.argmax(np.append(unknown, True))) - 1
+        read = min(-(-step // BLOCK) * BLOCK, len(frames))
+        room = next(room for room in self._rooms() if room >= max(step + 1, read))
+        return self._begin(params, memory, request, step, read=read, room=room)
+
+    def advance(self, params: Any, state: SamplerState, request: Request, until: int,
+                on_step: Callable[[int], None] | None = None) -> SamplerState:
+        """The state after step `until` or at the end of the songs; `state` is used up. Other arguments as above."""
+        rooms = [room for room in self._rooms() if room >= state.cache.room]
+        for room in rooms:
+            if state.cache.room < room:
+                state = dataclasses.replace(state, cache=decoding.grown(state.cache, room))
+            state = self._advance(params, state, request, min(until, room), on_step=on_step)
+            if room >= until or not self._unfinished(state):
+                break
+        return state
+
+    def _begun(self, params, memory, request, step, *, read: int, room: int) -> SamplerState:
+        """The state in which `step` is written, its cache with some room.
+
+        The model reads the first steps at once, `read` of them; what they are from `step` on means nothing.
+        """
+        model, frames = nnx.merge(self._graph, params), jnp.asarray(self._pattern.frames)
+        end = jnp.minimum(request.max_frames, len(self._complete)).astype(jnp.int32)
+        given = (frames >= 0) & (frames < jnp.minimum(request.prompt_frames, end)[:, None, None])
+        given &= (jnp.arange(len(frames)) <= step)[:, None]
+        ids = jnp.where(given, self._pattern.interleave(request.prompt, model.special), model.special)
+        first = jnp.tile(ids[:, :read], (request.weights.shape[0], 1, 1))
+        return SamplerState(jnp.int32(step), ids.astype(jnp.int32), end, model.start(memory, first, room))
+
+    def _advanced(self, params, state, request, until, *, on_step) -> SamplerState:
+        """The state after step `until`, or at the end of the songs."""
+        model, branches = nnx.merge(self._graph, params), request.weights.shape[0]
+        frames, codebooks = jnp.asarray(self._pattern.frames), jnp.arange(model.num_codebooks)
+        prompt = self._pattern.interleave(request.prompt, model.special)
+        # Only the first codebook may say that the song is over; the others follow it.
+        ids = jnp.arange(model.num_ids)
+        allowed = (codebooks == 0)[:, None] & (ids == model.special) | (ids < model.special)
+
+        def body(state: SamplerState) -> SamplerState:
+            ids_now = jax.lax.dynamic_index_in_dim(state.ids, state.step, axis=1, keepdims=False)
+            logits, cache = model.step(jnp.tile(ids_now, (branches, 1)), state.step, state.cache)
+            logits = jnp.where(allowed, combine(logits, request.weights), -jnp.inf)
+            step = state.step + 1
+            drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(request.keys, step), request.choice)
+            frame = frames[step]
+            given = frame < request.prompt_frames[:, None]
+            over = (drawn[:, 0] == model.special) & (frame[0] >= 0) & ~given[:, 0]
+            end = jnp.where(over, jnp.minimum(state.end, frame[0]), state.end)
+            ids = jnp.where(given, jax.lax.dynamic_index_in_dim(prompt, step, axis=1, keepdims=False), drawn)
+            ids = jnp.where((frame >= 0) & (frame < end[:, None]), ids, model.special)
+            ids = jax.lax.dynamic_update_index_in_dim(state.ids, ids, step, axis=1)
+            if on_step is not None:
+                jax.lax.cond(step % 32 == 0, lambda: jax.debug.callback(on_step, step), lambda: None)
+            return SamplerState(step, ids, end, cache)
+
+        return jax.lax.while_loop(lambda state: (state.step < until) & self._unfinished(state), body, state)
+
+    def _unfinished(self, state: SamplerState) -> Array:
+        """bool [], whether any song lacks a step."""
         last_frame = jnp.maximum(state.end - 1, 0)
-        return jnp.any((state.step < complete[last_frame]) & (state.end > 0))
+        return jnp.any((state.step < jnp.asarray(self._complete)[last_frame]) & (state.end > 0))
 
-    ids = jnp.full((batch, pattern.num_steps, num_codebooks), special, jnp.int32)
-    cache = model.start(memory, pattern.num_steps)
-    state = SamplerState(jnp.int32(0), ids, jnp.minimum(max_frames, num_frames).astype(jnp.int32), cache)
-    state = jax.lax.while_loop(unfinished, body, state)
-    return pattern.deinterleave(state.ids), state.end
+    def _rooms(self) -> list[int]:
+        """The steps that the caches have room for, one after another."""
+        num_steps = self._pattern.num_steps
+        stride = max(ROOM, -(-num_steps // (LOOPS * BLOCK)) * BLOCK)
+        return [*range(stride, num_steps, stride), num_steps]

@@ -356,13 +356,13 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
     params, _ = load_weights(directory, config, target)
     config.lora.rank = 0  # it is merged now
     graph, _ = abstract_model(config, facts, text)
-    return Singer(config, text, nnx.merge(graph, params).unstacked(), **parts_of(directory, text))
+    return Singer(config, text, nnx.merge(graph, params).unstacked(consume=True), **parts_of(directory, text))
 
 
 def _load_released(model: released.Released) -> Singer:
     graph, params = model.load(compute_dtype(model.config.model.dtype))
-    return Singer(model.config, model.text.info, nnx.merge(graph, params).unstacked(), model.codec.description,
-                  lambda: model.codec, lambda: model.text)
+    return Singer(model.config, model.text.info, nnx.merge(graph, params).unstacked(consume=True),
+                  model.codec.description, lambda: model.codec, lambda: model.text)
 
 
 def parts_of(workdir: pathlib.Path, text: TextEncoderInfo) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from jax import Array
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models.conditions import Memory
 from autosong_jax.models.song import SongModel
-from autosong_jax.sampling import autoregressive, masked
+from autosong_jax.sampling import masked
+from autosong_jax.sampling.autoregressive import Request, Sampler
 from autosong_jax.sampling.guidance import annealed_branches, branches
 from autosong_jax.sampling.options import SamplingOptions
 
@@ -33,7 +34,8 @@ class NextStepWindows:
 
     def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
         self._graph, self._config, self._pattern = graph, config, pattern
-        self._sample = jax.jit(self._sample_window, static_argnames="on_step")
+        self._sampler = Sampler(graph, pattern)
+        self._encode = jax.jit(self._memory)
 
     def prepare(self, names: Sequence[str], options: SamplingOptions) -> tuple[Callable, int]:
         """A sampler with options.
@@ -50,15 +52,14 @@ class NextStepWindows:
         choice = options.choice(sampling)
 
         def sample(params, sources, keys, codes, given, num_frames, on_step):
-            return self._sample(params, sources, keep, weights, keys, codes, given, num_frames, choice, on_step)
+            memory = self._encode(params, sources, keep, keys)
+            request = Request(weights, keys, codes, given.sum(axis=1), num_frames, choice)
+            return self._sampler(params, memory, request, on_step)
 
         return sample, self._pattern.num_steps
 
-    def _sample_window(self, params, sources, keep, weights, keys, codes, given, num_frames, choice, on_step):
-        model = nnx.merge(self._graph, params)
-        memory = encode(model, sources, keep, len(keys))
-        return autoregressive.sample(
-            model, self._pattern, memory, weights, keys, codes, given.sum(axis=1), num_frames, choice, on_step)
+    def _memory(self, params, sources, keep, keys):
+        return encode(nnx.merge(self._graph, params), sources, keep, len(keys))
 
 
 class MaskedWindows:

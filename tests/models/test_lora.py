@@ -29,7 +29,7 @@ def models():
 
 def apply(model):
     x, memory = (jax.random.normal(jax.random.key(i), (2, 5 + i, CONFIG.width)) for i in range(2))
-    return nnx.jit(lambda m: m(x, memory=memory)[0])(model)
+    return nnx.jit(lambda m: m(x, memory=memory))(model)
 
 
 def params_of(model):

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from autosong_jax.codebooks.patterns import get_pattern
+from autosong_jax.models import decoding
 from autosong_jax.models.conditions import IdSource, Memory, StateSource
 from autosong_jax.models.song import SongModel
 from autosong_jax.models.transformer import TransformerConfig
@@ -53,7 +54,7 @@ def decode_by_steps(model, steps, memory):
 
     @jax.jit
     def run(steps, memory):
-        cache = model.start(memory, steps.shape[1])
+        cache = model.start(memory, steps[:, :0], steps.shape[1])
 
         def one(cache, xs):
             logits, cache = model.step(xs[1], xs[0], cache)
@@ -73,6 +74,34 @@ def test_decoding_step_by_step_equals_teacher_forcing(pattern, positions, fusion
     memory = model.encode(make_sources(), jnp.ones((B, 2), bool))
     forced = nnx.jit(lambda model: model(steps, memory))(model)
     np.testing.assert_allclose(decode_by_steps(model, steps, memory), forced, atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+def test_steps_that_are_read_at_once_are_those_read_one_by_one(positions, fusion):
+    model = make_model(fusion, positions=positions)
+    steps = random_steps(get_pattern("delay", T, K))
+    memory = model.encode(make_sources(), jnp.array([[True, True], [False, False]]))
+    forced, model = model(steps, memory), model.unstacked()
+    for read in (1, 4, steps.shape[1]):
+        first = steps.at[:, read - 1:].set(V)  # of what is read, the last may be anything
+        cache = model.start(memory, first[:, :read], read)
+        cache = decoding.grown(cache, steps.shape[1])
+        for s in range(read - 1, steps.shape[1]):
+            logits, cache = model.step(steps[:, s], jnp.int32(s), cache)
+            np.testing.assert_allclose(logits, forced[:, s], atol=1e-4)
+
+
+def test_unstacking_frees_what_it_consumes_and_keeps_the_rest():
+    model = make_model(bias=True)
+    steps, memory = random_steps(get_pattern("delay", T, K)), model.encode(make_sources(), jnp.ones((B, 2), bool))
+    expected = model(steps, memory)
+    kept = model.unstacked()
+    assert not any(x.is_deleted() for x in jax.tree.leaves(nnx.state(model)))
+    consumed = model.unstacked(consume=True)
+    assert all(x.is_deleted() for x in jax.tree.leaves(nnx.state(model.decoder.blocks)))
+    for unstacked in kept, consumed:
+        np.testing.assert_allclose(unstacked(steps, memory), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"norm": "post"}, {"bias": True}, {"activation": "relu"}, {"remat": "dots"},
@@ -99,7 +128,7 @@ def test_a_step_depends_on_no_later_step(fusion):
         """A scalar of step s's output as a function of the decoder's inputs."""
         decoder = nnx.merge(graph, params).decoder
         kwargs = {"memory": memory.states, "memory_lengths": memory.lengths} if fusion == "cross" else {}
-        return decoder(x, **kwargs)[0][:, s].sum()
+        return decoder(x, **kwargs)[:, s].sum()
 
     x = jax.random.normal(jax.random.key(0), (B, steps.shape[1], DECODER.width))
     for s in (0, 3):

@@ -13,6 +13,7 @@ from autosong_jax.models.conditions import IdSource
 from autosong_jax.models.song import SongModel
 from autosong_jax.models.transformer import TransformerConfig
 from autosong_jax.sampling import autoregressive
+from autosong_jax.sampling.autoregressive import Request, Sampler
 from autosong_jax.sampling.guidance import branches
 from autosong_jax.sampling.tokens import Choice
 
@@ -63,9 +64,9 @@ def naive_greedy(model, pattern, keep, weights, prompt, prompt_frames, max_frame
 
 def run(model, pattern, keep, weights, prompt, prompt_frames, max_frames, choice=None, seeds=(0, 1, 2)):
     keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    return jax.jit(lambda: autoregressive.sample(
-        model.unstacked(), pattern, make_memory(model, keep), weights, keys, jnp.asarray(prompt),
-        jnp.asarray(prompt_frames), jnp.asarray(max_frames), choice or Choice(temperature=0.0)))()
+    graph, params = nnx.split(model.unstacked())
+    request = Request(weights, keys, jnp.asarray(prompt), prompt_frames, max_frames, choice or Choice(temperature=0.0))
+    return Sampler(graph, pattern)(params, make_memory(model, keep), request)
 
 
 @pytest.mark.parametrize("pattern_name", ["delay", "flatten", "parallel", "coarse_first"])
@@ -83,6 +84,40 @@ def test_sampler_equals_the_naive_loop(pattern_name, end_scale, fusion):
     counts = np.arange(T)[None, :, None] < expected_ends[:, None, None]
     np.testing.assert_array_equal(np.where(counts, codes, V), expected)
     np.testing.assert_array_equal(codes[2, :min(3, expected_ends[2])], prompt[2, :min(3, expected_ends[2])])
+
+
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+@pytest.mark.parametrize("pattern_name", ["delay", "flatten"])
+def test_caches_that_grow_and_prompts_that_are_read_at_once_change_nothing(pattern_name, fusion, monkeypatch):
+    """With rooms and blocks so small that there are several of both."""
+    monkeypatch.setattr(autoregressive, "ROOM", 2)
+    monkeypatch.setattr(autoregressive, "BLOCK", 2)
+    model, pattern = make_model(end_scale=-3.0, fusion=fusion), get_pattern(pattern_name, T, K)
+    keep, weights = branches(["lyrics"], {"lyrics": 2.0})
+    prompt = np.random.default_rng(2).integers(0, V, (B, T, K))
+    for prompt_frames, max_frames in [([0, 0, 0], [6, 6, 5]), ([3, 4, 3], [6, 5, 6]), ([5, 5, 5], [6, 2, 0]),
+                                      ([6, 6, 6], [6, 6, 6])]:
+        arguments = pattern, keep, weights, prompt, np.array(prompt_frames), np.array(max_frames)
+        codes, ends = run(model, *arguments)
+        expected, expected_ends = naive_greedy(model, *arguments)
+        np.testing.assert_array_equal(ends, expected_ends)
+        counts = np.arange(T)[None, :, None] < expected_ends[:, None, None]
+        np.testing.assert_array_equal(np.where(counts, codes, V), expected)
+
+
+def test_a_state_goes_on_from_where_it_stands(monkeypatch):
+    monkeypatch.setattr(autoregressive, "ROOM", 4)
+    model, pattern = make_model(end_of_song=False), get_pattern("delay", T, K)
+    keep, weights = branches(["lyrics"], {"lyrics": 1.5})
+    request = Request(weights, jax.vmap(jax.random.key)(jnp.arange(B)), np.zeros((B, T, K), int), np.zeros(B, int),
+                      np.full(B, T), Choice())
+    graph, params = nnx.split(model.unstacked())
+    sampler, memory = Sampler(graph, pattern), make_memory(model, keep)
+    state = sampler.begin(params, memory, request)
+    for until in range(1, pattern.num_steps):
+        state = sampler.advance(params, state, request, until)
+        assert state.step == until and state.cache.room >= until
+    np.testing.assert_array_equal(pattern.deinterleave(state.ids), sampler(params, memory, request)[0])
 
 
 def test_songs_end_where_the_model_says_so_and_only_where_it_may():

@@ -1,0 +1,326 @@
+"""Singing step by step beside PyTorch: the same shape, weights, batch, device and run.
+
+python -m benchmarks.decode --size=small --peer=transformers
+
+Songs of 30 s at MusicGen's shapes with random weights, guided, conditioned on states of T5; both sides draw from the
+250 most probable ids. The peer is `transformers`' own `generate`. Sides take turns of some steps within one song: at
+its beginning, in its middle and at its end, or with --full from its beginning to its end. So whatever else the machine
+does meets both, and the context that grows is counted. A cell is the median of turns, the ratio that of pairs of them.
+
+The floor is the time in which the device can read what a step must read, the weights and the keys and values so far, at
+the speed at which the same framework sums a large array.
+"""
+
+import contextlib
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from autosong_jax import cli
+from autosong_jax.errors import UserError
+
+FLAGS = flags.FLAGS
+SIZES = {"xsmall": (256, 4, 6), "small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32, 48)}
+CODEC = {"name": "encodec", "num_codebooks": 4, "codebook_size": 2048, "frame_rate": 50.0, "channels": 1,
+         "sample_rate": 32000}
+TEXT_WIDTH, TEXT_LENGTH, SECONDS = 768, 32, 30
+GUIDANCE, TOP_K = 3.0, 250
+
+
+def define_flags() -> None:
+    """In a function, so that several commands can be imported into one process."""
+    flags.DEFINE_enum("size", "small", list(SIZES), "Size of the model: its width, heads and layers.")
+    flags.DEFINE_enum("peer", "transformers", ["transformers", "none"], "What to compare with.")
+    flags.DEFINE_integer("batch", 1, "Songs at once.", lower_bound=1)
+    flags.DEFINE_integer("steps", 16, "Of a turn.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "Turns of each side at each place in the song, beside the first.", lower_bound=5)
+    flags.DEFINE_bool("full", False, "The whole song, in turns.")
+    flags.DEFINE_integer("threads", 2, "For both sides, on a CPU.", lower_bound=1)
+
+
+@dataclasses.dataclass
+class Turns:
+    """Seconds of each side's turns from step `begin` on."""
+
+    begin: int
+    ours: list[float]
+    theirs: list[float]
+
+
+def main() -> None:
+    processors = sorted(os.sched_getaffinity(0))
+    if FLAGS.threads > len(processors):
+        raise UserError(f"--threads={FLAGS.threads}: there are {len(processors)} processors")
+    os.sched_setaffinity(0, processors[:FLAGS.threads])  # XLA has a thread for each processor
+    import jax
+
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(seconds) if event.startswith("/jax/core/compile/") else None)
+    width, heads, layers = SIZES[FLAGS.size]
+    device = jax.devices()[0]
+    peer = Peer() if FLAGS.peer != "none" else None
+    ours = Ours(peer)
+    if peer is not None:
+        peer.to_device(jax.default_backend())
+    speed = bandwidth()
+    print(f"{FLAGS.size} (width {width}, {heads} heads, {layers} layers), {FLAGS.batch} song(s) of {SECONDS} s at once,"
+          f" {ours.dtype} on {device.device_kind}; turns of {FLAGS.steps} steps\n"
+          f"an array is read at {speed / 1e9:.1f} GB/s\n", flush=True)
+    print(f"{'steps':>12} {'ours':>10} {'theirs':>10} {'ratio (lowest to highest)':>26} {'ours, of floor':>15}")
+    last = ours.pattern.num_steps - 1
+    count = last // FLAGS.steps if FLAGS.full else 1 + FLAGS.repeats
+    if last < 3 * count * FLAGS.steps and not FLAGS.full:
+        raise UserError(f"--steps={FLAGS.steps} --repeats={FLAGS.repeats}: a song has {last} steps; expected fewer of "
+                        "them in three places, or --full")
+    span = count * FLAGS.steps
+    places = []
+    for begin in [0] if FLAGS.full else [0, (last - span) // 2, last - span]:
+        places.append(take_turns(ours, peer, begin, count))
+        if not FLAGS.full:
+            print_row(f"{begin}-{begin + span}", places[-1:], ours, speed)
+    print_row("song" if FLAGS.full else "mean", places, ours, speed)
+    print(f"\ncompiled in {sum(compiled):.1f} s; {ours.memory()}")
+
+
+def take_turns(ours: "Ours", peer: "Peer | None", begin: int, count: int) -> Turns:
+    """`count` turns of each side from step `begin` on. Of three places in a song the first turn is not counted."""
+    ours.begin(begin)
+    if FLAGS.full:  # to have compiled for every length of the cache
+        ours.turn(begin + count * FLAGS.steps)
+        ours.begin(begin)
+    turns = Turns(begin, [], [])
+
+    def our_turn() -> None:
+        turns.ours.append(ours.turn(begin + (len(turns.ours) + 1) * FLAGS.steps))
+
+    def after(their_seconds: float) -> None:
+        turns.theirs.append(their_seconds)
+        our_turn()
+
+    if peer is not None:
+        peer.sing(ours.codes[:, :begin], count, after)
+    else:
+        for _ in range(count):
+            our_turn()
+    first = 0 if FLAGS.full else 1
+    return Turns(begin, turns.ours[first:], turns.theirs[first:])
+
+
+def print_row(name: str, places: list[Turns], ours: "Ours", speed: float) -> None:
+    """The mean over places of the medians of turns; of a whole song, no two turns of which are alike, the mean."""
+    middle = statistics.mean if FLAGS.full else statistics.median
+
+    def step_of(turns: list[list[float]]) -> float:
+        return statistics.mean(middle(taken) for taken in turns) / FLAGS.steps
+
+    mine = step_of([place.ours for place in places])
+    middles = [place.begin + FLAGS.steps * (len(place.ours) / 2 + (not FLAGS.full)) for place in places]
+    floor = statistics.mean(map(ours.bytes_read, middles)) / speed
+    theirs = ratio = ""
+    if places[0].theirs:
+        theirs = f"{1e3 * step_of([place.theirs for place in places]):7.1f} ms"
+        pairs = [a / b for place in places for a, b in zip(place.ours, place.theirs, strict=True)]
+        ratio = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
+    print(f"{name:>12} {1e3 * mine:7.1f} ms {theirs:>10} {ratio:>26} {100 * floor / mine:13.0f} %", flush=True)
+
+
+class Ours:
+    """Our side: a sampler, and a song that it is in the middle of."""
+
+    def __init__(self, peer: "Peer | None"):
+        import jax
+        from flax import nnx
+
+        from autosong_jax.data.text import TextEncoderInfo
+        from autosong_jax.models.build import abstract_model, compute_dtype, held_in
+        from autosong_jax.pretrained import files, musicgen
+        from autosong_jax.sampling.autoregressive import Request, Sampler
+        from autosong_jax.sampling.guidance import branches
+        from autosong_jax.sampling.song import window_pattern
+        from autosong_jax.sampling.tokens import Choice
+        from autosong_jax.sampling.windows import encode
+
+        config = musicgen.model_config({"model_type": "musicgen", "decoder": decoder_config()}, CODEC)
+        config.data.seconds = float(SECONDS)
+        text = TextEncoderInfo("t5:t5-base", "", "states", width=TEXT_WIDTH)
+        self.dtype, self.pattern = compute_dtype(config.model.dtype), window_pattern(config, CODEC)
+        graph, abstract = abstract_model(config, CODEC, text)
+        abstract = held_in(self.dtype, abstract)
+        if peer is None:
+            leaves, tree = jax.tree.flatten(abstract)
+            keys = jax.random.split(jax.random.key(0), len(leaves))
+            params = jax.tree.unflatten(tree, [0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
+                                               for key, leaf in zip(keys, leaves, strict=True)])
+        else:
+            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            params = musicgen.load(abstract, config, files.Tensors.of(peer.tensors(), "random weights"),
+                                   jax.tree.map(lambda _: device, abstract))
+        model = nnx.merge(graph, params).unstacked(consume=True)
+        del params
+        self._width, self._layers = config.model.width, config.model.layers
+        graph, self._params = nnx.split(model)
+        keep, weights = branches(["description"], {"description": GUIDANCE})
+        shape = (FLAGS.batch, TEXT_LENGTH, TEXT_WIDTH)
+        states = peer.states() if peer else np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        sources = {"description": {"states": states, "length": np.full(FLAGS.batch, TEXT_LENGTH, np.int32)}}
+        self._memory = jax.jit(
+            lambda params: encode(nnx.merge(graph, params), sources, keep, FLAGS.batch))(self._params)
+        self._sampler = Sampler(graph, self.pattern)
+        self.codes = random_codes(len(self.pattern.steps))
+        self._request = Request(
+            weights, jax.vmap(jax.random.key)(np.arange(FLAGS.batch, dtype=np.uint32)), self.codes,
+            np.zeros(FLAGS.batch, np.int32), np.full(FLAGS.batch, len(self.pattern.steps), np.int32),
+            Choice(temperature=1.0, top_k=TOP_K))
+        unread = sum(x.size * x.dtype.itemsize for block in model.decoder.blocks
+                     for part in (block.cross_attention.k, block.cross_attention.v)
+                     for x in jax.tree.leaves(nnx.state(part)))
+        read = jax.tree.leaves((nnx.state(model.decoder), model.heads[...]))
+        self._weights = sum(x.size * x.dtype.itemsize for x in read) - unread
+        self._row = 2 * keep.shape[0] * FLAGS.batch * self._width * self._layers * np.dtype(self.dtype).itemsize
+        self._state = None
+
+    def bytes_read(self, step: float) -> float:
+        """What a step must read: weights, and keys and values of the steps before it and of the memory."""
+        return self._weights + self._row * (step + TEXT_LENGTH)
+
+    def begin(self, step: int) -> None:
+        """Starts a song anew, all before `step` given."""
+        self._state = None
+        self._request = dataclasses.replace(self._request, prompt_frames=np.full(FLAGS.batch, step, np.int32))
+        self._state = self._sampler.begin(self._params, self._memory, self._request)
+
+    def turn(self, until: int) -> float:
+        """Sings on to step `until`; the seconds that it took."""
+        import jax
+
+        jax.block_until_ready(self._state)
+        started = time.perf_counter()
+        self._state = self._sampler.advance(self._params, self._state, self._request, until)
+        jax.block_until_ready(self._state)
+        return time.perf_counter() - started
+
+    def memory(self) -> str:
+        """What was in memory at most, where the device counts it; else what the arrays take."""
+        import jax
+
+        stats = jax.devices()[0].memory_stats() or {}
+        if "peak_bytes_in_use" in stats:
+            return f"ours had at most {stats['peak_bytes_in_use'] / 2**30:.2f} GiB in memory"
+        weights, cache = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (self._params, self._state.cache))
+        return f"our weights take {weights / 2**30:.2f} GiB, the cache at last {cache / 2**30:.2f} GiB"
+
+
+class Peer:
+    """The other side: transformers' MusicGen, with a text encoder and a codec of a few parameters."""
+
+    def __init__(self):
+        import torch
+        import transformers
+
+        torch.manual_seed(0)
+        torch.set_num_threads(FLAGS.threads)
+        text = transformers.T5Config(vocab_size=64, d_model=TEXT_WIDTH, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+        codec = transformers.EncodecConfig(num_filters=4, codebook_size=CODEC["codebook_size"])
+        decoder = transformers.MusicgenDecoderConfig(**decoder_config())
+        self._model = transformers.MusicgenForConditionalGeneration(
+            transformers.MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)).eval()
+        self._ids = torch.tensor(np.random.default_rng(0).integers(2, 64, (FLAGS.batch, TEXT_LENGTH)))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The weights by their names."""
+        return {name: value.numpy() for name, value in self._model.state_dict().items()}
+
+    def states(self) -> np.ndarray:
+        """What its text encoder makes of the text."""
+        import torch
+
+        with torch.inference_mode():
+            return self._model.text_encoder(self._ids).last_hidden_state.numpy()
+
+    def to_device(self, backend: str) -> None:
+        """Onto the device that JAX has. Raises UserError if this PyTorch does not know it."""
+        import torch
+
+        if backend == "gpu":
+            if not torch.cuda.is_available():
+                raise UserError("--peer=transformers: this PyTorch sees no GPU; install one built with CUDA, or give "
+                                "--peer=none")
+            self._model.to("cuda", torch.bfloat16)
+            self._ids = self._ids.to("cuda")
+        elif backend != "cpu":
+            raise UserError(f"--peer=transformers: expected a CPU or a GPU, found {backend}; give --peer=none")
+
+    def sing(self, prompt: np.ndarray, count: int, after: Callable[[float], None]) -> None:
+        """Sings on from codes [B, frames, K]: `count` turns, `after` each of which is called with its seconds."""
+        import torch
+        import transformers
+
+        class Watch(transformers.StoppingCriteria):
+            """Called by `generate` after every step; the first one reads the prompt."""
+
+            def __init__(self):
+                self.calls, self.started = 0, 0.0
+
+            def __call__(self, input_ids, scores, **kwargs):
+                if input_ids.device.type == "cuda":
+                    torch.cuda.synchronize()
+                if self.calls and self.calls % FLAGS.steps == 0:
+                    after(time.perf_counter() - self.started)
+                    if self.calls == count * FLAGS.steps:
+                        raise StopIteration
+                if self.calls % FLAGS.steps == 0:
+                    self.started = time.perf_counter()
+                self.calls += 1
+                return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+        given = {}
+        if prompt.shape[1]:
+            given["decoder_input_ids"] = torch.tensor(prompt, device=self._ids.device).movedim(1, 2).flatten(0, 1)
+        with torch.inference_mode(), contextlib.suppress(StopIteration):
+            self._model.generate(
+                input_ids=self._ids, attention_mask=torch.ones_like(self._ids), do_sample=True, top_k=TOP_K,
+                guidance_scale=GUIDANCE, max_length=SECONDS * round(CODEC["frame_rate"]) + CODEC["num_codebooks"],
+                stopping_criteria=transformers.StoppingCriteriaList([Watch()]), **given)
+
+
+def decoder_config() -> dict[str, Any]:
+    """The decoder as transformers describes it."""
+    width, heads, layers = SIZES[FLAGS.size]
+    special = CODEC["codebook_size"]
+    return {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers, "ffn_dim": 4 * width,
+            "activation_function": "gelu", "num_codebooks": CODEC["num_codebooks"], "vocab_size": special,
+            "audio_channels": 1, "scale_embedding": False, "pad_token_id": special, "bos_token_id": special,
+            "max_position_embeddings": 2048}
+
+
+def random_codes(frames: int) -> np.ndarray:
+    """int32 [B, frames, K]."""
+    return np.random.default_rng(1).integers(
+        CODEC["codebook_size"], size=(FLAGS.batch, frames, CODEC["num_codebooks"]), dtype=np.int32)
+
+
+def bandwidth() -> float:
+    """Bytes a second at which the framework sums a gibibyte, the best of some times."""
+    import jax
+    import jax.numpy as jnp
+
+    arrays = [jnp.ones(2**24, jnp.float32) for _ in range(16)]
+    read = jax.jit(lambda arrays: [x.sum() for x in arrays])
+    taken = []
+    for _ in range(8):
+        started = time.perf_counter()
+        jax.block_until_ready(read(arrays))
+        taken.append(time.perf_counter() - started)
+    return 16 * 4 * 2**24 / min(taken[1:])
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)
