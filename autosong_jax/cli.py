@@ -3,12 +3,14 @@
 import logging
 import pathlib
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
 
 from autosong_jax.errors import UserError
 
+STARTED = time.perf_counter()  # when the command began
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from autosong_jax import cli
+from autosong_jax import cli, compiled
 from autosong_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def main(verb: str) -> None:
     cli.check_output(FLAGS.output, _CODES if verb == "encode" else _AUDIO)
     if not pathlib.Path(FLAGS.input).is_file():
         raise UserError(f"--input={FLAGS.input} is missing or not a file")
+    compiled.keep()
     codec = _open_codec(FLAGS.codec, FLAGS.bandwidth)
     if verb == "decode":
         from autosong_jax.audio.codec import read_codes

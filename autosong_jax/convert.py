@@ -14,7 +14,7 @@ import shlex
 
 from absl import flags
 
-from autosong_jax import cli
+from autosong_jax import cli, compiled
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -39,6 +39,7 @@ def main() -> None:
     if FLAGS.text_encoder and given != {"source", "workdir"}:
         raise UserError(f"--text_encoder={FLAGS.text_encoder} is of a release of audiocraft: expected it with --source "
                         "and --workdir")
+    compiled.keep()
     if given == {"source", "workdir"}:
         from autosong_jax.pretrained import released
 

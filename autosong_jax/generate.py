@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from autosong_jax import cli
+from autosong_jax import cli, compiled
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -61,6 +61,7 @@ def main() -> None:
     cli.check_output(FLAGS.codes_output, (".npy",))
     _check_edit()
     songs = _conditions()
+    compiled.keep()
 
     import autosong_jax
     from autosong_jax.audio import io

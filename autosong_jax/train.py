@@ -13,7 +13,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from autosong_jax import cli
+from autosong_jax import cli, compiled
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -36,10 +36,11 @@ def main() -> int:
     if not dataset:
         raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
                         "--output DATASET` makes one from a folder of songs")
+    compiled.keep()
     from autosong_jax.training import loop
 
     try:
-        loop.train(config, pathlib.Path(FLAGS.workdir))
+        loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED)
     except loop.Stopped as stopped:
         cli.log.info("%s; go on with\n  %s", stopped, shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]]))
         return 130

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import math
 import pathlib
 import signal
@@ -24,6 +25,7 @@ from autosong_jax.parallel.sharding import make_mesh, put_batch
 from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.options import DEFAULTS
 from autosong_jax.sampling.song import window_pattern
+from autosong_jax.training.ahead import Laps, compile_ahead
 from autosong_jax.training.checkpoints import Checkpoints, latest_step
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
 from autosong_jax.training.samples import SampleWriter
@@ -52,13 +54,20 @@ class Run:
     samples: SampleWriter
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: float | None = None) -> None:
     """Trains until `config.train.steps`, from the newest checkpoint in `workdir`, or from `config.init` or nothing.
+
+    Args:
+      config: see `configs/default.py`.
+      workdir: where everything goes.
+      started: when the command began, by `time.perf_counter`; by default now.
 
     Raises:
       UserError: if the dataset, the config or the workdir cannot be used, or the loss is not finite.
       Stopped: after SIGTERM or Ctrl+C, once the state is saved.
     """
+    laps = Laps(time.perf_counter() if started is None else started)
+    laps.lap("imports")
     dataset = SongDataset(config.data.path, "train")
     # Before anything is built of them or written: whether dataset, workdir and base belong together.
     check_workdir(config, dataset, workdir)
@@ -84,8 +93,16 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     texts = text_states(dataset.path, mesh)
     prepare_workdir(config, dataset, workdir)
     checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
+    expected = checkpoints.latest or 0
+    stream = iterate(batches, expected)
+    first = next(stream)
+    laps.lap("data and devices")
+    step_function = None
+    if expected < config.train.steps:
+        step_function = compile_ahead(trainer, _put(first, mesh, texts))
     state, frozen = start(config, trainer, checkpoints, workdir, base)
     first_step = int(state.step)
+    stream = itertools.chain([first], stream) if first_step == expected else iterate(batches, first_step)
     log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
     if frozen:
         log.info("Frozen beside them: %s parameters", f"{count(frozen):,}")
@@ -94,30 +111,34 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
     run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), texts, validation,
               SampleWriter(config, workdir, trainer.graph))
+    laps.lap("weights")
     try:
-        _loop(run, state, first_step, iterate(batches, first_step))
+        if step_function:
+            run.trainer = dataclasses.replace(trainer, train_step=step_function())
+        laps.lap("more until the step was compiled")
+        _loop(run, state, first_step, stream, laps)
     finally:
         checkpoints.close()
         run.writer.close()
 
 
-def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> None:
+def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps: Laps) -> None:
     config, train = run.config, run.config.train
     schedule = make_schedule(config)
     interval = Interval(run)
     stop = StopSignal()
     pending = None  # the sums of the step before, fetched once the next one is on its way
-    started = time.perf_counter()
     with stop, progress(total=train.steps, initial=first_step, unit="step", desc="training") as bar:
         for step in range(first_step + 1, train.steps + 1):
             waiting = time.perf_counter()
-            batch = _put(run, next(batches))
+            batch = _put(next(batches), run.trainer.mesh, run.text_states)
             interval.waited += time.perf_counter() - waiting
             interval.steps += 1
             state, sums = run.trainer.train_step(state, run.frozen, batch)
             if step == first_step + 1:
                 jax.block_until_ready(sums)
-                log.info("First step done after %.1f s (compilation included)", time.perf_counter() - started)
+                laps.lap("itself")
+                log.info("First step done after %s", laps)
                 interval.start()
             if pending is not None:
                 interval.add(step - 1, pending)
@@ -132,6 +153,7 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator) -> No
                 bar.set_postfix(loss=f"{loss:.3f}")
             if _due(step, train.log_every) or step == train.steps:
                 interval.report(step, float(schedule(step - 1)))
+                run.checkpoints.check()
             validation_loss = _evaluate(run, state, step) if evaluate else None
             if save:
                 run.checkpoints.save(state, step, validation_loss)
@@ -151,10 +173,10 @@ def count(params: Parameters) -> int:
     return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
 
 
-def _put(run: Run, batch: Batch) -> Batch:
+def _put(batch: Batch, mesh: Mesh, states: Callable[[Batch], Batch]) -> Batch:
     """A batch onto the devices, as the model reads it."""
-    batch = put_batch(batch, run.trainer.mesh)
-    return batch | {"sources": run.text_states(batch["sources"])}
+    batch = put_batch(batch, mesh)
+    return batch | {"sources": states(batch["sources"])}
 
 
 def _due(step: int, every: int) -> bool:
@@ -168,7 +190,7 @@ def _evaluate(run: Run, state: TrainState, step: int) -> float:
     """
     total = None
     for batch in run.validation:
-        sums = run.trainer.eval_step(state.average, run.frozen, _put(run, batch))
+        sums = run.trainer.eval_step(state.average, run.frozen, _put(batch, run.trainer.mesh, run.text_states))
         total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
     losses = []
     for name, sums in jax.device_get(total).items():

@@ -16,7 +16,7 @@ from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.song import Singer, parts_of
-from autosong_jax.training.metrics import MetricsWriter
+from autosong_jax.training.metrics import MetricsWriter, writing
 
 
 class SampleWriter:
@@ -57,7 +57,8 @@ class SampleWriter:
             log.warning("No samples: %s", error)
             return
         directory = self._workdir / "samples" / str(step)
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(self._workdir):
+            directory.mkdir(parents=True, exist_ok=True)
         songs = self._singer.sing(sources, range(len(rows)))
         self._singer.release_weights()
         for prompt, codes in zip(self._prompts, songs, strict=True):

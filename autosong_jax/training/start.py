@@ -103,18 +103,18 @@ def start(config: ml_collections.ConfigDict, trainer: Trainer, checkpoints: Chec
     That is the newest checkpoint; without one, the weights of `base` and for those that it lacks initial values. A
     checkpoint of a converted model has no state of an optimizer, which then starts anew.
     """
-    step = checkpoints.latest
-    if step is None:
+    if checkpoints.latest is None:
         known = base.load() if base else {}
         trained, frozen = partition(combine(trainer.fresh(config.seed, known), known), config.train.trainable)
         if frozen:
             save_frozen(workdir, frozen)
         state = trainer.init(jax.tree.map(_put, trained, trainer.shardings.params))
-    elif checkpoints.holds_optimizer(step):
-        log.info("Going on from step %d of %s", step, workdir)
-        state = checkpoints.restore(trainer.abstract, trainer.shardings, step)
     else:
-        state = trainer.init(checkpoints.restore_params(trainer.abstract, trainer.shardings, step))
+        state, step = checkpoints.restore_newest(trainer.abstract, trainer.shardings)
+        if isinstance(state, TrainState):
+            log.info("Going on from step %d of %s", step, workdir)
+        else:
+            state = trainer.init(state)
     return state, load_frozen(workdir, trainer.frozen)
 
 

@@ -116,10 +116,10 @@ def test_a_model_of_both_objectives_goes_on_as_if_it_had_not_been_stopped(toy_co
     loop.train(config, one)
     put, count = loop._put, itertools.count(1)
 
-    def stop_in_the_third_step(run, batch):
-        if next(count) == 3:
+    def stop_in_the_third_step(*args):
+        if next(count) == 4:  # one is put to compile for
             signal.raise_signal(signal.SIGTERM)
-        return put(run, batch)
+        return put(*args)
 
     with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="step 3"):
         patch.setattr(loop, "_put", stop_in_the_third_step)

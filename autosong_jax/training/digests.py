@@ -1,0 +1,71 @@
+"""Checksums of what is stored, beside it: Orbax would read flipped bytes of an array as weights, without a word."""
+
+import json
+import pathlib
+from collections.abc import Callable, Collection, Iterator
+
+import google_crc32c
+import jax
+import numpy as np
+
+_NAME = "digests.json"
+_BLOCK = 1 << 20  # bytes
+
+
+def write(directory: pathlib.Path) -> None:
+    """Writes the size and the CRC-32C of every file in `directory` to `digests.json` there."""
+    digests = {path.relative_to(directory).as_posix(): _digest(path) for path in _files(directory)}
+    partial = directory / f"{_NAME}.tmp"
+    partial.write_text(json.dumps(digests, indent=1), encoding="utf-8")
+    partial.replace(directory / _NAME)
+
+
+def are_known(directory: pathlib.Path) -> bool:
+    """Whether there are checksums; of what was cut off before them, or comes from an older version, there are none."""
+    return (directory / _NAME).exists()
+
+
+def find_damage(directory: pathlib.Path,
+                choose: Callable[[set[str]], Collection[str]] = lambda items: items) -> str | None:
+    """What differs from `digests.json`, in a few words; None if nothing does, or there is nothing to compare with.
+
+    Several processes read a share each and all return the same, but for the words.
+
+    Args:
+      directory: of a checkpoint.
+      choose: the folders in it that matter, of those that it had. Files outside of folders always do.
+    """
+    damage = None
+    if are_known(directory):
+        try:
+            digests = json.loads((directory / _NAME).read_text(encoding="utf-8"))
+            items = choose({name.partition("/")[0] for name in digests if "/" in name})
+            names = [name for name in digests if "/" not in name or name.partition("/")[0] in items]
+            for name in sorted(names)[jax.process_index() :: jax.process_count()]:
+                if not (directory / name).is_file():
+                    damage = f"{name} is missing"
+                elif _digest(directory / name) != digests[name]:
+                    damage = f"{name} differs from its checksum"
+                if damage:
+                    break
+        except (OSError, ValueError, AttributeError) as error:
+            damage = f"{_NAME} or what it lists cannot be read ({error})"
+    if jax.process_count() == 1:
+        return damage
+    from jax.experimental import multihost_utils
+
+    found = multihost_utils.process_allgather(np.array(damage is not None))
+    return damage or ("another process found damage" if found.any() else None)
+
+
+def _files(directory: pathlib.Path) -> Iterator[pathlib.Path]:
+    return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.name.startswith(_NAME))
+
+
+def _digest(path: pathlib.Path) -> list[int]:
+    """[bytes, CRC-32C]."""
+    size, checksum = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size, checksum = size + len(block), google_crc32c.extend(checksum, block)
+    return [size, checksum]
