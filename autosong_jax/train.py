@@ -4,6 +4,9 @@ python -m autosong_jax.train --config=configs/small.py --config.data.path=DATASE
 
 Any field of the config can be set with --config.field=value; configs/default.py explains them all. The same command
 again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they stop.
+
+Several hosts train one model if each runs this command, on a TPU pod, under SLURM or Open MPI, or with
+JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID set. They must share the workdir.
 """
 
 import pathlib
@@ -37,13 +40,16 @@ def main() -> int:
         raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
                         "--output DATASET` makes one from a folder of songs")
     compiled.keep()
+    from autosong_jax.parallel import distributed
     from autosong_jax.training import loop
 
-    try:
-        loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED)
-    except loop.Stopped as stopped:
-        cli.log.info("%s; go on with\n  %s", stopped, shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]]))
-        return 130
+    with distributed.joined():
+        try:
+            loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED)
+        except loop.Stopped as stopped:
+            command = shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]])
+            cli.log.info("%s; go on with\n  %s", stopped, command)
+            return 130
     return 0
 
 

@@ -11,7 +11,7 @@ import bisect
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class SongDataset:
 
 
 def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
-                  seed: int, process_index: int = 0, process_count: int = 1) -> "grain.MapDataset[Batch]":
+                  seed: int, rows: Sequence[int] | None = None) -> "grain.MapDataset[Batch]":
     """Batches for training without end: `batches[step]` for any step, or one after another with `iterate`.
 
     Every epoch has all songs, one window of each, in a new order; a batch may hold the end of one epoch and the start
@@ -101,49 +101,50 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
     it.
 
     Args:
-      batch_size: B of all hosts together; a multiple of `process_count`.
+      batch_size: B of all hosts together.
       frames: T.
       sources: the sources wanted (`lyrics`, `genre`, `description`) and for each its L; of a longer text the end is
         cut off, with a warning for the first song of each source.
       seed: in [0, 2**32).
-      process_index, process_count: which of how many equal slices of the global batch to read: rows
-        [index * B / count, (index + 1) * B / count).
+      rows: which rows of the global batch to read, as `parallel.sharding.batch_rows` names those of a host; None for
+        all. No other song is read.
 
     Returns:
-      Batches of
+      Batches of those rows, with
         `codes`: int32 [B, T, K], V where the song has ended;
         `num_frames`: int32 [B], how many frames count, the end of the song among them;
         `sources`: for each source `length` int32 [B], 0 if the song has none, and either
           `ids` int32 [B, L], for lyrics also `sections` and `lines`, or `states` bfloat16 [B, L, D]; 0 as padding.
 
     Raises:
-      UserError: a source that records do not hold, a batch that the hosts cannot share, or a seed out of range.
+      UserError: a source that records do not hold, a batch of no rows, or a seed out of range.
     """
     import grain
 
     if not 0 <= seed < 2**32:
         raise UserError(f"the seed is {seed}, expected 0 to {2**32 - 1}")
-    rows = _rows(batch_size, process_index, process_count)
+    rows = _rows(batch_size, rows)
     windows = _Windows(dataset, frames, sources, end_of_song, seed)
     stream = grain.MapDataset.range(len(dataset)).shuffle(seed=seed).repeat()
     # Global batches of song numbers, which cost nothing; then only this host's songs are read.
     batches = stream.map_with_index(lambda example, song: (example, song)).batch(batch_size, batch_fn=list)
-    return batches.map(lambda examples: _stack([windows.cut(*example) for example in examples[rows]]))
+    return batches.map(lambda examples: _stack([windows.cut(*examples[row]) for row in rows]))
 
 
 def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
-                 process_index: int = 0, process_count: int = 1) -> "grain.MapDataset[Batch]":
+                 rows: Sequence[int] | None = None) -> "grain.MapDataset[Batch]":
     """Batches for evaluation: every song once, in order, always with the same window; otherwise as `train_batches`.
 
     The last batch is filled up with songs of `num_frames` 0, without any source.
     """
     import grain
 
-    rows = _rows(batch_size, process_index, process_count)
+    rows = _rows(batch_size, rows)
     windows = _Windows(dataset, frames, sources, end_of_song, seed=0)
     examples = grain.MapDataset.range(-(-len(dataset) // batch_size) * batch_size)
     batches = examples.batch(batch_size, batch_fn=list)
-    return batches.map(lambda songs: _stack([windows.cut(i, i if i < len(dataset) else None) for i in songs[rows]]))
+    return batches.map(lambda songs: _stack([
+        windows.cut(songs[row], songs[row] if songs[row] < len(dataset) else None) for row in rows]))
 
 
 def iterate(batches: "grain.MapDataset[Batch]", start_step: int = 0, *, threads: int = 4,
@@ -209,12 +210,10 @@ def _read_codec(path: pathlib.Path) -> dict[str, Any]:
     return codec
 
 
-def _rows(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that one of the hosts reads."""
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(f"the batch size is {batch_size}, expected a multiple of the number of hosts, {process_count}")
-    size = batch_size // process_count
-    return slice(process_index * size, (process_index + 1) * size)
+def _rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:
+    if batch_size < 1:
+        raise UserError(f"the batch size is {batch_size}, expected at least 1")
+    return range(batch_size) if rows is None else rows
 
 
 def _stack(examples: list[Any]) -> Any:

@@ -4,8 +4,10 @@ The axes are `data` (copies of the model), `fsdp` (parameters, optimizer state a
 (heads and MLP widths cut along it).
 """
 
+import functools
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,14 +36,17 @@ RULES = (
 )
 
 
-def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
-    """A mesh of all devices from `config.data`, `config.fsdp`, `config.tensor`, one of which may be -1: what is left.
+def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of `devices`, by default all of all processes.
+
+    Its shape is `config.data`, `config.fsdp`, `config.tensor`, one of which may be -1: what is left.
 
     Raises:
       UserError: if the axes do not multiply to the number of devices.
     """
+    all_devices = jax.devices() if devices is None else devices
     sizes = [config[axis] for axis in AXES]
-    devices = jax.device_count()
+    devices = len(all_devices)
     rest = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and devices % rest == 0:
         sizes[sizes.index(-1)] = devices // rest
@@ -49,7 +54,22 @@ def make_mesh(config: ml_collections.ConfigDict) -> Mesh:
         shape = ", ".join(f"{axis}={config[axis]}" for axis in AXES)
         raise UserError(f"mesh {shape} does not fit {devices} devices: expected sizes whose product is {devices}; "
                         "one of them may be -1")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_arranged(all_devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+    """The devices as an array of `sizes`, the last axis along the fastest connections.
+
+    `jax.make_mesh` refuses devices of several slices, which for GPUs are those of several hosts.
+    """
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if devices[0].platform == "tpu" and len(slices) == 1:
+        return jax.make_mesh(sizes, AXES, devices=devices).devices
+    # Hosts one after another: `tensor` lies within them where it fits, `data` across.
+    def place(device):
+        return getattr(device, "slice_index", 0), device.process_index, device.id
+
+    return np.array(sorted(devices, key=place)).reshape(sizes)
 
 
 def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
@@ -71,7 +91,48 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
+def batch_rows(batch_size: int, mesh: Mesh) -> list[int]:
+    """Which rows of a global batch this process puts onto its devices: those that one of them holds, in order."""
+    parts = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for part, in parts for row in range(batch_size)[part]})
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This host's share of a batch, on its devices, as part of the global batch."""
+    """The `batch_rows` of a batch, on this process's devices, as part of the global batch."""
     sharding = NamedSharding(mesh, BATCH)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    local_shares = len(batch_rows(shares, mesh))
+
+    def put(x):
+        x = np.asarray(x)
+        shape = (len(x) * shares // local_shares, *x.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, x, shape)
+
+    return jax.tree.map(put, batch)
+
+
+def put(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array of the host's memory, the same in all processes, onto the devices. No alias of it: it may be donated."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: np.array(array[index]))
+
+
+def on_first_process(tree: Any) -> Any:
+    """The arrays of `tree` on the devices of process 0, cut by `RULES` along them; None for the other processes.
+
+    All processes must call it. One array at a time is whole on every device.
+    """
+    if jax.process_count() == 1:
+        return tree
+    mesh = Mesh(np.array(jax.local_devices()).reshape(1, -1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+    def fetch(leaf, sharding):
+        whole = jax.block_until_ready(_gather(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf))
+        return put(np.asarray(whole), sharding) if jax.process_index() == 0 else None
+
+    fetched = jax.tree.map(fetch, tree, tree_shardings(tree, mesh))
+    return fetched if jax.process_index() == 0 else None
+
+
+@functools.cache
+def _gather(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)

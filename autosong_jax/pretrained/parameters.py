@@ -64,7 +64,7 @@ def load(abstract: Any, recipes: Mapping[str, Recipe], tensors: Tensors, *, what
       tensors: of the checkpoint.
       what: what the model is, for errors.
       dtype: of the arrays; None is that of `abstract`.
-      shardings: a tree of shardings; None puts everything on the first device.
+      shardings: a tree of shardings; None puts everything on the first device of this process.
       ignored: a regular expression, found in the names of tensors that a checkpoint may hold and the model has no use
         for.
 
@@ -85,7 +85,7 @@ def load(abstract: Any, recipes: Mapping[str, Recipe], tensors: Tensors, *, what
         return jax.make_array_from_callback(leaf.shape, sharding, part)
 
     if shardings is None:
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: device, abstract)
     return jax.tree_util.tree_map_with_path(read, abstract, shardings)
 

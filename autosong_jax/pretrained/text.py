@@ -28,7 +28,7 @@ from autosong_jax.data.tokenizer import Tokenizer
 from autosong_jax.errors import UserError
 from autosong_jax.models.bert import BertEncoder
 from autosong_jax.models.t5 import T5Encoder
-from autosong_jax.parallel.sharding import BATCH
+from autosong_jax.parallel.sharding import BATCH, put
 from autosong_jax.pretrained import bert, files, parameters, t5
 from autosong_jax.pretrained.files import Tensors
 
@@ -156,7 +156,7 @@ class FrozenTextEncoder:
 
     def on(self, mesh: Mesh) -> Callable[[Sources], Sources]:
         """`states_of` for batches on `mesh`, each device its own rows, as fast as bfloat16 states allow."""
-        params = jax.device_put(self.params, NamedSharding(mesh, PartitionSpec()))
+        params = jax.tree.map(lambda x: put(np.asarray(x), NamedSharding(mesh, PartitionSpec())), self.params)
         encode = jax.shard_map(functools.partial(_encode, self._graph), mesh=mesh,
                                in_specs=(PartitionSpec(), BATCH, BATCH), out_specs=BATCH)
 

@@ -22,6 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from autosong_jax.cli import log
 from autosong_jax.errors import UserError
 from autosong_jax.models import lora
+from autosong_jax.parallel.sharding import put
 from autosong_jax.pretrained import files, parameters
 from autosong_jax.pretrained.files import Tensors
 from autosong_jax.training import digests
@@ -146,7 +147,7 @@ class Checkpoints:
         if abstract.ema:
             items["ema"], targets["ema"] = abstract.ema, shardings.ema
         items = self._load(items, targets, step)
-        step_array = jax.device_put(jax.numpy.int32(step), shardings.step)
+        step_array = put(np.int32(step), shardings.step)
         return TrainState(step_array, items["params"], items.get("ema", {}), items["optimizer"])
 
     def _load(self, items: dict[str, Any], shardings: dict[str, Any], step: int) -> dict[str, Any]:

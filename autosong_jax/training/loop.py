@@ -14,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 from clu import parameter_overview
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from autosong_jax.cli import log, progress
@@ -21,7 +22,8 @@ from autosong_jax.data import schema
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
-from autosong_jax.parallel.sharding import make_mesh, put_batch
+from autosong_jax.parallel import distributed
+from autosong_jax.parallel.sharding import batch_rows, make_mesh, put_batch
 from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.options import DEFAULTS
 from autosong_jax.sampling.song import window_pattern
@@ -69,6 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     laps = Laps(time.perf_counter() if started is None else started)
     laps.lap("imports")
     dataset = SongDataset(config.data.path, "train")
+    distributed.check_same(_facts(config, dataset))
     # Before anything is built of them or written: whether dataset, workdir and base belong together.
     check_workdir(config, dataset, workdir)
     base = open_base(config, dataset) if config.init.workdir and latest_step(workdir) is None else None
@@ -78,8 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     reading = {
         "batch_size": config.data.batch_size, "frames": len(pattern.steps),
         "sources": {name: source.max_length for name, source in config.sources.items()},
-        "end_of_song": config.data.end_of_song,
-        "process_index": jax.process_index(), "process_count": jax.process_count()}
+        "end_of_song": config.data.end_of_song, "rows": batch_rows(config.data.batch_size, mesh)}
     batches = train_batches(dataset, seed=config.seed, **reading)
 
     def create_model(rngs):
@@ -91,7 +93,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     if base:
         check_shapes(base, trainer)
     texts = text_states(dataset.path, mesh)
+    distributed.barrier()  # all have looked before anything is written
     prepare_workdir(config, dataset, workdir)
+    distributed.check_shared(workdir)
     checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
     expected = checkpoints.latest or 0
     stream = iterate(batches, expected)
@@ -126,9 +130,10 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps:
     config, train = run.config, run.config.train
     schedule = make_schedule(config)
     interval = Interval(run)
-    stop = StopSignal()
+    stop, vote = StopSignal(), distributed.Vote(run.trainer.mesh)
     pending = None  # the sums of the step before, fetched once the next one is on its way
-    with stop, progress(total=train.steps, initial=first_step, unit="step", desc="training") as bar:
+    with stop, progress(total=train.steps, initial=first_step, unit="step", desc="training",
+                        show=distributed.is_first()) as bar:
         for step in range(first_step + 1, train.steps + 1):
             waiting = time.perf_counter()
             batch = _put(next(batches), run.trainer.mesh, run.text_states)
@@ -144,7 +149,7 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps:
                 interval.add(step - 1, pending)
             pending = sums
             bar.update()
-            stopping = stop.requested  # asked once: a signal that comes later is for the next step
+            stopping = vote(stop.requested)  # asked once: a signal that comes later is for the next step
             evaluate = run.validation is not None and (_due(step, train.eval_every) or step == train.steps)
             save = stopping or step == train.steps or _due(step, train.checkpoint_every)
             if evaluate or save or _due(step, train.log_every):
@@ -276,7 +281,16 @@ class StopSignal:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        log.warning("Stopping after this step; the state will be saved")
+        log.error("Stopping after this step; the state will be saved")  # on whichever process is asked
+
+
+def _facts(config: ml_collections.ConfigDict, dataset: SongDataset) -> dict[str, Any]:
+    """What several processes must have in common; where their dataset lies need not be the same."""
+    fields = flatten_dict(config.to_dict(), sep=".")
+    paths = ("data.path", "init.workdir")
+    return {"songs": len(dataset), "codec": dataset.codec, "text encoder": dataclasses.asdict(dataset.text),
+            "jax": jax.__version__} | {
+                f"config.{name}": value for name, value in fields.items() if name not in paths}
 
 
 def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:

@@ -14,6 +14,8 @@ from autosong_jax.cli import log
 from autosong_jax.data import schema
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
+from autosong_jax.parallel import distributed
+from autosong_jax.parallel.sharding import on_first_process
 from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.song import Singer, parts_of
 from autosong_jax.training.metrics import MetricsWriter, writing
@@ -33,16 +35,22 @@ class SampleWriter:
         self._singer = None
         self._prompts = {}
         if config.train.sample_every:
-            states = text_states(config.data.path)
+            states = text_states(config.data.path) if distributed.is_first() else None
             self._prompts = {prompt: self._sources(prompt, states) for prompt in config.train.prompts}
             for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:
                 log.warning("No samples of %s: the dataset has no such song", prompt)
                 del self._prompts[prompt]
 
     def write(self, params: Any, step: int, writer: MetricsWriter) -> None:
-        """Writes workdir/samples/STEP/SPLIT-NUMBER.wav for every prompt."""
+        """Writes workdir/samples/STEP/SPLIT-NUMBER.wav for every prompt; of several processes, the first alone does."""
         if not self._prompts:
             return
+        params = on_first_process(params)
+        if distributed.is_first():
+            self._sing(params, step, writer)
+        distributed.barrier()
+
+    def _sing(self, params: Any, step: int, writer: MetricsWriter) -> None:
         model = nnx.merge(self._graph, params).unstacked()
         if self._singer is None:
             text = SongDataset(self._config.data.path, "train").text
@@ -67,14 +75,16 @@ class SampleWriter:
             io.write(directory / f"{name}.wav", audio, codec.sample_rate)
             writer.write_audio(step, name, audio, codec.sample_rate)
 
-    def _sources(self, prompt: str, states: Callable[[Batch], Batch]) -> dict | None:
-        """The sources of one song, as a batch of one; None if there is no such song."""
+    def _sources(self, prompt: str, states: Callable[[Batch], Batch] | None) -> dict | None:
+        """The sources of one song, as a batch of one, or nothing without `states`; None if there is no such song."""
         split, _, number = prompt.partition(":")
         if not number.isdecimal():
             raise UserError(f"train.prompts has {prompt!r}: expected SPLIT:NUMBER, such as train:0")
         config = self._config
         if int(number) >= sum(schema.read_dataset_info(config.data.path)[1].get(split, [])):
             return None
+        if states is None:
+            return {}
         songs = SongDataset(config.data.path, split)
         batches = eval_batches(songs, batch_size=1, frames=1, end_of_song=False,
                                sources={name: source.max_length for name, source in config.sources.items()})

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
 import ml_collections
@@ -16,6 +15,7 @@ from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models import lora
 from autosong_jax.models.build import abstract_model
+from autosong_jax.parallel.sharding import put
 from autosong_jax.sampling.song import read_codec_facts
 from autosong_jax.training.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_frozen
 from autosong_jax.training.step import Trainer, TrainState
@@ -108,7 +108,8 @@ def start(config: ml_collections.ConfigDict, trainer: Trainer, checkpoints: Chec
         trained, frozen = partition(combine(trainer.fresh(config.seed, known), known), config.train.trainable)
         if frozen:
             save_frozen(workdir, frozen)
-        state = trainer.init(jax.tree.map(_put, trained, trainer.shardings.params))
+        state = trainer.init(jax.tree.map(
+            lambda x, sharding: x if isinstance(x, jax.Array) else put(x, sharding), trained, trainer.shardings.params))
     else:
         state, step = checkpoints.restore_newest(trainer.abstract, trainer.shardings)
         if isinstance(state, TrainState):
@@ -116,8 +117,3 @@ def start(config: ml_collections.ConfigDict, trainer: Trainer, checkpoints: Chec
         else:
             state = trainer.init(state)
     return state, load_frozen(workdir, trainer.frozen)
-
-
-def _put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    # No alias of NumPy's memory: the array is donated to the first step.
-    return leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf, sharding, may_alias=False)

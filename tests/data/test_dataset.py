@@ -172,12 +172,12 @@ def test_iteration_is_random_access(start, threads, dataset):
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_read_slices_of_one_batch(hosts, directory, monkeypatch):
+def test_hosts_read_rows_of_one_batch(hosts, directory, monkeypatch):
     whole = train_batches(SongDataset(directory, "train"), seed=2, **OPTIONS)
     songs_read = []
     monkeypatch.setattr(SongDataset, "__getitem__", counting(SongDataset.__getitem__, songs_read))
-    parts = [train_batches(SongDataset(directory, "train"), seed=2, process_index=i, process_count=hosts, **OPTIONS)
-             for i in range(hosts)]
+    parts = [train_batches(SongDataset(directory, "train"), seed=2, rows=rows, **OPTIONS)
+             for rows in np.array_split(range(4), hosts)]
     for step in (0, 1, 8):
         songs_read.clear()
         slices = [part[step] for part in parts]
@@ -214,7 +214,7 @@ def test_evaluation_has_every_song_once_then_padding(dataset, records):
 
 def test_evaluation_is_always_the_same_also_on_several_hosts(directory):
     whole = list(iterate(eval_batches(SongDataset(directory, "train"), **OPTIONS)))
-    hosts = [eval_batches(SongDataset(directory, "train"), process_index=i, process_count=2, **OPTIONS) for i in (0, 1)]
+    hosts = [eval_batches(SongDataset(directory, "train"), rows=rows, **OPTIONS) for rows in ((0, 1), (2, 3))]
     assert len(whole) == 2
     for step, batch in enumerate(whole):
         assert_equal(concatenate([host[step] for host in hosts]), batch)
@@ -302,5 +302,5 @@ def test_wrong_requests(dataset):
         train_batches(dataset, seed=0, **(OPTIONS | {"sources": {"melody": 3}}))
     with pytest.raises(UserError, match="the seed is -1, expected 0 to 4294967295"):
         train_batches(dataset, seed=-1, **OPTIONS)
-    with pytest.raises(UserError, match=r"batch size is 4, expected a multiple of the number of hosts, 3"):
-        train_batches(dataset, seed=0, process_count=3, **OPTIONS)
+    with pytest.raises(UserError, match="batch size is 0, expected at least 1"):
+        train_batches(dataset, seed=0, **(OPTIONS | {"batch_size": 0}))

@@ -1,0 +1,345 @@
+"""Several processes that train one model: how they find each other, agree, and never wait for one that is gone.
+
+With a single process nothing here does anything. With several, `joined` starts `jax.distributed`, and a thread in each
+process tells the others, through the key-value store of its coordinator (process 0), that it is alive, or why it fails:
+they would otherwise wait inside a collective operation for a process that will never take part.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import pathlib
+import re
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# What Orbax, too, takes the client from: JAX has no public name for its key-value store, nor for what it detects.
+from jax._src import distributed as jax_distributed
+from jax._src.clusters import ClusterEnv
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from autosong_jax.cli import log
+from autosong_jax.errors import UserError
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+START_SECONDS = 300  # for all processes to meet
+ALIVE_SECONDS = 60  # without a sign of life, a process counts as dead
+SHARED_SECONDS = 15  # network filesystems take their time to show a new file
+_POLL_SECONDS = 1.0
+_FOREVER = 7 * 24 * 3600 * 1000  # ms; a process that is gone ends the waiting anyway
+_KEY = "autosong_jax/"
+_barriers = itertools.count()
+
+
+def find(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `jax.distributed.initialize` is to be called with; None for a process that trains alone.
+
+    The variables JAX_COORDINATOR_ADDRESS (HOST:PORT), JAX_NUM_PROCESSES and JAX_PROCESS_ID come first, then what JAX
+    detects: SLURM and Open MPI, with more than one task, and TPU pods. There, the address alone may be given as well.
+
+    Raises:
+      UserError: if the variables contradict themselves, or say half of it.
+    """
+    given = [name for name in (ADDRESS, COUNT, INDEX) if environment.get(name)]
+    if len(given) == 3:
+        return _plain(environment[ADDRESS], environment[COUNT], environment[INDEX])
+    address = {"coordinator_address": environment[ADDRESS]} if given == [ADDRESS] else {}
+    if given and not address:
+        raise _half(given)
+    for cluster in ClusterEnv._cluster_types:
+        if cluster.name in _CLUSTERS and cluster.is_env_present():
+            if _CLUSTERS[cluster.name](cluster, environment) < 2:
+                return None
+            return address | {"cluster_detection_method": cluster.name,
+                              "local_device_ids": _local_devices(environment)}
+    tasks = environment.get("OMPI_COMM_WORLD_SIZE", "1")  # an Open MPI whose address JAX does not find
+    if int(tasks) > 1 and not address:
+        raise UserError(f"Open MPI started {tasks} processes and says nothing of an address: give {ADDRESS}=HOST:PORT "
+                        "(mpirun -x), HOST being that of rank 0 and PORT any that is free there")
+    if int(tasks) > 1:
+        return _plain(environment[ADDRESS], tasks, environment["OMPI_COMM_WORLD_RANK"]) | {
+            "local_device_ids": _local_devices(environment)}
+    if given:
+        raise _half(given)
+    return None
+
+
+def _slurm_tasks(_: Any, environment: Mapping[str, str]) -> int:
+    # Of the step: an interactive shell is a step of one task in an allocation that may be of many.
+    return int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
+
+
+def _tasks(cluster: Any, _: Mapping[str, str]) -> int:
+    return cluster.get_process_count()
+
+
+_CLUSTERS = {"slurm": _slurm_tasks, "ompi": _tasks, "gketpu": _tasks, "gcetpu": _tasks}
+
+
+def _plain(address: str, count: str, index: str) -> dict[str, Any] | None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"{ADDRESS}={address}: expected HOST:PORT of process 0, such as 10.0.0.1:12345")
+    if not count.isdecimal() or int(count) < 1:
+        raise UserError(f"{COUNT}={count}: expected the number of processes")
+    if not index.isdecimal() or int(index) >= int(count):
+        raise UserError(f"{INDEX}={index}: expected 0 to {int(count) - 1}, for {count} processes")
+    if int(count) == 1:
+        return None
+    return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index),
+            "cluster_detection_method": "deactivate"}
+
+
+def _half(given: list[str]) -> UserError:
+    missing = [name for name in (ADDRESS, COUNT, INDEX) if name not in given]
+    return UserError(f"{', '.join(given)} set, but not {', '.join(missing)}: several processes need all three, one "
+                     "alone needs none of them")
+
+
+def _local_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """Which GPUs of its host are this process's: [] for all that it sees, None for the one that its rank names."""
+    if environment.get("JAX_LOCAL_DEVICE_IDS"):
+        return None  # JAX reads it
+    per_host = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or ""
+    alone = set(re.sub(r"\(x\d+\)", "", per_host).split(",")) == {"1"}
+    bound = len(environment.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1
+    return [] if alone or bound else None
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """One of several processes while entered, if the environment says so; to be entered before JAX sees a device.
+
+    An exception in one of them ends all, each with a line that says what happened where. This process then does not
+    come back from here: its status is 2 after a `UserError`, 130 after Ctrl+C, otherwise 1.
+    """
+    arguments = find(os.environ)
+    if arguments is None:
+        yield
+        return
+    _connect(arguments)
+    if jax_distributed.global_state.process_id:
+        log.setLevel(logging.ERROR)  # what all would say is said once
+    watch = _Watch()
+    try:
+        yield
+    except BaseException as error:
+        watch.fail(error)
+    watch.close()
+    jax.distributed.shutdown()
+
+
+def _connect(arguments: Mapping[str, Any]) -> None:
+    # JAX would take SIGTERM for a notice to itself, and the process would not end by it.
+    jax.config.update("jax_enable_preemption_service", False)
+    who = "of " + arguments["cluster_detection_method"]
+    if "process_id" in arguments:
+        who = (f"this is process {arguments['process_id']} of {arguments['num_processes']}, the coordinator "
+               f"{arguments['coordinator_address']}")
+
+    def give_up():  # before JAX does, which would abort with a stack trace
+        _say(f"the processes did not meet within {START_SECONDS} s ({who}): start every one of them, and let the "
+             "coordinator's address be one of process 0's host that the others can reach")
+        _end(2)
+
+    timer = threading.Timer(START_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(**arguments, initialization_timeout=START_SECONDS + 60)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the processes cannot be joined ({who}): {str(error).splitlines()[0]}") from error
+    finally:
+        timer.cancel()
+
+
+def _say(message: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write("error: " + " ".join(message.split()), file=sys.stderr)
+
+
+def _end(status: int) -> None:
+    """Ends the process at once: nothing may wait any more for processes that do not answer."""
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(status)
+
+
+class _Watch:
+    """The thread that says that this process is alive, and ends it when another fails."""
+
+    def __init__(self):
+        state = jax_distributed.global_state
+        self._client, self._index, self._count = state.client, state.process_id, state.num_processes
+        self._ending = threading.Lock()  # held, and never released, by whoever ends the process
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the others of `error` and ends the process."""
+        self._ending.acquire()
+        if isinstance(error, UserError):
+            message, status = str(error), 2
+        elif isinstance(error, KeyboardInterrupt):
+            message, status = "interrupted", 130
+        else:
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                self._end_if_other_failed(3.0)  # what an operation with a process that is gone ends with
+            traceback.print_exception(error)
+            message, status = f"{type(error).__name__}: {error}", 1
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another may have failed first
+            self._client.key_value_set(_KEY + "failed", json.dumps([self._index, " ".join(message.split())]))
+        _say(message)
+        self._wait_for_all()
+        _end(status)
+
+    def close(self) -> None:
+        """Stops the thread, once all processes have come here: none then takes another's end for its death."""
+        barrier()
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        seen: dict[str, tuple[str, float]] = {}  # the last sign of life of each process, and when it was new
+        for beat in itertools.count():
+            if self._closed.wait(_POLL_SECONDS):
+                return
+            try:
+                self._client.key_value_set(f"{_KEY}alive/{self._index}", str(beat), allow_overwrite=True)
+                signs = dict(self._client.key_value_dir_get(_KEY + "alive/"))
+            except jax.errors.JaxRuntimeError:
+                if not self._closed.is_set() and self._ending.acquire(blocking=False):
+                    _say("process 0, which coordinates the others, does not answer any more: see what it said last; "
+                         "start all processes again to go on from the newest checkpoint")
+                    _end(1)
+                return
+            if not self._ending.acquire(blocking=False):
+                return  # this process ends by itself
+            self._end_if_other_failed()
+            now = time.monotonic()
+            seen |= {key: (sign, now) for key, sign in signs.items() if seen.get(key, ("",))[0] != sign}
+            silent = [key.rpartition("/")[2] for key, (_, when) in seen.items() if now - when > ALIVE_SECONDS]
+            if silent:
+                _say(f"process {', '.join(sorted(silent))} of {self._count} has given no sign of life for "
+                     f"{ALIVE_SECONDS} s: see what it said last; start all processes again to go on from the newest "
+                     "checkpoint")
+                _end(1)
+            self._ending.release()
+
+    def _end_if_other_failed(self, seconds: float = 0.0) -> None:
+        """Ends this process if another has failed, or does so within `seconds`."""
+        until = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is no such key
+                index, message = json.loads(self._client.key_value_try_get(_KEY + "failed"))
+                if index != self._index:
+                    _say(f"process {index} of {self._count} failed: {message}")
+                    self._wait_for_all()
+                    _end(2)
+            if time.monotonic() >= until:
+                return
+            time.sleep(0.1)
+
+    def _wait_for_all(self) -> None:
+        """Until all know of the failure: the store of keys ends with process 0."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.wait_at_barrier(_KEY + "failed", 10_000)
+        if self._index == 0:
+            time.sleep(0.5)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def barrier() -> None:
+    """Waits until all processes are here, without the devices, which may have much to do or nothing for long."""
+    if jax.process_count() > 1:
+        jax_distributed.global_state.client.wait_at_barrier(f"{_KEY}barrier/{next(_barriers)}", _FOREVER)
+
+
+def _from_first(value: str) -> str:
+    """The `value` of process 0, on all."""
+    client, key = jax_distributed.global_state.client, f"{_KEY}value/{next(_barriers)}"
+    if is_first():
+        client.key_value_set(key, value)
+        return value
+    return client.blocking_key_value_get(key, _FOREVER)
+
+
+def check_same(facts: Mapping[str, Any]) -> None:
+    """Makes sure that all processes were started alike.
+
+    Raises:
+      UserError: names the first of `facts` that differs from process 0's.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = json.loads(json.dumps(facts))
+    first = json.loads(_from_first(json.dumps(facts)))
+    for name in sorted(mine.keys() | first.keys()):
+        if mine.get(name) != first.get(name):
+            raise UserError(f"process {jax.process_index()} has {name} {mine.get(name)!r}, process 0 has "
+                            f"{first.get(name)!r}: start all processes with the same command, packages and dataset")
+
+
+def check_shared(directory: pathlib.Path) -> None:
+    """Makes sure that all processes see the same `directory`, which exists on process 0.
+
+    Raises:
+      UserError: if one does not see what process 0 writes there.
+    """
+    if jax.process_count() == 1:
+        return
+    path = directory / f".shared-{_from_first(uuid.uuid4().hex)}"
+    if is_first():
+        path.touch()
+    barrier()
+    until = time.monotonic() + SHARED_SECONDS
+    while not path.exists():
+        if time.monotonic() > until:
+            raise UserError(f"{directory} on process {jax.process_index()} is not the directory that process 0 writes "
+                            "to: give a --workdir on a filesystem that all hosts share")
+        time.sleep(0.2)
+    barrier()
+    if is_first():
+        path.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass
+class Vote:
+    """Asks all processes whether any of them wants to stop.
+
+    With several processes the answer is that of the call before: it travels behind the step that is under way, so
+    nobody waits for it, and all processes get the same answer at the same call. All of them must call equally often.
+    """
+
+    mesh: Mesh
+
+    def __post_init__(self):
+        self._sharding = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+        self._last = None
+
+    def __call__(self, wanted: bool) -> bool:
+        if jax.process_count() == 1:
+            return wanted
+        mine = np.full(len(self._sharding.addressable_devices), wanted)
+        last, self._last = self._last, self._any(jax.make_array_from_process_local_data(
+            self._sharding, mine, (self.mesh.size,)))
+        return last is not None and bool(last)

@@ -1,0 +1,420 @@
+"""Several processes on this machine, as if they were hosts, against one: the same losses, weights and files."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from autosong_jax import config as config_file
+from autosong_jax.data import dataset as dataset_file
+from autosong_jax.data import schema, tfrecord
+from autosong_jax.data.dataset import SongDataset
+from autosong_jax.errors import UserError
+from autosong_jax.parallel import distributed
+from autosong_jax.parallel.sharding import make_mesh
+from autosong_jax.sampling.song import window_pattern
+from autosong_jax.training import loop
+from autosong_jax.training.checkpoints import Checkpoints
+from autosong_jax.training.step import make_trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMES = {"steps_per_second", "codes_per_second", "data_wait", "mfu"}
+
+# Imported by Python itself when a process starts: notes which rows of which batches are read.
+NOTE_ROWS = """
+import os
+from autosong_jax.data import dataset
+
+def cut(self, example, song, original=dataset._Windows.cut):
+    with open(os.environ["ROWS"], "a") as file:
+        file.write(f"{example % 8}\\n")
+    return original(self, example, song)
+
+dataset._Windows.cut = cut
+"""
+
+
+def environment(index, count, devices, port, **more):
+    flags = [f for f in os.environ["XLA_FLAGS"].split() if "device_count" not in f]
+    return os.environ | {
+        "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(index),
+        **more}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start(configs, workdir, directory, devices=2, **more):
+    """`train` in as many processes as there are configs, each with its own."""
+    port, processes = free_port(), []
+    for index, config in enumerate(configs):
+        config_file.save(config, directory / f"config{index}.json")
+        (directory / f"config{index}.py").write_text(
+            "import pathlib\nfrom autosong_jax import config\n"
+            f"get_config = lambda: config.load(pathlib.Path({str(directory / f'config{index}.json')!r}))\n")
+        own = {name: value.format(index=index) for name, value in more.items()}
+        processes.append(subprocess.Popen(
+            [sys.executable, "-m", "autosong_jax.train", f"--config={directory / f'config{index}.py'}",
+             f"--workdir={workdir}"], cwd=ROOT, env=environment(index, len(configs), devices, port, **own),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    return processes
+
+
+def finish(processes):
+    """The status and the output of each; none may wait for ever."""
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], outputs
+
+
+def run_scripts(script, count, devices=1, **more):
+    """A short program in several processes, which have `distributed`, `jax`, `index` and what is given as `more`."""
+    port = free_port()
+    head = "import jax, numpy as np, os, sys, time\nfrom autosong_jax.parallel import distributed\n" \
+           "from autosong_jax.errors import UserError\nindex = int(os.environ['JAX_PROCESS_ID'])\n"
+    return finish([subprocess.Popen([sys.executable, "-c", head + script], cwd=ROOT, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, text=True,
+                                    env=environment(i, count, devices, port, **more)) for i in range(count)])
+
+
+def lines_of(output):
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+def metrics_of(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def state_of(config, workdir, mesh):
+    from autosong_jax.models.build import build_model
+
+    dataset = SongDataset(config.data.path, "train")
+    trainer = make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs),
+                           window_pattern(config, dataset.codec), mesh)
+    checkpoints = Checkpoints(workdir, keep_last=9)
+    state = checkpoints.restore(trainer.abstract, trainer.shardings, config.train.steps)
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def assert_same_run(config, workdir, other, mesh):
+    assert metrics_of(workdir) == metrics_of(other)
+    one, two = (state_of(config, w, mesh) for w in (workdir, other))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def files_of(workdir):
+    """Names, but for what holds a time or a process in its name."""
+    return sorted(str(p.relative_to(workdir)) for p in workdir.rglob("*")
+                  if "tensorboard" not in p.parts and "ocdbt.process" not in str(p) and p.name != "d")
+
+
+@pytest.fixture
+def on_devices(monkeypatch):
+    """`on_devices(4)`: training in this process takes so many devices."""
+    def use(count):
+        monkeypatch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:count]))
+
+    return use
+
+
+@pytest.fixture(scope="module")
+def config(toy_config):
+    return toy_config(**{"model.layers": 1, "model.width": 8, "model.mlp_width": 16, "model.dropout": 0.1,
+                         "train.ema_every": 1, "train.steps": 24, "train.eval_every": 12, "train.checkpoint_every": 4,
+                         "train.sample_every": 24, "train.prompts": ("train:0", "validation:9")})
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    """What one process with four devices makes of `config`."""
+    workdir = tmp_path_factory.mktemp("alone") / "workdir"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_mesh", lambda config: make_mesh(config, jax.devices()[:4]))
+        loop.train(config, workdir)
+    return workdir
+
+
+def mesh_of(config, count):
+    return make_mesh(config.mesh, jax.devices()[:count])
+
+
+def test_two_processes_equal_one_and_read_each_its_rows(config, alone, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(NOTE_ROWS)
+    workdir = tmp_path / "workdir"
+    statuses, outputs = finish(start(
+        [config, config], workdir, tmp_path, ROWS=str(tmp_path / "rows{index}"),
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])))
+    assert statuses == [0, 0], "\n".join(outputs)
+    assert_same_run(config, workdir, alone, mesh_of(config, 4))
+    assert files_of(workdir) == files_of(alone)
+    assert "Step 24" in outputs[0] and "Parameters" not in outputs[1] and "Step" not in outputs[1]
+    rows = [set(map(int, (tmp_path / f"rows{i}").read_text().split())) for i in range(2)]
+    assert rows == [{0, 1, 2, 3}, {4, 5, 6, 7}]
+
+
+def test_stopped_in_every_way_and_gone_on_with_other_numbers_of_processes(config, alone, tmp_path, on_devices):
+    workdir = tmp_path / "workdir"
+    processes = start([config, config], workdir, tmp_path)
+    wait_for_step(workdir, 5, processes[0])
+    for process in processes:
+        process.kill()
+    finish(processes)
+    on_devices(4)
+    stop_at(8, config, workdir)  # by itself
+    processes = start([config, config], workdir, tmp_path)
+    wait_for_step(workdir, 10, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    statuses, outputs = finish(processes)
+    assert statuses == [130, 130], "\n".join(outputs)
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert f"Going on from step 8 of {workdir}" in outputs[0]
+    assert f"stopped at step {saved} and saved" in outputs[0] and 10 <= saved < 24
+    assert "Stopping after this step" in outputs[1] and "Traceback" not in "".join(outputs)
+    loop.train(config, workdir)
+    assert_same_run(config, workdir, alone, mesh_of(config, 4))
+
+
+def wait_for_step(workdir, step, process):
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None and not (path.exists() and f'"step": {step},' in path.read_text()):
+        time.sleep(0.02)
+
+
+def stop_at(step, config, workdir):
+    """Trains in this process until the end of `step`."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Stopped, match=f"step {step}"):
+        vote, calls = distributed.Vote.__call__, iter(range(1000))
+        first = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()) + 1
+        patch.setattr(distributed.Vote, "__call__", lambda self, _: vote(self, first + next(calls) == step))
+        loop.train(config, workdir)
+
+
+def test_a_damaged_song_on_one_host_ends_all(config, toy_dataset, tmp_path):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(toy_dataset, dataset)
+    shard = schema.shard_path(dataset, "train", 0, 1)
+    offset, length = tfrecord.record_offsets(shard)[song_read_late(config)]
+    data = bytearray(shard.read_bytes())
+    data[offset + length // 2] ^= 1
+    shard.write_bytes(data)
+    with config.unlocked():
+        other = config.copy_and_resolve_references()
+        other.data.path = str(dataset)
+    statuses, outputs = finish(start([config, other], tmp_path / "workdir", tmp_path))
+    assert statuses == [2, 2], "\n".join(outputs)
+    assert lines_of(outputs[1]) == [f"error: {shard}: the record at byte {offset - 12} differs from its checksum: copy "
+                                    "this file again from where the dataset came from, or delete it and export again"]
+    assert lines_of(outputs[0]) == [lines_of(outputs[1])[0].replace("error: ", "error: process 1 of 2 failed: ")]
+    assert "Traceback" not in "".join(outputs)
+
+
+def song_read_late(config):
+    """The song that the second half of a batch of training holds last for the first time."""
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset_file._Windows, "cut", lambda self, example, song: np.array([example, song]))
+        batches = dataset_file.train_batches(
+            SongDataset(config.data.path, "train"), batch_size=8, frames=1, sources={}, end_of_song=True,
+            seed=config.seed, rows=range(4, 8))
+        for example, song in np.concatenate([batches[step] for step in range(6)]):
+            seen.setdefault(int(song), int(example))
+    return max(seen, key=seen.get)
+
+
+@pytest.fixture(scope="module")
+def tokens(save_text_encoder, tmp_path_factory):
+    """A dataset whose texts go through a frozen encoder in training."""
+    import soundfile
+
+    from data_prep.pipeline import Options, export
+
+    root = tmp_path_factory.mktemp("tokens")
+    save_text_encoder("t5", root / "encoder")
+    for i, lyrics in enumerate(["love rain", "night blue love", "rain"]):
+        folder = root / "songs" / str(i)
+        folder.mkdir(parents=True)
+        soundfile.write(folder / "audio.wav", np.random.default_rng(i).normal(0, 0.1, 16000), 16000)
+        (folder / "lyrics.txt").write_text(lyrics)
+    export(Options(str(root / "songs"), str(root / "dataset"), codec="melrvq:num_codebooks=2,codebook_size=16",
+                   text_encoder=f"t5:{root / 'encoder'}", text_states="on_the_fly", validation_fraction=0.0))
+    return root / "dataset"
+
+
+def test_frozen_text_and_parameters_on_a_mesh_whose_heads_span_processes(config, tokens, tmp_path, on_devices):
+    with config.unlocked():
+        config = config.copy_and_resolve_references()
+    config.data.path = str(tokens)
+    config.train.update(steps=2, log_every=1, checkpoint_every=2, eval_every=0, sample_every=0,
+                        trainable=("conditions/", "mlp/"))
+    config.mesh.update(data=1, fsdp=2, tensor=2)
+    one, two = tmp_path / "one", tmp_path / "two"
+    on_devices(4)
+    loop.train(config, one)
+    statuses, outputs = finish(start([config] * 4, two, tmp_path, devices=1))
+    assert statuses == [0] * 4, "\n".join(outputs)
+    assert_same_run(config, two, one, mesh_of(config, 4))
+    loaded = [jax.device_get(loop_frozen(config, workdir)) for workdir in (one, two)]
+    jax.tree.map(np.testing.assert_array_equal, *loaded)
+
+
+def loop_frozen(config, workdir):
+    from autosong_jax.models.build import build_model
+    from autosong_jax.training.checkpoints import load_frozen
+
+    dataset = SongDataset(config.data.path, "train")
+    trainer = make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs),
+                           window_pattern(config, dataset.codec), mesh_of(config, 4))
+    return load_frozen(workdir, trainer.frozen)
+
+
+def test_votes_rows_and_arrays_of_devices_in_any_order():
+    statuses, outputs = run_scripts("""
+from autosong_jax.parallel import sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+with distributed.joined():
+    mesh = Mesh(np.array(jax.devices())[[0, 2, 3, 1]].reshape(2, 2, 1), sharding.AXES)
+    rows = sharding.batch_rows(8, mesh)
+    assert rows == ([0, 1, 6, 7] if index == 0 else [2, 3, 4, 5]), rows
+    batch = sharding.put_batch({"x": np.arange(16).reshape(8, 2)[rows]}, mesh)["x"]
+    whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(batch)
+    assert np.array_equal(whole, np.arange(16).reshape(8, 2))
+    kernel = np.arange(8.0).reshape(2, 4)
+    tree = {"up": {"kernel": sharding.put(kernel, NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))}}
+    fetched = sharding.on_first_process(tree)
+    assert fetched is None if index else np.array_equal(fetched["up"]["kernel"], kernel)
+    vote = distributed.Vote(mesh)
+    answers = [vote(index == 1 and step == 3) for step in range(6)]
+    assert answers == [False] * 4 + [True, False], answers
+""", 2, devices=2)
+    assert statuses == [0, 0], "\n".join(outputs)
+
+
+def test_processes_started_differently_or_without_a_shared_filesystem(tmp_path):
+    for i in range(2):
+        (tmp_path / f"host{i}").mkdir()
+    script = """
+import pathlib
+distributed.SHARED_SECONDS = 0.5
+with distributed.joined():
+    distributed.check_same({"config.seed": 0})
+    distributed.check_shared(pathlib.Path(os.environ["ROOT"]))
+    distributed.check_shared(pathlib.Path(os.environ["ROOT"]) / f"host{index}")
+"""
+    statuses, outputs = run_scripts(script, 2, ROOT=str(tmp_path))
+    assert statuses == [2, 2] and not list(tmp_path.glob(".shared*"))
+    message = f"{tmp_path}/host1 on process 1 is not the directory that process 0 writes to: give a --workdir on a " \
+              "filesystem that all hosts share"
+    assert [lines_of(output) for output in outputs] == [
+        [f"error: process 1 of 2 failed: {message}"], [f"error: {message}"]]
+    statuses, outputs = run_scripts(script.replace('": 0', '": index'), 2, ROOT=str(tmp_path))
+    assert statuses == [2, 2]
+    assert "process 1 has config.seed 1, process 0 has 0: start all processes with the same" in outputs[1]
+
+
+def test_a_process_that_dies_without_a_word_ends_the_others():
+    statuses, outputs = run_scripts("""
+distributed.ALIVE_SECONDS = 3
+with distributed.joined():
+    distributed.barrier()
+    if index == 1:
+        os.kill(os.getpid(), 9)
+    distributed.barrier()
+""", 2)
+    assert statuses == [1, -signal.SIGKILL], "\n".join(outputs)
+    assert "process 1 of 2 has given no sign of life for 3 s" in lines_of(outputs[0])[0]
+
+
+def test_an_unexpected_error_is_shown_where_it_happened_and_named_elsewhere():
+    statuses, outputs = run_scripts("""
+with distributed.joined():
+    if index == 0:
+        raise KeyError("x")
+    distributed.barrier()
+""", 2)
+    assert statuses == [1, 2], "\n".join(outputs)
+    assert "Traceback" in outputs[0] and lines_of(outputs[1]) == ["error: process 0 of 2 failed: KeyError: 'x'"]
+
+
+def test_processes_that_do_not_meet_end_with_one_line():
+    script = "distributed.START_SECONDS = 2\nwith distributed.joined():\n    pass\n"
+    process = subprocess.run(
+        [sys.executable, "-c", "from autosong_jax.parallel import distributed\n" + script], cwd=ROOT, text=True,
+        env=environment(1, 2, 1, free_port()), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    assert process.returncode == 2 and "Check failure" not in process.stdout
+    assert "the processes did not meet within 2 s (this is process 1 of 2, the coordinator localhost:" in process.stdout
+
+
+PLAIN = {"JAX_COORDINATOR_ADDRESS": "host:1234", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+SLURM = {"SLURM_JOB_ID": "17", "SLURM_STEP_NODELIST": "node[003-004]", "SLURM_NTASKS": "8", "SLURM_PROCID": "5",
+         "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+OLD_MPI = OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"}
+
+
+@pytest.mark.parametrize(("variables", "expected"), [
+    ({}, None),
+    (PLAIN, {"coordinator_address": "host:1234", "num_processes": 2, "process_id": 1,
+             "cluster_detection_method": "deactivate"}),
+    (PLAIN | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}, None),
+    (SLURM, {"cluster_detection_method": "slurm", "local_device_ids": None}),
+    (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x8)"}, {"cluster_detection_method": "slurm", "local_device_ids": []}),
+    (SLURM | {"CUDA_VISIBLE_DEVICES": "3"}, {"cluster_detection_method": "slurm", "local_device_ids": []}),
+    (SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, {"cluster_detection_method": "slurm", "local_device_ids": None}),
+    (SLURM | {"JAX_COORDINATOR_ADDRESS": "host:1"},
+     {"cluster_detection_method": "slurm", "local_device_ids": None, "coordinator_address": "host:1"}),
+    (SLURM | {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),  # one task
+    (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell in an allocation of eight
+    ({"SLURM_JOB_ID": "17", "SLURM_NTASKS": "8"}, None),  # a batch script, outside srun
+    (OLD_MPI, {"cluster_detection_method": "ompi", "local_device_ids": None}),
+    (OPEN_MPI | {"JAX_COORDINATOR_ADDRESS": "host:1"},
+     {"coordinator_address": "host:1", "num_processes": 4, "process_id": 3, "cluster_detection_method": "deactivate",
+      "local_device_ids": None}),
+])
+def test_what_the_environment_says(variables, expected, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_COORD", "CUDA_VISIBLE"))]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.find(os.environ) == expected
+
+
+def test_slurm_tells_jax_where_the_first_task_is(monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    cluster = next(c for c in distributed.ClusterEnv._cluster_types if c.name == "slurm")
+    found = cluster.auto_detect_unset_distributed_params(None, None, None, [], "slurm", 10)
+    assert found == ("node003:61457", 8, 5, [])
+
+
+@pytest.mark.parametrize(("variables", "words"), [
+    ({"JAX_COORDINATOR_ADDRESS": "host:1234"}, ["JAX_NUM_PROCESSES, JAX_PROCESS_ID", "all three"]),
+    ({"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "2"}, ["not JAX_COORDINATOR_ADDRESS"]),
+    (PLAIN | {"JAX_PROCESS_ID": "2"}, ["JAX_PROCESS_ID=2", "0 to 1"]),
+    (PLAIN | {"JAX_PROCESS_ID": "first"}, ["JAX_PROCESS_ID=first", "0 to 1"]),
+    (PLAIN | {"JAX_NUM_PROCESSES": "0"}, ["JAX_NUM_PROCESSES=0"]),
+    (PLAIN | {"JAX_COORDINATOR_ADDRESS": "host"}, ["JAX_COORDINATOR_ADDRESS=host", "HOST:PORT"]),
+    (OPEN_MPI, ["4 processes", "JAX_COORDINATOR_ADDRESS=HOST:PORT"]),
+])
+def test_what_cannot_be_is_named(variables, words):
+    with pytest.raises(UserError) as error:
+        distributed.find(variables)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
