@@ -128,7 +128,7 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
     stream = grain.MapDataset.range(len(dataset)).shuffle(seed=seed).repeat()
     # Global batches of song numbers, which cost nothing; then only this host's songs are read.
     batches = stream.map_with_index(lambda example, song: (example, song)).batch(batch_size, batch_fn=list)
-    return batches.map(lambda examples: _stack([windows.cut(*examples[row]) for row in rows]))
+    return batches.map(lambda examples: windows.batch([examples[row] for row in rows]))
 
 
 def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
@@ -143,8 +143,8 @@ def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources:
     windows = _Windows(dataset, frames, sources, end_of_song, seed=0)
     examples = grain.MapDataset.range(-(-len(dataset) // batch_size) * batch_size)
     batches = examples.batch(batch_size, batch_fn=list)
-    return batches.map(lambda songs: _stack([
-        windows.cut(songs[row], songs[row] if songs[row] < len(dataset) else None) for row in rows]))
+    return batches.map(lambda songs: windows.batch([
+        (songs[row], songs[row] if songs[row] < len(dataset) else None) for row in rows]))
 
 
 def iterate(batches: "grain.MapDataset[Batch]", start_step: int = 0, *, threads: int = 4,
@@ -157,7 +157,7 @@ def iterate(batches: "grain.MapDataset[Batch]", start_step: int = 0, *, threads:
 
 
 class _Windows:
-    """Cuts one window out of a song and brings the song's texts to fixed lengths."""
+    """Cuts one window out of each song and brings the song's texts to fixed lengths."""
 
     def __init__(self, dataset: SongDataset, frames: int, sources: Mapping[str, int], end_of_song: bool, seed: int):
         known = schema.source_features(dataset.text.kind)
@@ -172,31 +172,41 @@ class _Windows:
         self._nothing = {name: np.zeros((0, *spec.shape[1:]), spec.np_dtype) for name, spec in specs.items()}
         self._cut_sources = set()
 
-    def cut(self, example: int, song: int | None) -> Batch:
-        """Example `example` of the stream: a window of song number `song`; of None, only padding."""
+    def batch(self, examples: Sequence[tuple[int, int | None]]) -> Batch:
+        """Windows of (number in the stream, number of the song) each; a song None is only padding."""
+        # Every song is written into place once, and memory that padding alone would touch is not touched at all: a
+        # batch with the states of a frozen encoder has hundreds of megabytes.
+        size, dataset = len(examples), self._dataset
+        batch = {
+            "codes": np.full((size, self._frames, dataset.num_codebooks), dataset.codebook_size, np.int32),
+            "num_frames": np.zeros(size, np.int32),
+            "sources": {source: {**{name: np.zeros((size, length, *self._nothing[feature].shape[1:]),
+                                                   self._nothing[feature].dtype) for name, feature in arrays.items()},
+                                 "length": np.zeros(size, np.int32)}
+                        for source, (arrays, length) in self._sources.items()}}
+        for row, (example, song) in enumerate(examples):
+            self._cut(batch, row, example, song)
+        return batch
+
+    def _cut(self, batch: Batch, row: int, example: int, song: int | None) -> None:
         record = self._nothing if song is None else self._dataset[song]
         song_frames = 0 if song is None else len(record["codes"]) + self._end
         generator = np.random.Generator(np.random.Philox(key=[self._seed, example]))
         start = generator.integers(max(song_frames - self._frames, 0), endpoint=True)
         window = record["codes"][start : start + self._frames]
-        # Whatever the song does not fill is V: its end, then padding.
-        codes = np.full((self._frames, self._dataset.num_codebooks), self._dataset.codebook_size, np.int32)
-        codes[: len(window)] = window
-        return {"codes": codes, "num_frames": np.int32(min(song_frames - start, self._frames)),
-                "sources": {source: self._text(source, record) for source in self._sources}}
-
-    def _text(self, source: str, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        arrays, max_length = self._sources[source]
-        texts = {name: record[feature] for name, feature in arrays.items()}
-        length = len(next(iter(texts.values())))
-        if length > max_length and source not in self._cut_sources:
-            self._cut_sources.add(source)
-            log.warning("the %s of song %r has length %d and is cut to %d; so is any other %s longer than that: raise "
-                        "the config's length to keep them whole", source, record["id"], length, max_length, source)
-        padded = {name: np.zeros((max_length, *text.shape[1:]), text.dtype) for name, text in texts.items()}
-        for name, text in texts.items():
-            padded[name][:length] = text[:max_length]
-        return {**padded, "length": np.int32(min(length, max_length))}
+        batch["codes"][row, : len(window)] = window  # what the song does not fill stays V: its end, then padding
+        batch["num_frames"][row] = min(song_frames - start, self._frames)
+        for source, (arrays, max_length) in self._sources.items():
+            texts = {name: record[feature] for name, feature in arrays.items()}
+            length = len(next(iter(texts.values())))
+            if length > max_length and source not in self._cut_sources:
+                self._cut_sources.add(source)
+                log.warning("the %s of song %r has length %d and is cut to %d; so is any other %s longer than that: "
+                            "raise the config's length to keep them whole", source, record["id"], length, max_length,
+                            source)
+            for name, text in texts.items():
+                batch["sources"][source][name][row, :length] = text[:max_length]
+            batch["sources"][source]["length"][row] = min(length, max_length)
 
 
 def _read_codec(path: pathlib.Path) -> dict[str, Any]:
@@ -214,10 +224,3 @@ def _rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}, expected at least 1")
     return range(batch_size) if rows is None else rows
-
-
-def _stack(examples: list[Any]) -> Any:
-    """A list of equal trees of arrays as one tree of arrays with a batch axis in front."""
-    if isinstance(examples[0], dict):
-        return {name: _stack([example[name] for example in examples]) for name in examples[0]}
-    return np.stack(examples)

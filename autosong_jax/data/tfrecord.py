@@ -69,10 +69,9 @@ def read_record(path: str | pathlib.Path, offset: int, length: int) -> bytes:
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            data = file.read(length + _CHECKSUM.size)
+            payload, checksum = file.read(length), file.read(_CHECKSUM.size)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    payload, checksum = data[:length], data[length:]
     if checksum != _CHECKSUM.pack(_masked_crc(payload)):
         raise _damaged(path, offset - _HEADER.size, "differs from its checksum")
     return payload
