@@ -18,6 +18,7 @@ from jax import Array
 
 from autosong_jax.errors import UserError
 from autosong_jax.models.transformer import Transformer, TransformerConfig
+from autosong_jax.parallel.sharding import split_by_song
 
 NUM_CHROMA = 12  # pitch classes
 DROPPED = ("absent", "null")
@@ -64,7 +65,7 @@ class IdSource(nnx.Module):
         x = self.ids(source["ids"])
         if hasattr(self, "sections"):
             x = x + self.sections(source["sections"]) + self.lines(source["lines"])
-        x = self.encoder(x, lengths=source["length"], key=key)
+        x = self.encoder(split_by_song(x), lengths=source["length"], key=key)
         return self.projection(x)
 
 
@@ -143,7 +144,7 @@ class Conditions(nnx.Module):
         # implementations want, and padding inside the memory cannot change a result.
         order = jnp.argsort(~mask, axis=1, stable=True)
         states = jnp.where(mask[..., None], states, 0)
-        return Memory(take_slots(states, order), mask.sum(axis=1, dtype=jnp.int32))
+        return Memory(split_by_song(take_slots(states, order)), mask.sum(axis=1, dtype=jnp.int32))
 
 
 def take_slots(x: Array, slots: Array) -> Array:

@@ -16,6 +16,7 @@ from autosong_jax.models import decoding
 from autosong_jax.models.conditions import Conditions, Memory, null_memory, take_slots
 from autosong_jax.models.decoding import Cache
 from autosong_jax.models.transformer import Transformer, TransformerConfig
+from autosong_jax.parallel.sharding import split_by_song, whole
 
 FUSIONS = ("cross", "prefix")
 
@@ -141,8 +142,8 @@ class SongModel(nnx.Module):
 
     def _embed(self, ids: Array) -> Array:
         """int [B, S, K] -> [B, S, D], the sum over the codebooks."""
-        tables = self.embeddings[...].astype(self.decoder.config.dtype)
-        return sum(tables[k][ids[..., k]] for k in range(self.num_codebooks))
+        tables = whole(self.embeddings[...].astype(self.decoder.config.dtype))
+        return split_by_song(sum(tables[k][ids[..., k]] for k in range(self.num_codebooks)))
 
     def _logits(self, x: Array, codebook: Array | None = None) -> Array:
         heads = self.heads[...].astype(x.dtype)

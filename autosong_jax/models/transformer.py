@@ -20,6 +20,7 @@ from jax import Array
 from autosong_jax.errors import UserError
 from autosong_jax.models.attention import attention
 from autosong_jax.models.lora import Linear, merged_kernel
+from autosong_jax.parallel.sharding import split_by_song
 
 # The exact GELU by erf: jax.nn's by erfc takes twice as long on a CPU, and its derivative with it.
 ACTIVATIONS = {"gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)), "relu": jax.nn.relu}
@@ -299,7 +300,7 @@ class Transformer(nnx.Module):
         def body(x, layer):
             index, layer_parameters = layer
             # x alone: returning the layer would stack its parameters anew.
-            return apply(nnx.merge(graph, layer_parameters), index, x), None
+            return apply(nnx.merge(graph, layer_parameters), index, split_by_song(x)), None
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)

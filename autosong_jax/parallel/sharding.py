@@ -7,7 +7,7 @@ The axes are `data` (copies of the model), `fsdp` (parameters, optimizer state a
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ RULES = (
     (r"(out|down)/lora_b", (None, "fsdp")),
     (r"projection/kernel", ("fsdp", None)),
     (r"(^|/)heads$", ("fsdp", "tensor")),
-    (r"(^|/)embeddings$|/embedding$", ("fsdp",)),
+    (r"(^|/)embeddings$|position_table/embedding$", ("fsdp",)),
 )
 
 
@@ -44,9 +44,14 @@ def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] |
     Raises:
       UserError: if the axes do not multiply to the number of devices.
     """
-    all_devices = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(config, len(devices))
+    return Mesh(_arranged(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(config: Mapping[str, int] | ml_collections.ConfigDict, devices: int) -> tuple[int, ...]:
+    """The sizes of `AXES` on so many devices; see `make_mesh`."""
     sizes = [config[axis] for axis in AXES]
-    devices = len(all_devices)
     rest = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and devices % rest == 0:
         sizes[sizes.index(-1)] = devices // rest
@@ -54,7 +59,7 @@ def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] |
         shape = ", ".join(f"{axis}={config[axis]}" for axis in AXES)
         raise UserError(f"mesh {shape} does not fit {devices} devices: expected sizes whose product is {devices}; "
                         "one of them may be -1")
-    return Mesh(_arranged(all_devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return tuple(sizes)
 
 
 def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
@@ -95,6 +100,20 @@ def batch_rows(batch_size: int, mesh: Mesh) -> list[int]:
     """Which rows of a global batch this process puts onto its devices: those that one of them holds, in order."""
     parts = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for part, in parts for row in range(batch_size)[part]})
+
+
+def split_by_song(x: jax.Array) -> jax.Array:
+    """`x` [B, ...], in a program for a mesh (`jax.sharding.use_abstract_mesh`) cut along B as the batch is.
+
+    Without this the partitioner may follow the parameters, which are cut along the same axis, and have every device
+    compute the whole batch.
+    """
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, BATCH)
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """`x` on every device, in a program for a mesh; for tables in which each device looks up ids of its own songs."""
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -153,8 +153,9 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         normalizer, local = fixed
         model = nnx.merge(graph, combine(params, frozen))
         encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-        x = model.hidden(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key, local=local)
-        loss, result = codebook_sums(x, model.heads[...], examples.targets, examples.mask, normalizer)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            x = model.hidden(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key, local=local)
+            loss, result = codebook_sums(x, model.heads[...], examples.targets, examples.mask, normalizer)
         return loss, result | {"loss": loss}
 
     gradient = accumulated(jax.grad(sums, has_aux=True), train.accumulation, mesh)

@@ -1,5 +1,7 @@
 """The training step: many devices against one, accumulation against one batch, and what each part of it changes."""
 
+import re
+
 import jax
 import ml_collections
 import numpy as np
@@ -62,6 +64,23 @@ def test_eight_devices_equal_one(toy_config, reference, shape):
     assert up.addressable_shards[0].data.size * shape[1] * shape[2] == up.size
     mu = state.optimizer[1][0].mu["decoder"]["blocks"]["mlp"]["up"]["kernel"]
     assert mu.sharding == up.sharding
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)], ids=["fsdp 8", "data 2 x fsdp 2 x tensor 2"])
+def test_no_device_computes_the_whole_batch(toy_config, shape):
+    # Nothing else is 88 long, nor is a length times the songs of a device.
+    config = toy_config(**{"data.batch_size": 88, "train.remat": "full", "sources.genre.max_length": 5})
+    mesh = mesh_of(*shape)
+    dataset = SongDataset(config.data.path, "train")
+    pattern = window_pattern(config, dataset.codec)
+    trainer = make_trainer(
+        config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern, mesh)
+    batch = train_batches(dataset, batch_size=88, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
+                          sources={name: source.max_length for name, source in config.sources.items()})[0]
+    program = trainer.train_step.lower(trainer.abstract, trainer.frozen, batch).compile().as_text()
+    arrays = re.findall(r"(?:f32|bf16)\[([\d,]+)\]", program)
+    assert str(88 // (shape[0] * shape[1])) in {array.split(",")[0] for array in arrays}
+    assert not [array for array in arrays if "88" in array.split(",")]
 
 
 def test_eight_devices_equal_one_with_lora_and_frozen_parameters(toy_config):
