@@ -35,11 +35,12 @@ from autosong_jax.errors import UserError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 START_SECONDS = 300  # for all processes to meet
-ALIVE_SECONDS = 60  # without a sign of life, a process counts as dead
+ALIVE_SECONDS = 90  # without a sign of life, a process counts as dead; JAX aborts after 100
 SHARED_SECONDS = 15  # network filesystems take their time to show a new file
 _POLL_SECONDS = 1.0
 _FOREVER = 7 * 24 * 3600 * 1000  # ms; a process that is gone ends the waiting anyway
 _KEY = "autosong_jax/"
+_AGAIN = "see what it said last, and start all processes again to go on from the newest checkpoint"
 _barriers = itertools.count()
 
 
@@ -130,7 +131,7 @@ def joined() -> Iterator[None]:
         yield
         return
     _connect(arguments)
-    if jax_distributed.global_state.process_id:
+    if not is_first():
         log.setLevel(logging.ERROR)  # what all would say is said once
     watch = _Watch()
     try:
@@ -183,7 +184,8 @@ class _Watch:
 
     def __init__(self):
         state = jax_distributed.global_state
-        self._client, self._index, self._count = state.client, state.process_id, state.num_processes
+        self._client, self._coordinates = state.client, state.process_id == 0
+        self._index, self._count = jax.process_index(), jax.process_count()
         self._ending = threading.Lock()  # held, and never released, by whoever ends the process
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -222,10 +224,8 @@ class _Watch:
                 self._client.key_value_set(f"{_KEY}alive/{self._index}", str(beat), allow_overwrite=True)
                 signs = dict(self._client.key_value_dir_get(_KEY + "alive/"))
             except jax.errors.JaxRuntimeError:
-                if not self._closed.is_set() and self._ending.acquire(blocking=False):
-                    _say("process 0, which coordinates the others, does not answer any more: see what it said last; "
-                         "start all processes again to go on from the newest checkpoint")
-                    _end(1)
+                if self._ending.acquire(blocking=False):
+                    self._end_without_coordinator()
                 return
             if not self._ending.acquire(blocking=False):
                 return  # this process ends by itself
@@ -235,30 +235,36 @@ class _Watch:
             silent = [key.rpartition("/")[2] for key, (_, when) in seen.items() if now - when > ALIVE_SECONDS]
             if silent:
                 _say(f"process {', '.join(sorted(silent))} of {self._count} has given no sign of life for "
-                     f"{ALIVE_SECONDS} s: see what it said last; start all processes again to go on from the newest "
-                     "checkpoint")
+                     f"{ALIVE_SECONDS} s: {_AGAIN}")
                 _end(1)
             self._ending.release()
+
+    def _end_without_coordinator(self) -> None:
+        _say(f"process 0, which coordinates the others, does not answer any more: {_AGAIN}")
+        _end(1)
 
     def _end_if_other_failed(self, seconds: float = 0.0) -> None:
         """Ends this process if another has failed, or does so within `seconds`."""
         until = time.monotonic() + seconds
         while True:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is no such key
+            try:
                 index, message = json.loads(self._client.key_value_try_get(_KEY + "failed"))
                 if index != self._index:
                     _say(f"process {index} of {self._count} failed: {message}")
                     self._wait_for_all()
                     _end(2)
+            except jax.errors.JaxRuntimeError as error:
+                if "NOT_FOUND" not in str(error):
+                    self._end_without_coordinator()
             if time.monotonic() >= until:
                 return
             time.sleep(0.1)
 
     def _wait_for_all(self) -> None:
-        """Until all know of the failure: the store of keys ends with process 0."""
+        """Until all know of the failure: the store of keys ends with the process that coordinates."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.wait_at_barrier(_KEY + "failed", 10_000)
-        if self._index == 0:
+        if self._coordinates:
             time.sleep(0.5)
 
 
@@ -271,6 +277,16 @@ def barrier() -> None:
     """Waits until all processes are here, without the devices, which may have much to do or nothing for long."""
     if jax.process_count() > 1:
         jax_distributed.global_state.client.wait_at_barrier(f"{_KEY}barrier/{next(_barriers)}", _FOREVER)
+
+
+def compile_together(function: Any, *arguments: Any) -> None:
+    """Compiles a jitted function for a first call, and waits until all processes have.
+
+    A collective operation on CPUs gives up after 30 s on a process that still compiles.
+    """
+    if jax.process_count() > 1:
+        function.lower(*arguments).compile()
+        barrier()
 
 
 def _from_first(value: str) -> str:

@@ -119,6 +119,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     try:
         if step_function:
             run.trainer = dataclasses.replace(trainer, train_step=step_function())
+            distributed.barrier()  # a collective operation gives up on a process that compiles for long
         laps.lap("more until the step was compiled")
         _loop(run, state, first_step, stream, laps)
     finally:
@@ -195,7 +196,10 @@ def _evaluate(run: Run, state: TrainState, step: int) -> float:
     """
     total = None
     for batch in run.validation:
-        sums = run.trainer.eval_step(state.average, run.frozen, _put(batch, run.trainer.mesh, run.text_states))
+        arguments = state.average, run.frozen, _put(batch, run.trainer.mesh, run.text_states)
+        if total is None:
+            distributed.compile_together(run.trainer.eval_step, *arguments)
+        sums = run.trainer.eval_step(*arguments)
         total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
     losses = []
     for name, sums in jax.device_get(total).items():
