@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import pathlib
-import re
 import sys
 import threading
 import time
@@ -24,16 +23,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-# What Orbax, too, takes the client from: JAX has no public name for its key-value store, nor for what it detects.
-from jax._src import distributed as jax_distributed
-from jax._src.clusters import ClusterEnv
+from jax._src import distributed as jax_distributed  # its key-value store has no public name; Orbax, too, takes it here
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.cli import log
 from autosong_jax.errors import UserError
+from autosong_jax.parallel import clusters
 
-ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 START_SECONDS = 300  # for all processes to meet
 ALIVE_SECONDS = 90  # without a sign of life, a process counts as dead; JAX aborts after 100
 SHARED_SECONDS = 15  # network filesystems take their time to show a new file
@@ -44,81 +40,6 @@ _AGAIN = "see what it said last, and start all processes again to go on from the
 _barriers = itertools.count()
 
 
-def find(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` is to be called with; None for a process that trains alone.
-
-    The variables JAX_COORDINATOR_ADDRESS (HOST:PORT), JAX_NUM_PROCESSES and JAX_PROCESS_ID come first, then what JAX
-    detects: SLURM and Open MPI, with more than one task, and TPU pods. There, the address alone may be given as well.
-
-    Raises:
-      UserError: if the variables contradict themselves, or say half of it.
-    """
-    given = [name for name in (ADDRESS, COUNT, INDEX) if environment.get(name)]
-    if len(given) == 3:
-        return _plain(environment[ADDRESS], environment[COUNT], environment[INDEX])
-    address = {"coordinator_address": environment[ADDRESS]} if given == [ADDRESS] else {}
-    if given and not address:
-        raise _half(given)
-    for cluster in ClusterEnv._cluster_types:
-        if cluster.name in _CLUSTERS and cluster.is_env_present():
-            if _CLUSTERS[cluster.name](cluster, environment) < 2:
-                return None
-            return address | {"cluster_detection_method": cluster.name,
-                              "local_device_ids": _local_devices(environment)}
-    tasks = environment.get("OMPI_COMM_WORLD_SIZE", "1")  # an Open MPI whose address JAX does not find
-    if int(tasks) > 1 and not address:
-        raise UserError(f"Open MPI started {tasks} processes and says nothing of an address: give {ADDRESS}=HOST:PORT "
-                        "(mpirun -x), HOST being that of rank 0 and PORT any that is free there")
-    if int(tasks) > 1:
-        return _plain(environment[ADDRESS], tasks, environment["OMPI_COMM_WORLD_RANK"]) | {
-            "local_device_ids": _local_devices(environment)}
-    if given:
-        raise _half(given)
-    return None
-
-
-def _slurm_tasks(_: Any, environment: Mapping[str, str]) -> int:
-    # Of the step: an interactive shell is a step of one task in an allocation that may be of many.
-    return int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])
-
-
-def _tasks(cluster: Any, _: Mapping[str, str]) -> int:
-    return cluster.get_process_count()
-
-
-_CLUSTERS = {"slurm": _slurm_tasks, "ompi": _tasks, "gketpu": _tasks, "gcetpu": _tasks}
-
-
-def _plain(address: str, count: str, index: str) -> dict[str, Any] | None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"{ADDRESS}={address}: expected HOST:PORT of process 0, such as 10.0.0.1:12345")
-    if not count.isdecimal() or int(count) < 1:
-        raise UserError(f"{COUNT}={count}: expected the number of processes")
-    if not index.isdecimal() or int(index) >= int(count):
-        raise UserError(f"{INDEX}={index}: expected 0 to {int(count) - 1}, for {count} processes")
-    if int(count) == 1:
-        return None
-    return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index),
-            "cluster_detection_method": "deactivate"}
-
-
-def _half(given: list[str]) -> UserError:
-    missing = [name for name in (ADDRESS, COUNT, INDEX) if name not in given]
-    return UserError(f"{', '.join(given)} set, but not {', '.join(missing)}: several processes need all three, one "
-                     "alone needs none of them")
-
-
-def _local_devices(environment: Mapping[str, str]) -> list[int] | None:
-    """Which GPUs of its host are this process's: [] for all that it sees, None for the one that its rank names."""
-    if environment.get("JAX_LOCAL_DEVICE_IDS"):
-        return None  # JAX reads it
-    per_host = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or ""
-    alone = set(re.sub(r"\(x\d+\)", "", per_host).split(",")) == {"1"}
-    bound = len(environment.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1
-    return [] if alone or bound else None
-
-
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """One of several processes while entered, if the environment says so; to be entered before JAX sees a device.
@@ -126,7 +47,7 @@ def joined() -> Iterator[None]:
     An exception in one of them ends all, each with a line that says what happened where. This process then does not
     come back from here: its status is 2 after a `UserError`, 130 after Ctrl+C, otherwise 1.
     """
-    arguments = find(os.environ)
+    arguments = clusters.find(os.environ)
     if arguments is None:
         yield
         return
@@ -216,7 +137,8 @@ class _Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        seen: dict[str, tuple[str, float]] = {}  # the last sign of life of each process, and when it was new
+        # The last sign of life of each process, and when it was new.
+        seen = {f"{_KEY}alive/{index}": ("", time.monotonic()) for index in range(self._count)}
         for beat in itertools.count():
             if self._closed.wait(_POLL_SECONDS):
                 return
@@ -231,7 +153,7 @@ class _Watch:
                 return  # this process ends by itself
             self._end_if_other_failed()
             now = time.monotonic()
-            seen |= {key: (sign, now) for key, sign in signs.items() if seen.get(key, ("",))[0] != sign}
+            seen |= {key: (sign, now) for key, sign in signs.items() if seen[key][0] != sign}
             silent = [key.rpartition("/")[2] for key, (_, when) in seen.items() if now - when > ALIVE_SECONDS]
             if silent:
                 _say(f"process {', '.join(sorted(silent))} of {self._count} has given no sign of life for "
