@@ -57,9 +57,11 @@ class Checkpoints:
             _check_metrics(self._directory / str(step))
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
+        context = ocp.Context()
+        # A function: Orbax copies the context with all that is in it, and a method would take a copy of self along.
+        context.asynchronous.post_finalization_callback = lambda: self._written()
         return ocp.training.Checkpointer(
-            self._directory, cleanup_tmp_directories=True,
-            context=ocp.Context(async_options=ocp.options.AsyncOptions(post_finalization_callback=self._written)),
+            self._directory, context=context, cleanup_tmp_directories=True,
             preservation_policy=policies.AnyPreservationPolicy([
                 policies.LatestN(keep_last),
                 policies.BestN(get_metric_fn=lambda metrics: -metrics["validation_loss"], n=keep_best,
@@ -90,9 +92,12 @@ class Checkpoints:
             self._response = self._checkpointer.save_checkpointables_async(step, items, force=True, metrics=metrics)
 
     def _written(self) -> None:
+        # Orbax calls this when all items are written, before the checkpoint gets its name.
         if jax.process_index() == 0:
-            with contextlib.suppress(OSError):  # the checkpoint is whole; without checksums, it is taken as it is
-                digests.write(self._directory / str(self._writing))
+            digests.write(next(self._half_written()))
+
+    def _half_written(self) -> Iterator[pathlib.Path]:
+        return self._directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
 
     def check(self) -> None:
         """Raises UserError if what is written in the background has failed meanwhile."""
@@ -115,7 +120,7 @@ class Checkpoints:
             yield
         except Exception as error:
             self._response = None
-            for path in self._directory.glob(f"{self._writing}.orbax-checkpoint-tmp*"):
+            for path in self._half_written():
                 shutil.rmtree(path, ignore_errors=True)
             earlier = f"checkpoint {self.latest} is whole" if self.latest is not None else "there is none before it"
             raise UserError(f"the checkpoint of step {self._writing} cannot be written to {self._directory} "
@@ -325,4 +330,4 @@ def _reason(error: Exception) -> str:
     """The first line of what Orbax found wrong at the bottom of it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 import google_crc32c
 import jax
@@ -13,8 +13,9 @@ _BLOCK = 1 << 20  # bytes
 
 
 def write(directory: pathlib.Path) -> None:
-    """Writes the size and the CRC-32C of every file in `directory` to `digests.json` there."""
-    digests = {path.relative_to(directory).as_posix(): _digest(path) for path in _files(directory)}
+    """Writes the size and the CRC-32C of every file in the folders of `directory` to `digests.json` there."""
+    files = (path for path in sorted(directory.glob("*/**/*")) if path.is_file())
+    digests = {path.relative_to(directory).as_posix(): _digest(path) for path in files}
     partial = directory / f"{_NAME}.tmp"
     partial.write_text(json.dumps(digests, indent=1), encoding="utf-8")
     partial.replace(directory / _NAME)
@@ -33,14 +34,14 @@ def find_damage(directory: pathlib.Path,
 
     Args:
       directory: of a checkpoint.
-      choose: the folders in it that matter, of those that it had. Files outside of folders always do.
+      choose: the folders in it that matter, of those that it had.
     """
     damage = None
     if are_known(directory):
         try:
             digests = json.loads((directory / _NAME).read_text(encoding="utf-8"))
-            items = choose({name.partition("/")[0] for name in digests if "/" in name})
-            names = [name for name in digests if "/" not in name or name.partition("/")[0] in items]
+            items = choose({name.partition("/")[0] for name in digests})
+            names = [name for name in digests if name.partition("/")[0] in items]
             for name in sorted(names)[jax.process_index() :: jax.process_count()]:
                 if not (directory / name).is_file():
                     damage = f"{name} is missing"
@@ -56,10 +57,6 @@ def find_damage(directory: pathlib.Path,
 
     found = multihost_utils.process_allgather(np.array(damage is not None))
     return damage or ("another process found damage" if found.any() else None)
-
-
-def _files(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (path for path in sorted(directory.rglob("*")) if path.is_file() and not path.name.startswith(_NAME))
 
 
 def _digest(path: pathlib.Path) -> list[int]:
