@@ -7,6 +7,13 @@ again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they st
 
 Several hosts train one model if each runs this command, on a TPU pod, under SLURM or Open MPI, or with
 JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID set. They must share the workdir.
+
+python -m autosong_jax.train --plan --config=configs/large.py --mesh=h100-8
+
+says beforehand, on any machine and without a dataset, how much memory that takes on each device, and what to change
+where it does not fit. --mesh is KIND-COUNT, such as v5e-16, with a kind of v5e, v6e, v5p, l4, a100, h100, h200 and the
+number of chips, which --config.mesh.* lays out; sizes of axes may also follow a colon: v5p-128:fsdp=32,tensor=4.
+Without --mesh it says for each kind how many are enough.
 """
 
 import pathlib
@@ -26,7 +33,14 @@ def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
     config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
     flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples go.")
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.DEFINE_boolean("plan", False, "Only say how much memory training would take, and on what.")
+    flags.DEFINE_string("mesh", None, "With --plan: the devices, KIND-COUNT[:AXIS=SIZE,...], such as h100-8.")
+    flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ["workdir", "plan"], lambda given: given["workdir"] or given["plan"], "--workdir=DIR must be given")
+    flags.register_multi_flags_validator(
+        ["mesh", "plan"], lambda given: given["plan"] or given["mesh"] is None,
+        "--mesh goes with --plan; training takes all devices, laid out by --config.mesh.*")
 
 
 def main() -> int:
@@ -36,6 +50,8 @@ def main() -> int:
     except OSError as error:  # the file could not be loaded; ml_collections says so at the first use
         name = config_flags.get_config_filename(FLAGS["config"])
         raise UserError(f"the config {name} cannot be loaded: {str(error).splitlines()[-1].strip()}") from error
+    if FLAGS.plan:
+        return _plan(config)
     if not dataset:
         raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
                         "--output DATASET` makes one from a folder of songs")
@@ -50,6 +66,17 @@ def main() -> int:
             command = shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]])
             cli.log.info("%s; go on with\n  %s", stopped, command)
             return 130
+    return 0
+
+
+def _plan(config) -> int:
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the accelerator may be busy with a run
+    from autosong_jax.training.plan_report import report
+
+    for line in report(config, config_flags.get_config_filename(FLAGS["config"]), FLAGS.mesh):
+        print(line, flush=True)
     return 0
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.models import lora
 from autosong_jax.models.conditions import ChromaSource, IdSource, StateSource
+from autosong_jax.models.platform import platform
 from autosong_jax.models.song import SongModel
 from autosong_jax.models.transformer import TransformerConfig
 
@@ -64,7 +65,7 @@ def compute_dtype(name: str) -> str:
     """The dtype that "auto" stands for: XLA on a CPU computes bfloat16 ten times slower than float32."""
     if name != "auto":
         return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return "float32" if platform() == "cpu" else "bfloat16"
 
 
 def held_in(dtype: str, abstract: dict[str, Any]) -> dict[str, Any]:

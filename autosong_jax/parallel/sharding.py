@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.errors import UserError
 
@@ -77,7 +77,15 @@ def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray
     return np.array(sorted(devices, key=place)).reshape(sizes)
 
 
-def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def check_batch(config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh) -> None:
+    """Raises UserError if the devices of a mesh cannot share the batches of `config`."""
+    shares = mesh.shape["data"] * mesh.shape["fsdp"] * config.train.accumulation
+    if config.data.batch_size % shares:
+        raise UserError(f"data.batch_size {config.data.batch_size}: expected a multiple of {shares} "
+                        "(data x fsdp devices x train.accumulation)")
+
+
+def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """The spec of the array at `path` ("decoder/blocks/mlp/up/kernel", with whatever an optimizer puts before it)."""
     for pattern, axes in RULES:
         if re.search(pattern, path) and len(axes) <= len(shape):
@@ -87,7 +95,7 @@ def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     return PartitionSpec()
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+def tree_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """The sharding of every array of a tree (parameters, optimizer state), by `RULES`."""
     def sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

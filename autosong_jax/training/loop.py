@@ -23,7 +23,7 @@ from autosong_jax.data.dataset import Batch, SongDataset, eval_batches, iterate,
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel import distributed
-from autosong_jax.parallel.sharding import batch_rows, make_mesh, put_batch
+from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, put_batch
 from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.options import DEFAULTS
 from autosong_jax.sampling.song import window_pattern
@@ -304,7 +304,4 @@ def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         # Else a resumed run would start within an interval, and report its mean over fewer steps.
         raise UserError(f"train.checkpoint_every {config.train.checkpoint_every}: expected a multiple of "
                         f"train.log_every {config.train.log_every}")
-    shares = mesh.shape["data"] * mesh.shape["fsdp"] * config.train.accumulation
-    if config.data.batch_size % shares:
-        raise UserError(f"data.batch_size {config.data.batch_size}: expected a multiple of {shares} "
-                        "(data x fsdp devices x train.accumulation)")
+    check_batch(config, mesh)

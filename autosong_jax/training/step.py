@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models.build import compute_dtype, held_in
@@ -113,14 +113,14 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
 
 
 def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.Rngs], SongModel], pattern: Pattern,
-                 mesh: Mesh) -> Trainer:
+                 mesh: Mesh | AbstractMesh) -> Trainer:
     """Compiles nothing yet; shapes and shardings come from abstract evaluation.
 
     Args:
       config: see `configs/default.py`.
       create_model: makes the model with fresh parameters.
       pattern: of as many frames as a batch has.
-      mesh: from `parallel.sharding.make_mesh`.
+      mesh: from `parallel.sharding.make_mesh`; of one without devices come shapes alone.
     """
     train = config.train
     optimizer = make_optimizer(config)

@@ -1,0 +1,283 @@
+"""What a run would take on devices that are not here: bytes of each kind, from shapes and from the traced step.
+
+Parameters, moving average and optimizer are counted by the rules that training cuts them by. What a step needs beside
+them is followed through its jaxpr (`parallel.memory`).
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+from jax.sharding import AbstractMesh
+
+from autosong_jax.data import schema
+from autosong_jax.data.text import DIRECTORY, TextEncoderInfo, get_text_encoder
+from autosong_jax.models.build import build_model
+from autosong_jax.models.platform import planned_for
+from autosong_jax.parallel.memory import GRADIENTS, KEPT, WORKING, Buffer, Cuts, peak, total
+from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
+from autosong_jax.parallel.topology import Kind, abstract_mesh
+from autosong_jax.sampling.song import read_codec_facts, window_pattern
+from autosong_jax.training.step import Trainer, make_trainer
+
+GIB = 2**30
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Songs:
+    """What a model reads and writes.
+
+    Attributes:
+      codec: `num_codebooks`, `codebook_size` and `frame_rate`, as `codec.json` has them.
+      text: the text encoder.
+      description: both in words, and where they are known from.
+      encoder_bytes: of a frozen text encoder that runs in training; else 0.
+    """
+
+    codec: Mapping[str, Any]
+    text: TextEncoderInfo
+    description: str
+    encoder_bytes: int = 0
+
+
+def _frozen(name: str, width: int) -> TextEncoderInfo:
+    return TextEncoderInfo(name, "", "states", width=width)
+
+
+# What the docstrings of the configs say that they are meant for; any other: MusicGen's codec, and bytes.
+_ENCODEC_32KHZ = ("encodec_32khz", 4, 2048, 50.0)
+_MEANT_FOR = {
+    "lyric2music": (("encodec_24khz at 1.5 kbps", 2, 1024, 75.0), _frozen("bert", 768)),
+    "prefix_lm": (_ENCODEC_32KHZ, _frozen("t5", 768)),
+    "demo": (("melrvq", 4, 512, 25.0), None),
+    "songbook": (("melrvq", 2, 512, 12.5), None),
+    "songbook_masked": (("melrvq", 2, 512, 12.5), None),
+}
+
+
+def songs_of(config: ml_collections.ConfigDict, name: str) -> Songs:
+    """Codec and text encoder: those of the dataset, of the model to start from, or what the config is meant for.
+
+    Args:
+      name: of the config's file, without directory and suffix.
+
+    Raises:
+      UserError: if the dataset or the model cannot be read.
+    """
+    path = pathlib.Path(config.data.path or config.init.workdir)
+    if path.parts:
+        if config.data.path:
+            schema.read_dataset_info(path)  # says how to make one where there is none
+        codec, text, source = read_codec_facts(path / "codec"), TextEncoderInfo.load(path), f"those of {path}"
+        codec_name = codec.get("name") or codec.get("kind") or "its codec"
+    else:
+        (codec_name, codebooks, size, rate), text = _MEANT_FOR.get(name, (_ENCODEC_32KHZ, None))
+        codec = {"num_codebooks": codebooks, "codebook_size": size, "frame_rate": rate, "channels": 1}
+        text, source = text or get_text_encoder("bytes").info, "assumed; --config.data.path=DATASET tells"
+    states = f"frozen states of width {text.width}" if text.frozen else "ids, read by the model"
+    files = (path / DIRECTORY).glob("*.safetensors") if path.parts and text.kind == "tokens" else ()
+    return Songs(codec, text, f"{codec_name} ({codec['num_codebooks']} codebooks x {codec['codebook_size']}, "
+                 f"{codec['frame_rate']:g} Hz), {text.name} ({states}); {source}",
+                 sum(file.stat().st_size for file in files))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A training step, traced for one device, with a prime number of songs in each of its parts.
+
+    Attributes:
+      program: the step.
+      trainer: what it is of.
+      batch: its last argument, shapes and dtypes.
+      songs: the prime.
+    """
+
+    program: ClosedJaxpr
+    trainer: Trainer
+    batch: Any
+    songs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Bytes on one device, by what they are; the buffers are those of the fullest moment, beside the rest.
+
+    Attributes:
+      rows: bytes by name.
+      buffers: what the step makes.
+      songs: of a part of the batch, on one device.
+      parts: `train.accumulation`.
+    """
+
+    rows: dict[str, int]
+    buffers: Sequence[Buffer]
+    songs: int
+    parts: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.rows.values())
+
+    def fits(self, kind: Kind) -> bool:
+        return self.total <= kind.usable * GIB
+
+
+class Planner:
+    """Plans of one config; the same step is traced once.
+
+    Args:
+      config: see `configs/default.py`.
+      songs: from `songs_of`.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, songs: Songs):
+        self.config, self.songs = config, songs
+        self.pattern = window_pattern(config, songs.codec)
+        self._step = functools.cache(self._trace)
+        self._estimate = functools.cache(self._measure)
+
+    def step(self, platform: str, remat: str | None = None, parts: int = 1) -> Step:
+        """The traced step. One of several parts is the same for any number of them."""
+        return self._step(platform, remat or self.config.train.remat, min(parts, 2))
+
+    def estimate(self, kind: Kind, mesh: AbstractMesh, *, remat: str | None = None,
+                 parts: int | None = None) -> Estimate | None:
+        """What training takes, with another `train.remat` or `train.accumulation` if one is given.
+
+        None if the batch cannot be shared: it must be a multiple of devices along data and fsdp, times parts.
+        """
+        parts = parts or self.config.train.accumulation
+        shares = mesh.shape["data"] * mesh.shape["fsdp"] * parts
+        if self.config.data.batch_size % shares:
+            return None
+        return self._estimate(kind.platform, tuple(mesh.shape.values()), remat or self.config.train.remat,
+                              min(parts, 2), self.config.data.batch_size // shares, parts)
+
+    def _measure(self, platform: str, sizes: tuple[int, ...], remat: str, parts: int, songs: int,
+                 true_parts: int) -> Estimate:
+        mesh = abstract_mesh(dict(zip(AXES, sizes, strict=True)), math.prod(sizes))
+        step = self.step(platform, remat, parts)
+        state, frozen = step.trainer.abstract, step.trainer.frozen
+        shardings, of_frozen = tree_shardings(state, mesh), tree_shardings(frozen, mesh)
+        cuts = Cuts(songs, step.songs, _pieces(state.params, shardings.params, mesh), mesh.shape["tensor"])
+        arguments = [*map(_tensor_axis, jax.tree.leaves((shardings, of_frozen))),
+                     *[None] * len(jax.tree.leaves(step.batch))]
+        buffers = peak(step.program, arguments, cuts)
+        of_song = sum(math.prod(x.shape[1:]) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(step.batch))
+        made = {kind: total([b for b in buffers if b.kind == kind]) for kind in (GRADIENTS, KEPT, WORKING)}
+        return Estimate({
+            "parameters": _bytes_of(state.params, shardings.params),
+            "frozen parameters": _bytes_of(frozen, of_frozen),
+            "moving average": _bytes_of(state.ema, shardings.ema),
+            "optimizer": _bytes_of(state.optimizer, shardings.optimizer),
+            "text encoder": self.songs.encoder_bytes,
+            "batch": 2 * of_song * songs * true_parts,  # the next one is on its way while a step runs
+            "gradients": made[GRADIENTS],
+            "kept for the backward pass": made[KEPT],
+            "working set": made[WORKING],
+        }, buffers, songs, true_parts)
+
+    def smallest(self, kind: Kind) -> tuple[int, Estimate] | None:
+        """The fewest devices, of the usual numbers, that it fits on, all along `fsdp`; None if it fits on none."""
+        for count in kind.counts:
+            estimate = self.estimate(kind, fsdp_mesh(count))
+            if estimate and estimate.fits(kind):
+                return count, estimate
+        return None
+
+    def fewest_parts(self, kind: Kind, mesh: AbstractMesh, remat: str | None = None) -> Estimate | None:
+        """With the smallest `train.accumulation`, from the config's on, with which it fits; None if there is none."""
+        shares = mesh.shape["data"] * mesh.shape["fsdp"]
+        choices = [parts for parts in range(self.config.train.accumulation, self.config.data.batch_size // shares + 1)
+                   if self.config.data.batch_size % (shares * parts) == 0]
+        if not choices or not self.estimate(kind, mesh, remat=remat, parts=choices[-1]).fits(kind):
+            return None  # what does not fit one song at a time does not fit several
+        estimates = (self.estimate(kind, mesh, remat=remat, parts=parts) for parts in choices)
+        return next(estimate for estimate in estimates if estimate.fits(kind))
+
+    def _trace(self, platform: str, remat: str, parts: int) -> Step:
+        config = self.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.train.update(remat=remat, accumulation=parts)
+        codec, text = self.songs.codec, self.songs.text
+        with planned_for(platform):
+            trainer = make_trainer(config, lambda rngs: build_model(config, codec, text, rngs=rngs), self.pattern,
+                                   abstract_mesh(ONE, 1))
+            songs = self._prime(trainer)
+            batch = self._batch(songs * parts)
+            program = jax.make_jaxpr(trainer.train_step)(trainer.abstract, trainer.frozen, batch)
+        return Step(program, trainer, batch, songs)
+
+    def _batch(self, songs: int) -> dict[str, Any]:
+        """Shapes and dtypes of a batch, as the step takes it."""
+        text = self.songs.text
+
+        def of(source):
+            length = {"length": jax.ShapeDtypeStruct((songs,), jnp.int32)}
+            if source.kind == "chroma":
+                return length | {"chroma": jax.ShapeDtypeStruct((songs, source.max_length), jnp.int32)}
+            if text.frozen:
+                shape = (songs, source.max_length, text.width)
+                return length | {"states": jax.ShapeDtypeStruct(shape, jnp.bfloat16)}
+            return length | {"ids": jax.ShapeDtypeStruct((songs, source.max_length), jnp.int32)}
+
+        sources = {name: of(source) for name, source in self.config.sources.items()}
+        if not text.frozen and "lyrics" in sources:
+            sources["lyrics"] |= dict.fromkeys(("sections", "lines"), sources["lyrics"]["ids"])
+        codes = (songs, len(self.pattern.steps), self.songs.codec["num_codebooks"])
+        return {"codes": jax.ShapeDtypeStruct(codes, jnp.int32),
+                "num_frames": jax.ShapeDtypeStruct((songs,), jnp.int32), "sources": sources}
+
+    def _prime(self, trainer: Trainer) -> int:
+        """A prime that divides no size that the model has: in a shape, it stands for the songs."""
+        lengths = [source.max_length for source in self.config.sources.values()]
+        steps = [self.pattern.num_steps - 1, self.pattern.num_steps, len(self.pattern.steps)]
+        sizes = {*lengths, sum(lengths), *steps, *(sum(lengths) + n for n in steps)}
+        sizes |= {n for x in jax.tree.leaves((trainer.abstract.params, trainer.frozen)) for n in x.shape}
+        return next(prime for prime in (1009, 1013, 1019, 1021, 1031) if all(n % prime or n == 0 for n in sizes))
+
+
+def whole_parameters(trainer: Trainer, mesh: AbstractMesh) -> list[str]:
+    """The parameters that an axis of the mesh should cut but does not divide, each with why."""
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path((trainer.abstract.params, trainer.frozen)):
+        name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+        meant = partition_spec(name, leaf.shape, abstract_mesh(ONE, 1))
+        for size, axis, got in zip(leaf.shape, meant, partition_spec(name, leaf.shape, mesh), strict=False):
+            if axis and not got:
+                found.append(f"{name} {list(leaf.shape)}: {size} is no multiple of {axis}={mesh.shape[axis]}")
+    return found
+
+
+def fsdp_mesh(count: int) -> AbstractMesh:
+    """So many devices, all of them along `fsdp`."""
+    return abstract_mesh({**ONE, "fsdp": -1}, count)
+
+
+def mesh_text(mesh: AbstractMesh) -> str:
+    """ "data=1, fsdp=8, tensor=1" """
+    return ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
+
+
+def _bytes_of(tree: Any, shardings: Any) -> int:
+    return sum(math.prod(sharding.shard_shape(x.shape)) * np.dtype(x.dtype).itemsize
+               for x, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True))
+
+
+def _pieces(params: Any, shardings: Any, mesh: AbstractMesh) -> dict[tuple[int, ...], int]:
+    """In how many pieces `fsdp` cuts the parameters of each shape that are more than vectors."""
+    return {x.shape: mesh.shape["fsdp"] if "fsdp" in sharding.spec else 1
+            for x, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True) if x.ndim > 1}
+
+
+def _tensor_axis(sharding: jax.sharding.NamedSharding) -> int | None:
+    return tuple(sharding.spec).index("tensor") if "tensor" in sharding.spec else None
