@@ -92,9 +92,8 @@ def main() -> None:
 def take_turns(ours: "Ours", peer: "Peer | None", begin: int, count: int) -> Turns:
     """`count` turns of each side from step `begin` on. Of three places in a song the first turn is not counted."""
     ours.begin(begin)
-    if FLAGS.full:  # to have compiled for every length of the cache
-        ours.turn(begin + count * FLAGS.steps)
-        ours.begin(begin)
+    ours.turn(begin + count * FLAGS.steps)  # which compiles for every length of the cache
+    ours.begin(begin)
     turns = Turns(begin, [], [])
 
     def our_turn() -> None:
@@ -181,7 +180,7 @@ class Ours:
         unread = sum(x.size * x.dtype.itemsize for block in model.decoder.blocks
                      for part in (block.cross_attention.k, block.cross_attention.v)
                      for x in jax.tree.leaves(nnx.state(part)))
-        read = jax.tree.leaves((nnx.state(model.decoder), model.heads[...]))
+        read = jax.tree.leaves((nnx.state(model.decoder), nnx.state(model.heads)))
         self._weights = sum(x.size * x.dtype.itemsize for x in read) - unread
         self._row = 2 * keep.shape[0] * FLAGS.batch * self._width * self._layers * np.dtype(self.dtype).itemsize
         self._state = None

@@ -21,6 +21,26 @@ from autosong_jax.parallel.sharding import split_by_song, whole
 FUSIONS = ("cross", "prefix")
 
 
+class FusedHeads(nnx.Module):
+    """The heads of all codebooks as one matrix, for sampling: XLA would otherwise make it anew at every step.
+
+    Args:
+      heads: [K, D, V].
+    """
+
+    def __init__(self, heads: Array):
+        num_codebooks, width, self.size = heads.shape
+        self.kernel = nnx.Param(heads.swapaxes(0, 1).reshape(width, num_codebooks * self.size))
+
+    def __call__(self, x: Array, codebook: Array | None) -> Array:
+        """As `SongModel._logits`."""
+        kernel = self.kernel[...]
+        if codebook is not None:
+            kernel = jax.lax.dynamic_slice_in_dim(kernel, codebook * self.size, self.size, axis=1)
+        logits = jnp.einsum("sd,dv->sv", x.reshape(-1, x.shape[-1]), kernel, preferred_element_type=jnp.float32)
+        return logits.reshape(*x.shape[:2], -1, self.size)
+
+
 class SongModel(nnx.Module):
     """Summed codebook embeddings, a transformer fused with the memory, one head a codebook.
 
@@ -41,23 +61,19 @@ class SongModel(nnx.Module):
         if fusion not in FUSIONS:
             raise UserError(f"model fusion {fusion!r}: expected one of {', '.join(FUSIONS)}")
         self.num_codebooks, self.special, self.fusion = num_codebooks, codebook_size, fusion
+        self.num_ids = codebook_size + int(end_of_song)  # that the heads predict
         decoder = dataclasses.replace(decoder, cross_attention=fusion == "cross" and bool(sources))
         width = decoder.width
         init = nnx.initializers.truncated_normal(width**-0.5)
         self.embeddings = nnx.Param(init(rngs.params(), (num_codebooks, codebook_size + 1, width)))
         self.conditions = Conditions(sources, width, dropped, rngs=rngs) if sources else None
         self.decoder = Transformer(decoder, rngs=rngs)
-        self.heads = nnx.Param(init(rngs.params(), (num_codebooks, width, codebook_size + int(end_of_song))))
+        self.heads = nnx.Param(init(rngs.params(), (num_codebooks, width, self.num_ids)))
 
     @property
     def source_names(self) -> list[str]:
         """The condition sources, in the order of the columns of `keep`."""
         return self.conditions.names if self.conditions else []
-
-    @property
-    def num_ids(self) -> int:
-        """V, or V + 1 with end of song: what the heads predict."""
-        return self.heads.shape[-1]
 
     def encode(self, sources: Mapping[str, Mapping[str, Array]], keep: Array, key: Array | None = None) -> Memory:
         """The memory of a batch; see `Conditions.__call__`. `keep` is bool [B, number of sources]."""
@@ -126,7 +142,8 @@ class SongModel(nnx.Module):
         copy = nnx.clone(self)
         copy.decoder = self.decoder.unstacked(consume=consume)
         dtype = self.decoder.config.dtype
-        copy.embeddings[...], copy.heads[...] = copy.embeddings[...].astype(dtype), copy.heads[...].astype(dtype)
+        copy.embeddings[...] = copy.embeddings[...].astype(dtype)
+        copy.heads = FusedHeads(copy.heads[...].astype(dtype))
         return copy
 
     def _after_memory(self, x: Array, memory: Memory) -> Array:
@@ -146,6 +163,8 @@ class SongModel(nnx.Module):
         return split_by_song(sum(tables[k][ids[..., k]] for k in range(self.num_codebooks)))
 
     def _logits(self, x: Array, codebook: Array | None = None) -> Array:
+        if isinstance(self.heads, FusedHeads):
+            return self.heads(x, codebook)
         heads = self.heads[...].astype(x.dtype)
         if codebook is not None:
             heads = jax.lax.dynamic_slice_in_dim(heads, codebook, 1)

@@ -81,6 +81,7 @@ class Sampler:
         # The step after which all of the first t + 1 frames stand.
         self._complete = np.maximum.accumulate(pattern.steps.max(axis=1))
         self._begin = jax.jit(self._begun, static_argnames=("read", "room"))
+        self._goes_on = jax.jit(self._unfinished)
         self._advance = jax.jit(self._advanced, static_argnames="on_step", donate_argnames="state")
 
     def __call__(self, params: Any, memory: Memory, request: Request, on_step: Callable[[int], None] | None = None
@@ -117,7 +118,7 @@ class Sampler:
             if state.cache.room < room:
                 state = dataclasses.replace(state, cache=decoding.grown(state.cache, room))
             state = self._advance(params, state, request, min(until, room), on_step=on_step)
-            if room >= until or not self._unfinished(state):
+            if room >= until or not self._goes_on(state.step, state.end):
                 break
         return state
 
@@ -160,12 +161,14 @@ class Sampler:
                 jax.lax.cond(step % 32 == 0, lambda: jax.debug.callback(on_step, step), lambda: None)
             return SamplerState(step, ids, end, cache)
 
-        return jax.lax.while_loop(lambda state: (state.step < until) & self._unfinished(state), body, state)
+        def goes_on(state: SamplerState) -> Array:
+            return (state.step < until) & self._unfinished(state.step, state.end)
 
-    def _unfinished(self, state: SamplerState) -> Array:
-        """bool [], whether any song lacks a step."""
-        last_frame = jnp.maximum(state.end - 1, 0)
-        return jnp.any((state.step < jnp.asarray(self._complete)[last_frame]) & (state.end > 0))
+        return jax.lax.while_loop(goes_on, body, state)
+
+    def _unfinished(self, step: Array, end: Array) -> Array:
+        """bool [], whether any song lacks a step after `step`."""
+        return jnp.any((step < jnp.asarray(self._complete)[jnp.maximum(end - 1, 0)]) & (end > 0))
 
     def _rooms(self) -> list[int]:
         """The steps that the caches have room for, one after another."""

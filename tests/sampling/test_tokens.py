@@ -21,6 +21,13 @@ def naive_kept(logits, top_k, top_p):
     return set(kept)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request, monkeypatch):
+    """Few distributions are sorted on an accelerator alone."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("top_k", [0, 1, 3, 50])
 @pytest.mark.parametrize("top_p", [1.0, 0.7, 0.01])
 @pytest.mark.parametrize("shape", [(4, 3), (FEW // 2, 2)])
@@ -33,6 +40,7 @@ def test_filters_equal_a_loop(top_k, top_p, shape):
         np.testing.assert_array_equal(filtered[index][list(kept)], logits[index][list(kept)])
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("count", [1, FEW])
 @pytest.mark.parametrize(("top_k", "top_p", "kept"), [
     (2, 1.0, [1, 2, 4]), (4, 1.0, [0, 1, 2, 4]), (0, 0.5, [1, 2, 4]), (1, 1.0, [4]), (0, 1.0, [0, 1, 2, 4, 5])])
