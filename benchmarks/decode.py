@@ -93,10 +93,12 @@ def take_turns(ours: "Ours", peer: "Peer | None", begin: int, count: int) -> Tur
     """`count` turns of each side from step `begin` on. Of three places in a song the first turn is not counted."""
     ours.begin(begin)
     ours.turn(begin + count * FLAGS.steps)  # which compiles for every length of the cache
-    ours.begin(begin)
+    ours.forget()
     turns = Turns(begin, [], [])
 
     def our_turn() -> None:
+        if not turns.ours:  # not while the peer reads its prompt, for which it takes more memory than it then keeps
+            ours.begin(begin)
         turns.ours.append(ours.turn(begin + (len(turns.ours) + 1) * FLAGS.steps))
 
     def after(their_seconds: float) -> None:
@@ -189,9 +191,13 @@ class Ours:
         """What a step must read: weights, and keys and values of the steps before it and of the memory."""
         return self._weights + self._row * (step + TEXT_LENGTH)
 
+    def forget(self) -> None:
+        """Leaves the song that it is in the middle of."""
+        self._state = None
+
     def begin(self, step: int) -> None:
         """Starts a song anew, all before `step` given."""
-        self._state = None
+        self.forget()
         self._request = dataclasses.replace(self._request, prompt_frames=np.full(FLAGS.batch, step, np.int32))
         self._state = self._sampler.begin(self._params, self._memory, self._request)
 

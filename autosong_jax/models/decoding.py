@@ -82,8 +82,14 @@ def _read(decoder: Transformer, x: Array, across: list[KeysValues], memory_lengt
 
 
 def grown(cache: Cache, room: int) -> Cache:
-    """The cache with room for so many steps."""
-    return dataclasses.replace(cache, layers=[_padded(layer, cache.before + room) for layer in cache.layers])
+    """The cache with room for so many steps; `cache` is used up, layer by layer, so that never both are in memory."""
+    def grow(layer: KeysValues) -> KeysValues:
+        longer = _padded(layer, cache.before + room)
+        for x in layer:
+            x.delete()
+        return longer
+
+    return dataclasses.replace(cache, layers=[grow(layer) for layer in cache.layers])
 
 
 @functools.partial(jax.jit, static_argnames="length")
