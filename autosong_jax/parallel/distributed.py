@@ -90,13 +90,15 @@ def _connect(arguments: Mapping[str, Any]) -> None:
 def _say(message: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write("error: " + " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # whoever read it may be gone as well
+        tqdm.write("error: " + " ".join(message.split()), file=sys.stderr)
 
 
 def _end(status: int) -> None:
     """Ends the process at once: nothing may wait any more for processes that do not answer."""
-    sys.stderr.flush()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+        sys.stdout.flush()
     os._exit(status)
 
 
@@ -122,7 +124,8 @@ class _Watch:
         else:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 self._end_if_other_failed(3.0)  # what an operation with a process that is gone ends with
-            traceback.print_exception(error)
+            with contextlib.suppress(OSError):
+                traceback.print_exception(error)
             message, status = f"{type(error).__name__}: {error}", 1
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another may have failed first
             self._client.key_value_set(_KEY + "failed", json.dumps([self._index, " ".join(message.split())]))

@@ -79,9 +79,9 @@ def start(configs, workdir, directory, devices=1, **more):
 
 
 def finish(processes):
-    """The status and the output of each; none may wait for ever."""
+    """The status and the output of each; if one waited for ever, the test's time would run out, and here all end."""
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        outputs = [process.communicate()[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -360,6 +360,6 @@ def test_processes_that_do_not_meet_end_with_one_line():
     script = "distributed.START_SECONDS = 2\nwith distributed.joined():\n    pass\n"
     process = subprocess.run(
         [sys.executable, "-c", "from autosong_jax.parallel import distributed\n" + script], cwd=ROOT, text=True,
-        env=environment(1, 2, 1, free_port()), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        env=environment(1, 2, 1, free_port()), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.returncode == 2 and "Check failure" not in process.stdout
     assert "the processes did not meet within 2 s (this is process 1 of 2, the coordinator localhost:" in process.stdout
