@@ -4,6 +4,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -73,8 +74,12 @@ class Workers:
 
 def _prepare() -> None:
     """In a new process: one thread for arithmetic, Ctrl+C left to the parent, and no life after the parent's."""
-    for library in ("OMP", "OPENBLAS", "MKL"):  # read by numpy and scipy, which are imported with the first item
+    for library in ("OMP", "OPENBLAS", "MKL"):  # read by numpy, scipy and torch when they are first imported
         os.environ[f"{library}_NUM_THREADS"] = "1"
+    if "numpy" in sys.modules:  # by the main program, which a new process imports first
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -51,6 +51,22 @@ def test_one_thread_for_arithmetic():
     assert counts == {1}
 
 
+def test_one_thread_though_the_program_imports_numpy(tmp_path):
+    """A new process imports the main program before all else, and with it numpy, which then has all threads."""
+    pytest.importorskip("threadpoolctl")
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import numpy\n"
+        "from data_prep.workers import Workers\n"
+        "from tests.data_prep.test_workers import threads\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(1) as workers: print(list(workers.map(threads, [0])))\n")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    process = subprocess.run([sys.executable, script], env=environment | {"PYTHONPATH": str(ROOT)},
+                             capture_output=True, text=True)
+    assert process.stdout == "[(0, {1})]\n", process.stderr
+
+
 def test_processes_go_with_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
