@@ -115,7 +115,7 @@ def requirement_names(requirements: list[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("modules", "extras"),
-    [pytest.param(AUTOSONG_JAX, [], id="autosong_jax"), pytest.param(DATA_PREP, ["prep"], id="data_prep")],
+    [pytest.param(AUTOSONG_JAX, [], id="autosong_jax"), pytest.param(DATA_PREP, ["beam", "prep"], id="data_prep")],
 )
 def test_every_import_is_a_declared_dependency(modules, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
