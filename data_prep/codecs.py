@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from autosong_jax.audio.codec import Codec
+from autosong_jax.audio.codec import Codec, load_codec
 from autosong_jax.audio.melrvq import MelRVQ, MelRVQConfig
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import files
@@ -22,7 +22,7 @@ class CodecSource(Protocol):
 
     sample_rate: int  # Hz
     channels: int
-    in_workers: bool  # whether it encodes in the worker processes, loaded from its directory, or else in this one
+    in_workers: bool  # whether it encodes in local worker processes, or else, on a GPU, in this one
     wants_songs: bool  # whether it is fitted to the training songs
 
     def made_from(self) -> Any:
@@ -32,7 +32,19 @@ class CodecSource(Protocol):
         """Makes the codec, of training songs (float32 [channels, samples]) if it wants them, and saves it."""
 
     def load(self, directory: pathlib.Path) -> Codec:
-        """The codec that `make` saved; beside the protocol it has `quality(songs) -> {"round_trip_db": ..., ...}`."""
+        """The codec that `make` saved, for this process.
+
+        Beside the protocol it has `quality(songs) -> {"round_trip_db": ..., ...}`.
+        """
+
+
+def load(directory: pathlib.Path) -> Codec:
+    """The codec saved in `directory`, for a worker: a pretrained one with PyTorch, on the GPU if there is one."""
+    if files.read_json(directory / "codec.json").get("name") == _FITTED:
+        return load_codec(directory)
+    from data_prep import encodec
+
+    return encodec.load(str(directory))
 
 
 def made_from(name: str) -> str:
@@ -90,11 +102,16 @@ class _FittedMelRVQ:
 
 
 class _PretrainedEncodec:
-    in_workers = wants_songs = False
+    wants_songs = False
 
     def __init__(self, codec, name: str):
         self._codec, self._name = codec, name
         self.sample_rate, self.channels = codec.sample_rate, codec.channels
+
+    @property
+    def in_workers(self):
+        # This process has more than one thread: on a CPU, sums would be rounded in another way, and codes hang on that.
+        return self._codec.model.device.type == "cpu"
 
     def made_from(self):
         return ["encodec", hub.revision(self._name, self._codec.model), self._codec.bandwidth]

@@ -17,6 +17,7 @@ named, with the reason, at the end and in report.json.
 """
 
 import os
+import shlex
 
 from absl import flags
 
@@ -46,8 +47,15 @@ _SHARDS = flags.DEFINE_integer("shards", None, "Files per split. By default abou
 _MAX_MINUTES = flags.DEFINE_float(
     "max_minutes", 30.0, "Longer songs are left out. A worker holds a whole song in memory.", lower_bound=0)
 _REQUIRE_LYRICS = flags.DEFINE_bool("require_lyrics", True, "Leave out songs without lyrics.")
+_RUNNER = flags.DEFINE_enum(
+    "runner", "local", ["local", "beam"], "What does the work on each song: processes of this machine, or Apache Beam, "
+    "which has to be installed and may run on a cluster. The dataset is the same.")
+_BEAM_OPTIONS = flags.DEFINE_multi_string(
+    "beam_options", [], "Options of the pipeline, as Beam has them, such as --beam_options='--runner=FlinkRunner "
+    "--flink_master=HOST:8081'. May be given several times. By default Beam's DirectRunner, with --workers workers.")
 _WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes that read and encode. By default one per core. The dataset is the same.", lower_bound=1)
+    "workers", None, "Processes that read and encode; without a GPU, each holds the pretrained models. By default one "
+    "per core. The dataset is the same.", lower_bound=1)
 _STRICT = flags.DEFINE_bool("strict", False, "End with an error, before encoding, if any song has to be left out.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset made from other songs or with other options.")
 
@@ -59,7 +67,8 @@ def main() -> None:
         input=_INPUT.value, output=_OUTPUT.value, codec=_CODEC.value, bandwidth=_BANDWIDTH.value,
         text_encoder=_TEXT_ENCODER.value, text_states=_TEXT_STATES.value,
         validation_fraction=_VALIDATION_FRACTION.value, test_fraction=_TEST_FRACTION.value, shards=_SHARDS.value,
-        max_minutes=_MAX_MINUTES.value, require_lyrics=_REQUIRE_LYRICS.value,
+        max_minutes=_MAX_MINUTES.value, require_lyrics=_REQUIRE_LYRICS.value, runner=_RUNNER.value,
+        beam_options=tuple(option for text in _BEAM_OPTIONS.value for option in shlex.split(text)),
         workers=_WORKERS.value or os.cpu_count(), strict=_STRICT.value, overwrite=_OVERWRITE.value)
     finished, speed = pipeline.export(options)
     print(report.summary(finished, options.output, speed))

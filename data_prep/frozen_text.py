@@ -30,27 +30,41 @@ class FrozenTextEncoder:
     and the pieces' states follow each other. T5's positions are relative and have no end.
     """
 
-    def __init__(self, kind: str, source: str, records_hold: str):
-        """Loads the model and its tokenizer onto the GPU, if there is one.
+    def __init__(self, kind: str, source: str, *, records_hold: str = "states", info: TextEncoderInfo | None = None):
+        """Loads the model, onto the GPU if there is one, and its tokenizer.
 
         Args:
           kind: `bert`, `t5`, `mt5` or `umt5`.
           source: a hub id or a directory.
           records_hold: `states` or `tokens`, for `info`.
+          info: of the encoder that `save` wrote to `source`; then the model is loaded when it is first needed.
 
         Raises:
           UserError: there is no such model, or it is of another kind.
         """
-        model_class, options = _MODELS[kind]
-        self._model = hub.load(model_class, source, _FLAG, **options)
+        self._kind, self._source = kind, source
+        config = self._model.config if info is None else hub.from_pretrained(transformers.AutoConfig, source, _FLAG)
         directory = files.locate(source, _FLAG, (*tokenizer.FILES, tokenizer.SETTINGS))
         self._tokenizer = tokenizer.Tokenizer.load(tokenizer.find(directory),
-                                                   getattr(self._model.config, "max_position_embeddings", None))
-        weights = ((name, weight.detach().cpu().numpy()) for name, weight in self._model.named_parameters())
-        self.info = TextEncoderInfo(f"{kind}:{source}", weights_revision(weights), records_hold,
-                                    width=self._model.config.hidden_size)
+                                                   getattr(config, "max_position_embeddings", None))
+        self.info = info or TextEncoderInfo(f"{kind}:{source}", self._revision(), records_hold,
+                                            width=config.hidden_size)
         # Genres and descriptions repeat; lyrics do not, and are long.
         self.encode_short = functools.lru_cache(maxsize=1024)(self.encode)
+
+    @functools.cached_property
+    def _model(self) -> transformers.PreTrainedModel:
+        model_class, options = _MODELS[self._kind]
+        return hub.load(model_class, self._source, _FLAG, **options)
+
+    def _revision(self) -> str:
+        weights = self._model.named_parameters()
+        return weights_revision((name, weight.detach().cpu().numpy()) for name, weight in weights)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self._model.device
 
     @torch.inference_mode()
     def encode(self, text: str) -> np.ndarray:

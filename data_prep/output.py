@@ -8,11 +8,13 @@ import os
 import pathlib
 import shutil
 
-from autosong_jax.data import schema, tfrecord
+from autosong_jax.data import schema
 from autosong_jax.data.text import DIRECTORY as TEXT_ENCODER
 from autosong_jax.errors import UserError
 from data_prep import report, splits
+from data_prep.records import Recorder, Shard
 from data_prep.work import WorkDirectory
+from data_prep.workers import WorkerDied, Workers
 
 _DONE = "dataset_info.json"
 _SHARD_BYTES = 128 * 2**20
@@ -60,32 +62,34 @@ def write_report(target: pathlib.Path, finished: dict) -> None:
         _write_json(target / report.FILE, finished)
 
 
-def write(target: pathlib.Path, work: WorkDirectory, items, features, encoder, codec: pathlib.Path, finished: dict,
-          shards: int | None) -> None:
+def write(target: pathlib.Path, work: WorkDirectory, workers: Workers, items, features, recorder: Recorder,
+          finished: dict, shards: int | None) -> None:
     """Writes the dataset within the work directory, puts it in the place of whatever dataset there was, and removes the
     work directory.
 
     Args:
       target: the output.
       work: its work directory.
+      workers: what is to write the files of records.
       items: the songs, `pipeline.Item`s with `split` and `record`.
       features: of a record.
-      encoder: the text encoder that the records went through; a frozen one is saved too.
-      codec: the directory of the codec, to be copied.
+      recorder: what the records were made with, whose codec and frozen text encoder are copied.
       finished: the report.
       shards: the number of shards of each split; None for about one per 128 MiB.
     """
     directory = work.empty_directory("dataset")
-    lengths = {}
-    for split in splits.SPLITS:
-        records = [item.record for item in items if item.split == split]
-        if records:
-            lengths[split] = _write_shards(directory, split, records, shards)
-    schema.write_dataset_info(directory, features, lengths)
-    shutil.copytree(codec, directory / "codec", copy_function=shutil.copyfile)
-    encoder.info.save(directory)
-    if encoder.info.frozen:
-        encoder.save(directory / TEXT_ENCODER)
+    written = work.empty_directory("shards")
+    planned = {split: _shards(written, split, [item.record for item in items if item.split == split], shards)
+               for split in splits.SPLITS}
+    lengths = _write_shards([shard for members in planned.values() for shard in members], workers)
+    for path in lengths:
+        os.replace(path, directory / path.name)
+    schema.write_dataset_info(directory, features, {split: [lengths[shard.path] for shard in members]
+                                                    for split, members in planned.items() if members})
+    shutil.copytree(recorder.codec, directory / "codec", copy_function=shutil.copyfile)
+    recorder.text.save(directory)
+    if recorder.text_directory:
+        shutil.copytree(recorder.text_directory, directory / TEXT_ENCODER, copy_function=shutil.copyfile)
     _write_json(directory / report.FILE, finished)
     (target / _DONE).unlink(missing_ok=True)
     for pattern in (f"{schema.DATASET_NAME}-*", f".{schema.DATASET_NAME}-*"):
@@ -98,15 +102,26 @@ def write(target: pathlib.Path, work: WorkDirectory, items, features, encoder, c
     work.remove()
 
 
-def _write_shards(directory: pathlib.Path, split: str, records: list[pathlib.Path], shards: int | None) -> list[int]:
-    """Writes the records in order, about as many into each shard, and returns how many are in each."""
+def _shards(directory: pathlib.Path, split: str, records: list[pathlib.Path], shards: int | None) -> list[Shard]:
+    """The records in order, about as many in each shard."""
+    if not records:
+        return []
     if shards is None:
         shards = round(sum(record.stat().st_size for record in records) / _SHARD_BYTES)
     shards = min(max(1, shards), len(records))
     bounds = [len(records) * i // shards for i in range(shards + 1)]
-    return [tfrecord.write_records(schema.shard_path(directory, split, i, shards),
-                                   (record.read_bytes() for record in records[bounds[i]:bounds[i + 1]]))
+    return [Shard(schema.shard_path(directory, split, i, shards), tuple(records[bounds[i]:bounds[i + 1]]))
             for i in range(shards)]
+
+
+def _write_shards(shards: list[Shard], workers: Workers) -> dict[pathlib.Path, int]:
+    """How many records are in each, by its path."""
+    lengths = {}
+    for shard, result in workers.map(Shard.write, shards):
+        if isinstance(result, WorkerDied):
+            raise UserError(f"the process that wrote {shard.path} was killed (not enough memory?): start again")
+        lengths[shard.path] = result
+    return lengths
 
 
 def _write_json(path: pathlib.Path, value: dict) -> None:

@@ -6,13 +6,12 @@ The dataset depends on the songs and the options alone: not on the number of wor
 or on how often the export was stopped and started again.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from autosong_jax.cli import progress
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import files
-from data_prep import codecs, output, report, splits, tasks, texts
+from data_prep import beam, codecs, output, report, splits, tasks, texts
+from data_prep.records import Job, Recorder
 from data_prep.songs import LeftOut, Song, find_songs
-from data_prep.work import WorkDirectory, digest
+from data_prep.work import Results, WorkDirectory, digest, location
 from data_prep.workers import WorkerDied, Workers
 
 _FIT_SONGS = 100  # a codec is fitted to at most so many songs
@@ -47,6 +47,8 @@ class Options:
     shards: int | None = None
     max_minutes: float = 30.0
     require_lyrics: bool = True
+    runner: str = "local"
+    beam_options: tuple[str, ...] = ()
     workers: int = 1
     strict: bool = False
     overwrite: bool = False
@@ -60,7 +62,7 @@ class Options:
     def that_decide(self) -> dict:
         """The options that the dataset depends on; where songs and models lie is not among them, what they hold is."""
         values = dataclasses.asdict(self)
-        for name in ("input", "output", "workers", "strict", "overwrite"):
+        for name in ("input", "output", "runner", "beam_options", "workers", "strict", "overwrite"):
             del values[name]
         return values | {"codec": codecs.made_from(self.codec), "text_encoder": texts.made_from(self.text_encoder)}
 
@@ -93,49 +95,51 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
         else.
     """
     target = output.check(options.output, options.input)
-    songs, left_out = find_songs(options.input, require_lyrics=options.require_lyrics)
-    items = _digest_files(songs, left_out)
-    decided = options.that_decide()
-    fingerprint = digest(decided, [item.made_from() for item in items],
-                         [dataclasses.astuple(song) for song in left_out])
-    finished = output.finished_report(target, fingerprint, overwrite=options.overwrite)
-    if finished:
-        return finished, None
-    encoder = texts.get_text_encoder(options.text_encoder, options.text_states)
-    source = codecs.get_codec(options.codec, options.bandwidth)
-    work = WorkDirectory(target)
-    with Workers(options.workers) as workers:
+    with _workers(options, target) as workers:
+        songs, left_out = find_songs(options.input, require_lyrics=options.require_lyrics)
+        items = _digest_files(songs, left_out, workers)
+        decided = options.that_decide()
+        fingerprint = digest(decided, [item.made_from() for item in items],
+                             [dataclasses.astuple(song) for song in left_out])
+        finished = output.finished_report(target, fingerprint, overwrite=options.overwrite)
+        if finished:
+            return finished, None
+        encoder = texts.get_text_encoder(options.text_encoder, options.text_states)
+        source = codecs.get_codec(options.codec, options.bandwidth)
+        work = WorkDirectory(target)
         run = _Run(source, encoder, work, workers, left_out)
         items = run.check(items, options.max_minutes)
         _refuse(items, left_out, options, target)
         _split(items, options)
         codec, directory = run.make_codec(items)
-        items, speed = run.encode(items, codec, directory)
+        recorder = Recorder(Results(work.path), directory, encoder.info, run.save_text_encoder(decided["text_encoder"]))
+        items, speed = run.encode(items, codec, recorder)
         _refuse([item for item in items if item.split == "train"], left_out, options, target)
-    facts = {"fingerprint": fingerprint, "options": decided, **run.facts(items, codec, directory)}
-    finished = report.build(items, left_out, facts)
-    features = schema.song_features(codec.num_codebooks, encoder.info)
-    output.write(target, work, items, features, encoder, directory, finished, options.shards)
+        facts = {"fingerprint": fingerprint, "options": decided, **run.facts(items, codec, directory)}
+        finished = report.build(items, left_out, facts)
+        features = schema.song_features(codec.num_codebooks, encoder.info)
+        output.write(target, work, workers, items, features, recorder, finished, options.shards)
     return finished, speed
 
 
-def _digest_files(songs: list[Song], left_out: list[LeftOut]) -> list[Item]:
+def _workers(options: Options, target: pathlib.Path) -> Workers | beam.BeamWorkers:
+    if options.runner == "local":
+        return Workers(options.workers)
+    return beam.BeamWorkers(options.workers, options.beam_options, location(target))
+
+
+def _digest_files(songs: list[Song], left_out: list[LeftOut], workers: Workers | beam.BeamWorkers) -> list[Item]:
     """Digests of the audio files; songs without are added to `left_out`."""
-
-    def of_file(song: Song) -> str | None:
-        try:
-            return files.file_digest(song.audio) if song.audio.is_file() else None
-        except OSError:
-            return None
-
+    paths = list(dict.fromkeys(song.audio.absolute() for song in songs))
+    digests = dict(progress(workers.map_reading(tasks.file_digest, paths), total=len(paths), desc="finding",
+                            unit="song"))
     items = []
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        results = progress(pool.map(of_file, songs), total=len(songs), desc="finding", unit="song")
-        for song, result in zip(songs, results, strict=True):
-            if result:
-                items.append(Item(song, result))
-            else:
-                left_out.append(LeftOut(song.id, f"its audio file {song.audio.name} is missing or cannot be opened"))
+    for song in songs:
+        result = digests[song.audio.absolute()]
+        if isinstance(result, str):
+            items.append(Item(song, result))
+        else:
+            left_out.append(LeftOut(song.id, f"its audio file {song.audio.name} is missing or cannot be opened"))
     return items
 
 
@@ -165,33 +169,32 @@ def _split(items: list[Item], options: Options) -> None:
 class _Run:
     """The stages that read audio. They add to `left_out` what turns out to be unusable."""
 
-    def __init__(self, source: codecs.CodecSource, encoder, work: WorkDirectory, workers: Workers,
+    def __init__(self, source: codecs.CodecSource, encoder, work: WorkDirectory, workers: Workers | beam.BeamWorkers,
                  left_out: list[LeftOut]):
         self.source, self.encoder, self.work, self.workers, self.left_out = source, encoder, work, workers, left_out
 
     def _file(self, item: Item) -> tasks.AudioFile:
-        return tasks.AudioFile(item.song.id, item.song.audio, self.source.sample_rate, self.source.channels)
+        return tasks.AudioFile(item.song.id, item.song.audio.absolute(), self.source.sample_rate, self.source.channels)
 
-    def _map(self, function: Callable[[tasks.AudioFile], Any], files: Collection[tasks.AudioFile], doing: str):
-        """(file, function(file)) for each file, in any order, done by the workers under a progress bar."""
-        return progress(self.workers.map(function, files), show=bool(files), total=len(files), desc=doing, unit="song")
+    def _map(self, function: Callable[[Any], Any], songs: Collection[Any], doing: str) -> Iterable[tuple[Any, Any]]:
+        """(song, function(song)) for each song, in any order, done by the workers under a progress bar."""
+        return progress(self.workers.map(function, songs), show=bool(songs), total=len(songs), desc=doing, unit="song")
 
     def check(self, items: list[Item], max_minutes: float) -> list[Item]:
         """The items whose audio can be used, with `seconds` and `notes` filled in."""
         wanted = [self.source.sample_rate, self.source.channels, max_minutes]
         keys = {self._file(item): digest(*wanted, item.digest) for item in items}
-        todo = [file for file, key in keys.items() if not self.work.read("checks", key)]
+        earlier = self.work.keys("checks")
+        todo = [(file, key) for file, key in keys.items() if key not in earlier]
         checks = {}
-        function = functools.partial(tasks.check, max_minutes=max_minutes)
-        for file, result in self._map(function, todo, "checking"):
-            if isinstance(result, WorkerDied):  # not kept: there may be more memory next time
-                checks[file] = tasks.Check(reason=_KILLED)
-            else:
-                self.work.write("checks", keys[file], json.dumps(dataclasses.asdict(result)).encode())
+        function = functools.partial(tasks.keep_check, max_minutes=max_minutes, results=Results(self.work.path))
+        for (file, _), result in self._map(function, todo, "checking"):
+            # A death is not kept: there may be more memory next time.
+            checks[file] = {"reason": _KILLED} if isinstance(result, WorkerDied) else result
         usable = []
         for item in items:
             file = self._file(item)
-            check = checks.get(file) or tasks.Check(**json.loads(self.work.read("checks", keys[file])))
+            check = tasks.Check(**(checks.get(file) or json.loads(self.work.read("checks", keys[file]))))
             if check.reason:
                 self.left_out.append(LeftOut(item.song.id, check.reason))
             else:
@@ -211,40 +214,55 @@ class _Run:
         directory = self.work.directory("codec", key, make)
         return self.source.load(directory), directory
 
-    def encode(self, items: list[Item], codec, directory: pathlib.Path) -> tuple[list[Item], report.Speed]:
+    def save_text_encoder(self, made_from: str) -> pathlib.Path | None:
+        """The directory that the text encoder is saved in, if it is a frozen one."""
+        if not self.encoder.info.frozen:
+            return None
+        key = digest(made_from, dataclasses.asdict(self.encoder.info))
+        return self.work.directory("text_encoder", key, self.encoder.save)
+
+    def encode(self, items: list[Item], codec, recorder: Recorder) -> tuple[list[Item], report.Speed]:
         """The items whose records are made, with `record` and further `notes` filled in."""
         start = time.monotonic()
-        made_with = [files.digest(str(directory)), dataclasses.asdict(self.encoder.info)]
-        todo = {}
+        saved = filter(None, (recorder.codec, recorder.text_directory))
+        made_with = [*map(files.digest, saved), dataclasses.asdict(self.encoder.info)]
+        earlier = self.work.keys("records")
+        todo, notes = [], {}
         for item in items:
-            item.record = self.work.file("records", digest(*made_with, item.made_from(), item.group))
-            if not item.record.exists():
-                todo[self._file(item)] = item
-        function = functools.partial(tasks.encode, codec_directory=directory) if self.source.in_workers else tasks.read
-        failed = set()
-        for file, result in self._map(function, todo, "encoding"):
-            item = todo[file]
-            if isinstance(result, np.ndarray):
-                self._write_record(item, codec, result if self.source.in_workers else codec.encode(result))
-            else:  # it could be read when it was checked
-                failed.add(item.song.id)
-                self.left_out.append(LeftOut(item.song.id, _KILLED if isinstance(result, WorkerDied) else result))
-        done = [item for item in items if item.song.id not in failed]
+            key = digest(*made_with, item.made_from(), item.group)
+            item.record = self.work.file("records", key)
+            if key in earlier:
+                notes[item.song.id] = json.loads(self.work.read("notes", key))
+            else:
+                todo.append(Job(item.song, self._file(item), item.group, key))
+        for job, result in self._make_records(todo, codec, recorder):
+            if isinstance(result, WorkerDied):
+                result = {"reason": _KILLED}
+            if "reason" in result:  # it could be read when it was checked
+                self.left_out.append(LeftOut(job.song.id, result["reason"]))
+            else:
+                notes[job.song.id] = result["notes"]
+        done = [item for item in items if item.song.id in notes]
         for item in done:
-            item.notes += json.loads(self.work.read("notes", item.record.name))
-        encoded = [item for item in todo.values() if item.song.id not in failed]
+            item.notes += notes[item.song.id]
+        jobs = {job.song.id for job in todo}
+        encoded = [item for item in done if item.song.id in jobs]
         return done, report.Speed(len(encoded), len(done) - len(encoded), sum(item.seconds for item in encoded),
                                   time.monotonic() - start)
 
-    def _write_record(self, item: Item, codec, codes: np.ndarray) -> None:
-        song, text = item.song, self.encoder.info
-        arrays, notes = texts.encode(self.encoder, song)
-        record = {"id": song.id, "group": item.group, "codes": codes, "frame_rate": codec.frame_rate,
-                  "lyrics": song.lyrics, "genre": song.genre, "description": song.description,
-                  "text_encoder": text.name, "text_encoder_revision": text.revision, **arrays}
-        self.work.write("notes", item.record.name, json.dumps(notes).encode())
-        self.work.write("records", item.record.name,
-                        schema.serialize(schema.song_features(codec.num_codebooks, text), record))
+    def _make_records(self, jobs: list[Job], codec, recorder: Recorder) -> Iterator[tuple[Job, dict | WorkerDied]]:
+        """(job, what `Recorder.make` returns) for each job, in any order."""
+        if self.workers.remote or (self.source.in_workers and texts.in_workers(self.encoder)):
+            yield from self._map(recorder.make, jobs, "encoding")
+            return
+        # A GPU belongs to this process alone, which does what is to be done there and all that comes after.
+        function = recorder.codes if self.source.in_workers else recorder.audio
+        for job, result in self._map(function, jobs, "encoding"):
+            if isinstance(result, np.ndarray):
+                codes = result if self.source.in_workers else codec.encode(result)
+                yield job, recorder.write(job, codes, codec, self.encoder)
+            else:
+                yield job, result if isinstance(result, WorkerDied) else {"reason": result}
 
     def facts(self, items: list[Item], codec, directory: pathlib.Path) -> dict:
         """For the report: what the codec and the text encoder are, and how well the codec does on a few songs."""

@@ -1,15 +1,24 @@
-"""The work on one song's audio, as done in a worker process."""
+"""The work on one song's audio, as done in a worker process.
+
+What a worker is to keep it writes to the work directory; what it returns is small, and JSON, so that it can come from
+another machine.
+"""
 
 import dataclasses
 import functools
+import json
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
 from autosong_jax.audio import io
-from autosong_jax.audio.codec import Codec, load_codec
+from autosong_jax.audio.codec import Codec
 from autosong_jax.errors import UserError
+from autosong_jax.pretrained import files
+from data_prep import codecs
+from data_prep.work import Results
 
 MIN_SECONDS = 0.5
 _SILENCE = 1e-4  # peak; -80 dB below full scale
@@ -35,6 +44,22 @@ class Check:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     reason: str = ""
+
+
+def file_digest(path: pathlib.Path) -> str | None:
+    """A digest of a file's contents, or None where there is no file that can be read."""
+    try:
+        return files.file_digest(path) if path.is_file() else None
+    except OSError:
+        return None
+
+
+def keep_check(item: tuple[AudioFile, str], max_minutes: float, results: Results) -> dict[str, Any]:
+    """`check` for (file, key), kept as the result `key` of kind `checks`; returns its fields."""
+    file, key = item
+    fields = dataclasses.asdict(check(file, max_minutes))
+    results.write("checks", key, json.dumps(fields).encode())
+    return fields
 
 
 def check(file: AudioFile, max_minutes: float) -> Check:
@@ -86,7 +111,7 @@ def read(file: AudioFile) -> np.ndarray | str:
 def encode(file: AudioFile, codec_directory: pathlib.Path) -> np.ndarray | str:
     """The codes, uint16 [T, K], of the codec saved in `codec_directory`, or the reason why there are none."""
     audio = read(file)
-    return audio if isinstance(audio, str) else _codec(codec_directory).encode(audio)
+    return audio if isinstance(audio, str) else codec(codec_directory).encode(audio)
 
 
 def _reason(error: UserError, file: AudioFile) -> str:
@@ -95,5 +120,6 @@ def _reason(error: UserError, file: AudioFile) -> str:
 
 
 @functools.cache
-def _codec(directory: pathlib.Path) -> Codec:
-    return load_codec(directory)
+def codec(directory: pathlib.Path) -> Codec:
+    """The codec saved in `directory`, loaded once by each process."""
+    return codecs.load(directory)

@@ -1,10 +1,13 @@
 """The texts of a song as its record holds them, by whichever text encoder was asked for."""
 
+import pathlib
+import threading
 import warnings
 
 import numpy as np
 
 from autosong_jax.data import text
+from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import files
 from data_prep import hub
@@ -13,6 +16,7 @@ from data_prep.songs import Song
 FLAG = "--text_encoder"
 STATES = {"stored": "states", "on_the_fly": "tokens"}  # what records hold for a frozen encoder, by --text_states
 _IDS, _FROZEN = ("bytes", "pinyin"), ("bert", "t5", "mt5", "umt5")
+_catching = threading.Lock()  # what Python keeps of warnings is one for all threads
 
 
 def get_text_encoder(name: str, states: str = "stored"):
@@ -36,7 +40,21 @@ def get_text_encoder(name: str, states: str = "stored"):
                         "directory as ID")
     with hub.torch_needed(FLAG, name):
         from data_prep import frozen_text
-    return frozen_text.FrozenTextEncoder(kind, source, STATES[states])
+    return frozen_text.FrozenTextEncoder(kind, source, records_hold=STATES[states])
+
+
+def load(info: TextEncoderInfo, directory: pathlib.Path | None):
+    """The encoder that `info` is of, for a worker; `directory` is what a frozen one has been saved in."""
+    if not info.frozen:
+        return text.get_text_encoder(info.name)
+    from data_prep import frozen_text
+
+    return frozen_text.FrozenTextEncoder(info.name.partition(":")[0], str(directory), info=info)
+
+
+def in_workers(encoder) -> bool:
+    """Whether it encodes in local worker processes, or else, on a GPU, in this one."""
+    return encoder.info.kind != "states" or encoder.device.type == "cpu"
 
 
 def made_from(name: str) -> str:
@@ -53,7 +71,7 @@ def encode(encoder, song: Song) -> tuple[dict[str, np.ndarray], list[str]]:
     if encoder.info.kind == "tokens":
         return {"text_ids": encoder.ids(song.lyrics), "genre_ids": encoder.ids(song.genre),
                 "description_ids": encoder.ids(song.description)}, []
-    with warnings.catch_warnings(record=True) as caught:
+    with _catching, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         lyrics = encoder.encode_lyrics(song.lyrics)
     features = {"text_ids": lyrics.ids, "section_ids": lyrics.sections, "line_ids": lyrics.lines,

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from autosong_jax.errors import UserError
 
 # Raised whenever the same songs and options come to give other bytes: what older code left unfinished is not used then.
 _REVISION = 1
+_UNFINISHED = ".unfinished"
 
 
 def digest(*made_from: Any) -> str:
@@ -24,12 +26,53 @@ def digest(*made_from: Any) -> str:
     return hashlib.sha256(json.dumps([_REVISION, *made_from], sort_keys=True).encode()).hexdigest()[:32]
 
 
-class WorkDirectory:
+def location(output: pathlib.Path) -> pathlib.Path:
+    """The work directory of an output, for processes that have another current directory, too."""
+    return (output / ".partial").absolute()
+
+
+def unfinished_name(path: pathlib.Path) -> pathlib.Path:
+    """Where to write what is to be `path`. Never the same twice: a cluster may do an item twice at once, and songs with
+    the same audio share a check."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+
+
+class Results:
+    """The results in a work directory. Any number of processes, on any machine that sees it, may write them at once."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def file(self, kind: str, key: str) -> pathlib.Path:
+        """Where the result `key` of that kind is or would be."""
+        return self.path / kind / key
+
+    def keys(self, kind: str) -> set[str]:
+        """Those of all results of that kind."""
+        try:
+            return {name for name in os.listdir(self.path / kind) if not name.endswith(_UNFINISHED)}
+        except FileNotFoundError:
+            return set()
+
+    def read(self, kind: str, key: str) -> bytes:
+        """A result that there is."""
+        return self.file(kind, key).read_bytes()
+
+    def write(self, kind: str, key: str, data: bytes) -> None:
+        """Keeps a result."""
+        path = self.file(kind, key)
+        path.parent.mkdir(exist_ok=True)
+        unfinished = unfinished_name(path)
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+
+
+class WorkDirectory(Results):
     """`OUTPUT/.partial`, locked for as long as this process lives."""
 
     def __init__(self, output: pathlib.Path):
         """Raises UserError if another export is at work in `output`."""
-        self.path = output / ".partial"
+        super().__init__(location(output))
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / "lock", "w")  # noqa: SIM115 (held open, and with it the lock)
         try:
@@ -39,31 +82,12 @@ class WorkDirectory:
         except OSError:  # a file system without locks
             pass
 
-    def file(self, kind: str, key: str) -> pathlib.Path:
-        """Where the result `key` of that kind is or would be."""
-        return self.path / kind / key
-
-    def read(self, kind: str, key: str) -> bytes | None:
-        """A result, or None if there is none yet."""
-        try:
-            return self.file(kind, key).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def write(self, kind: str, key: str, data: bytes) -> None:
-        """Keeps a result."""
-        path = self.file(kind, key)
-        path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-
     def directory(self, kind: str, key: str, fill: Callable[[pathlib.Path], None]) -> pathlib.Path:
         """The directory that is the result `key`; where there is none yet, `fill` is given a new one to fill."""
         path = self.file(kind, key)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            unfinished = self.empty_directory(f"{kind}.unfinished")
+            unfinished = self.empty_directory(kind + _UNFINISHED)
             fill(unfinished)
             os.replace(unfinished, path)
         return path

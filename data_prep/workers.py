@@ -18,6 +18,8 @@ class WorkerDied:
 class Workers:
     """`count` processes of one thread each, so that no result depends on `count`."""
 
+    remote = False  # whether they may be on other machines, which have GPUs of their own and see files alone
+
     def __init__(self, count: int):
         self.count = count
         self._start()
@@ -52,6 +54,14 @@ class Workers:
             else:
                 for future in done:
                     yield running.pop(future), future.result()
+
+    def map_reading(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """`map` for what waits for the disk rather than computes: in threads of this process, since processes take
+        longer to start."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            running = {pool.submit(function, item): item for item in items}
+            for future in concurrent.futures.as_completed(running):
+                yield running[future], future.result()
 
     def _start(self) -> None:
         self._pool = concurrent.futures.ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"), _prepare)

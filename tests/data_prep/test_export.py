@@ -1,5 +1,6 @@
 """Exports from end to end: what a dataset holds, what is left out and why, and what a stop at any moment costs."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -20,8 +21,9 @@ from autosong_jax.audio.codec import load_codec
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.data.text import get_text_encoder
 from autosong_jax.errors import UserError
-from data_prep import pipeline, report, tasks
+from data_prep import codecs, pipeline, report, tasks, texts
 from data_prep.pipeline import Options, export
+from data_prep.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[2]
 SONGS = 7
@@ -202,14 +204,11 @@ def test_killed_and_started_again(songs, exported, tmp_path):
     assert contents(target) == contents(exported[0])
 
 
-class InProcess:
+class InProcess(Workers):
     """Workers without processes, so that hundreds of starts take seconds."""
 
     def __init__(self, count):
         pass
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         pass
@@ -386,8 +385,8 @@ def test_pretrained_codec_and_text_encoder(songs, tmp_path, monkeypatch):
         vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path / "t5")
 
     target = tmp_path / "data"
-    finished, _ = export(Options(str(songs), str(target), codec=str(tmp_path / "encodec"),
-                                 text_encoder=f"t5:{tmp_path / 't5'}"))
+    options = Options(str(songs), str(target), codec=str(tmp_path / "encodec"), text_encoder=f"t5:{tmp_path / 't5'}")
+    finished, _ = export(options)
     assert finished["codec"]["name"] == "encodec" and finished["codec"]["num_codebooks"] == 2
     assert (target / "codec" / "model.safetensors").exists()
     for name, record in records(target).items():
@@ -397,9 +396,21 @@ def test_pretrained_codec_and_text_encoder(songs, tmp_path, monkeypatch):
         np.testing.assert_array_equal(record["codes"], codes)
         assert record["text_states"].dtype == ml_dtypes.bfloat16 and record["text_states"].shape[1] == 8
         assert record["description_states"].shape == (0, 8)
-    _, speed = export(Options(str(songs), str(target), codec=str(tmp_path / "encodec"),
-                              text_encoder=f"t5:{tmp_path / 't5'}"))
-    assert speed is None
+    assert export(options)[1] is None
+    monkeypatch.setattr(pipeline, "Workers", InProcess)
+    for codec_in_workers, text_in_workers in ((False, False), (False, True), (True, False)):  # as where there is a GPU
+        monkeypatch.setattr(codecs._PretrainedEncodec, "in_workers", codec_in_workers)
+        monkeypatch.setattr(texts, "in_workers", lambda _, answer=text_in_workers: answer)
+        other = tmp_path / f"{codec_in_workers} {text_in_workers}"
+        export(dataclasses.replace(options, output=str(other)))
+        assert contents(other) == contents(target)
+
+
+def test_beam_that_is_not_installed(songs, tmp_path, environment_without):
+    process = subprocess.run(command(songs, tmp_path / "data", "--runner=beam"), env=environment_without("apache_beam"),
+                             cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "pip install 'autosong_jax[beam]'" in process.stderr
 
 
 def test_flags_and_options_have_the_same_defaults():

@@ -1,0 +1,90 @@
+"""Records of the dataset and the files that hold them, as workers make them."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from autosong_jax.audio.codec import Codec
+from autosong_jax.data import schema, tfrecord
+from autosong_jax.data.text import TextEncoderInfo
+from data_prep import tasks, texts
+from data_prep.songs import Song
+from data_prep.work import Results, unfinished_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A record to be made: of a song, its audio and its group, to be kept as the result `key`."""
+
+    song: Song
+    file: tasks.AudioFile
+    group: str
+    key: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorder:
+    """Makes records, which it keeps as results of kind `records`, and as `notes` the warnings that texts gave.
+
+    Its methods are for workers: they return what can come from another machine, JSON, but for `audio` and `codes`.
+
+    Attributes:
+      results: where to keep them.
+      codec: the directory that the codec is saved in.
+      text: the text encoder.
+      text_directory: the directory that it is saved in; None unless it is a frozen one.
+    """
+
+    results: Results
+    codec: pathlib.Path
+    text: TextEncoderInfo
+    text_directory: pathlib.Path | None
+
+    def audio(self, job: Job) -> np.ndarray | str:
+        """A song's audio, float32 [channels, samples], or the reason why it cannot be read."""
+        return tasks.read(job.file)
+
+    def codes(self, job: Job) -> np.ndarray | str:
+        """Its codes, uint16 [T, K], or the reason why there are none."""
+        return tasks.encode(job.file, self.codec)
+
+    def make(self, job: Job) -> dict[str, Any]:
+        """Makes a record; returns its `notes`, or the `reason` why there is none."""
+        codes = self.codes(job)
+        if isinstance(codes, str):
+            return {"reason": codes}
+        return self.write(job, codes, tasks.codec(self.codec), _text_encoder(self.text, self.text_directory))
+
+    def write(self, job: Job, codes: np.ndarray, codec: Codec, encoder) -> dict[str, Any]:
+        """Makes the record of a song whose codes there are already; returns its `notes`."""
+        arrays, notes = texts.encode(encoder, job.song)
+        record = {"id": job.song.id, "group": job.group, "codes": codes, "frame_rate": codec.frame_rate,
+                  "lyrics": job.song.lyrics, "genre": job.song.genre, "description": job.song.description,
+                  "text_encoder": self.text.name, "text_encoder_revision": self.text.revision, **arrays}
+        self.results.write("notes", job.key, json.dumps(notes).encode())
+        self.results.write("records", job.key,
+                           schema.serialize(schema.song_features(codec.num_codebooks, self.text), record))
+        return {"notes": notes}
+
+
+_text_encoder = functools.cache(texts.load)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file of the dataset, and the records, in files of their own, that are to be in it."""
+
+    path: pathlib.Path
+    records: tuple[pathlib.Path, ...]
+
+    def write(self) -> int:
+        """Writes the file; returns the number of records."""
+        unfinished = unfinished_name(self.path)
+        count = tfrecord.write_records(unfinished, (record.read_bytes() for record in self.records))
+        os.replace(unfinished, self.path)
+        return count
