@@ -1,5 +1,6 @@
 """Checkpoints that outlive their machine: what one number of devices wrote, another reads and goes on with."""
 
+import functools
 import importlib
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def config(toy_config):
 def trainer_of(config):
     dataset = SongDataset(config.data.path, "train")
 
+    @functools.cache
     def make(shape):
         return make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs),
                             window_pattern(config, dataset.codec), mesh_of(shape))
