@@ -2,9 +2,11 @@
 
 import errno
 import json
+import logging
 import os
 import pathlib
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -61,7 +63,9 @@ def assert_same_end(workdir, other):
 
 
 def largest_file(directory):
-    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    """The largest that holds numbers, of those in an item of a checkpoint."""
+    files = [path for path in directory.rglob("ocdbt.process_0/d/*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
 
 
 def flip_a_byte(directory):
@@ -88,6 +92,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_by_generate_and_train(workdir, whole, config, caplog, monkeypatch, damage):
     monkeypatch.setattr(checkpoints_file.log, "propagate", True)
+    caplog.set_level(logging.INFO, "autosong_jax")
     for item in ("ema", "optimizer"):
         damage(workdir / "checkpoints" / "6" / item)
     files = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
@@ -230,8 +235,14 @@ def run_until(config, workdir, monkeypatch, step, happening):
 
 def test_a_workdir_that_vanishes_is_not_made_anew(toy_config, tmp_path, monkeypatch):
     workdir = tmp_path / "workdir"
+
+    def remove():
+        while not (workdir / "checkpoints" / "2").exists():
+            time.sleep(0.01)
+        shutil.rmtree(workdir)
+
     with pytest.raises(UserError, match=rf"workdir {workdir} is gone: the checkpoint of step 4"):
-        run_until(toy_config(**{"train.eval_every": 0}), workdir, monkeypatch, 2, lambda: shutil.rmtree(workdir))
+        run_until(toy_config(**{"train.eval_every": 0}), workdir, monkeypatch, 2, remove)
     assert not workdir.exists()
 
 
