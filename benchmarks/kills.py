@@ -27,6 +27,7 @@ from autosong_jax.errors import UserError
 FLAGS = flags.FLAGS
 TIMES = {"steps_per_second", "codes_per_second", "data_wait", "mfu"}  # what no two runs have in common
 MOMENTS = ("any", "beginning", "writing")
+MOST_STEPS = 24  # between two kills
 
 
 def define_flags() -> None:
@@ -42,7 +43,7 @@ def main() -> int:
     command = [
         sys.executable, "-m", "autosong_jax.train", "--config=configs/xsmall.py:runlocal",
         f"--config.data.path={dataset}", "--config.data.seconds=1.0", "--config.model.dropout=0.1",
-        "--config.train.ema_every=1", f"--config.train.steps={16 * FLAGS.kills + 16}", "--config.train.log_every=1",
+        "--config.train.ema_every=1", f"--config.train.steps={MOST_STEPS * FLAGS.kills + 16}", "--config.train.log_every=1",
         "--config.train.eval_every=12", f"--config.train.checkpoint_every={every}"]
     for name in ("peace", "kills"):
         shutil.rmtree(output / name, ignore_errors=True)
@@ -131,8 +132,8 @@ def kill(command: list[str], workdir: pathlib.Path, moments: list[str], rng: np.
     Args:
       command: without --workdir.
       workdir: need not exist.
-      moments: "any" from the start of the process to `longest` seconds after it, "beginning" while the workdir is first
-        set up, "writing" while a checkpoint is being written.
+      moments: "any" from the start of the process to `longest` seconds or `MOST_STEPS` after it, "beginning" while the
+        workdir is first set up, "writing" while a checkpoint is being written.
       rng: decides when exactly.
       longest: seconds.
 
@@ -164,7 +165,8 @@ def wait(life: Life, moment: str, rng: np.random.Generator, longest: float) -> N
             time.sleep(0.001)
 
     if moment == "any":
-        time.sleep(rng.uniform(0, longest))
+        first, deadline = newest(life.workdir), time.perf_counter() + rng.uniform(0, longest)
+        until(lambda: time.perf_counter() > deadline or (life.step or 0) >= first + MOST_STEPS)
     elif moment == "beginning":
         until(life.workdir.exists)
         time.sleep(rng.uniform(0, 1.0))
