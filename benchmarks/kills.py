@@ -43,8 +43,8 @@ def main() -> int:
     command = [
         sys.executable, "-m", "autosong_jax.train", "--config=configs/xsmall.py:runlocal",
         f"--config.data.path={dataset}", "--config.data.seconds=1.0", "--config.model.dropout=0.1",
-        "--config.train.ema_every=1", f"--config.train.steps={MOST_STEPS * FLAGS.kills + 16}", "--config.train.log_every=1",
-        "--config.train.eval_every=12", f"--config.train.checkpoint_every={every}"]
+        "--config.train.ema_every=1", f"--config.train.steps={MOST_STEPS * FLAGS.kills + 16}",
+        "--config.train.log_every=1", "--config.train.eval_every=12", f"--config.train.checkpoint_every={every}"]
     for name in ("peace", "kills"):
         shutil.rmtree(output / name, ignore_errors=True)
     started = time.perf_counter()
