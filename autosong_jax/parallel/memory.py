@@ -10,6 +10,7 @@ parameter are cut along `fsdp` as that parameter is, and which axis is cut along
 parameters through the program. Where it cannot be followed, the array counts as whole.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,10 @@ FUSED = frozenset((
     "reduce_precision", "rem", "rev", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic",
     "shift_right_logical", "sign", "sin", "slice", "split", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh",
     "threefry2x32", "xor"))
+# What it computes once, into memory, where more than one operation reads it.
+EXPENSIVE = frozenset((
+    "acos", "asin", "atan2", "cbrt", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "log", "log1p", "logistic",
+    "pow", "random_bits", "rsqrt", "sqrt", "tan", "tanh", "threefry2x32"))
 # The same numbers under other indices.
 ALIASES = frozenset(("expand_dims", "reshape", "sharding_constraint", "squeeze", "transpose"))
 CALLS = ("scan", "while", "cond")
@@ -145,8 +150,12 @@ class _Follower:
         def read(variable):
             return self.outer() if isinstance(variable, Literal) else values[variable]
 
+        readers = collections.Counter(v for e in jaxpr.eqns for v in e.invars if not isinstance(v, Literal))
         for equation in jaxpr.eqns:
             values |= zip(equation.outvars, self._apply(equation, [read(v) for v in equation.invars]), strict=True)
+            if equation.primitive.name in EXPENSIVE and readers[equation.outvars[0]] > 1:
+                self._now += 1
+                self._materialize(equation.outvars[0].aval, values[equation.outvars[0]])
         results = [read(variable) for variable in jaxpr.outvars]
         for value in results:
             self._use(value)
