@@ -125,7 +125,8 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
         raise UserError(f"the seed is {seed}, expected 0 to {2**32 - 1}")
     rows = _rows(batch_size, rows)
     windows = _Windows(dataset, frames, sources, end_of_song, seed)
-    stream = grain.MapDataset.range(len(dataset)).shuffle(seed=seed).repeat()
+    # As good as without end, whose length would not fit an integer in batches of one.
+    stream = grain.MapDataset.range(len(dataset)).shuffle(seed=seed).repeat(2**31)
     # Global batches of song numbers, which cost nothing; then only this host's songs are read.
     batches = stream.map_with_index(lambda example, song: (example, song)).batch(batch_size, batch_fn=list)
     return batches.map(lambda examples: windows.batch([examples[row] for row in rows]))

@@ -171,6 +171,13 @@ def test_iteration_is_random_access(start, threads, dataset):
     iterator.close()
 
 
+def test_batches_of_one_song(dataset):
+    batches = train_batches(dataset, seed=2, **(OPTIONS | {"batch_size": 1}))
+    iterator = iterate(batches, 3)
+    assert_equal(next(iterator), batches[3])
+    iterator.close()
+
+
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_read_rows_of_one_batch(hosts, directory, monkeypatch):
     whole = train_batches(SongDataset(directory, "train"), seed=2, **OPTIONS)
