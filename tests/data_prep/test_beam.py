@@ -71,6 +71,8 @@ def test_killed_and_started_again(songs, exported, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     target = tmp_path / "data set"
     processes = "--beam_options=--direct_running_mode=multi_processing --direct_num_workers=2"
+    if " " in sys.executable:  # which Beam hands to a shell as it is
+        processes = "--workers=2"
     with subprocess.Popen(run(songs, target, processes), stderr=subprocess.PIPE) as process:
         while not kept(target) and process.poll() is None:
             time.sleep(0.001)

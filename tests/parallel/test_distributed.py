@@ -39,12 +39,12 @@ NOTE_ROWS = """
 import os
 from autosong_jax.data import dataset
 
-def cut(self, example, song, original=dataset._Windows.cut):
+def cut(self, batch, row, example, song, original=dataset._Windows._cut):
     with open(os.environ["ROWS"], "a") as file:
         file.write(f"{example % 8}\\n")
-    return original(self, example, song)
+    return original(self, batch, row, example, song)
 
-dataset._Windows.cut = cut
+dataset._Windows._cut = cut
 """
 
 
@@ -186,6 +186,8 @@ def test_stopped_in_every_way_and_gone_on_with_other_numbers_of_processes(config
     workdir, undisturbed = tmp_path / "workdir", tmp_path / "undisturbed"
     processes = start([config, config], workdir, tmp_path)
     wait_for_step(workdir, 5, processes[0])
+    while not any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir()):
+        time.sleep(0.02)  # they are written in the background
     for process in processes:
         process.kill()
     finish(processes)
@@ -241,7 +243,7 @@ def song_read_late(config):
     """The song that the second half of a batch of training holds last for the first time."""
     seen = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset_file._Windows, "cut", lambda self, example, song: np.array([example, song]))
+        patch.setattr(dataset_file._Windows, "batch", lambda self, examples: np.array(examples))
         batches = dataset_file.train_batches(
             SongDataset(config.data.path, "train"), batch_size=8, frames=1, sources={}, end_of_song=True,
             seed=config.seed, rows=range(4, 8))

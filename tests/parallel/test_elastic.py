@@ -106,6 +106,7 @@ def test_a_run_goes_on_with_fewer_devices_and_with_more_again(config, trainer_of
 
     whole = steps((1, 8, 1), None, 0, 3)[1]
     checkpoints.close()
+    (tmp_path / "elastic").mkdir()
     checkpoints = Checkpoints(tmp_path / "elastic", keep_last=9)
     state, losses = steps((1, 8, 1), None, 0, 1)
     for step, shape in ((1, (1, 2, 1)), (2, (2, 2, 2))):

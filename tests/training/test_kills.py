@@ -34,7 +34,8 @@ def test_killed_again_and_again_a_run_equals_an_undisturbed_one(config, tmp_path
     loop.train(config, tmp_path / "in_peace")
     equal = kills.compare(tmp_path / "in_peace", tmp_path / "killed")
     assert len(equal) == 5 and all(equal.values()), equal
-    assert {path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()} == {"38", "40"}
+    left = {path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()}
+    assert left >= {"38", "40"} and all(map(str.isdecimal, left))  # nothing half written
 
 
 def test_the_comparison_sees_a_difference(toy_workdir, tmp_path):

@@ -119,10 +119,10 @@ def test_large_as_it_is():
     assert 16 * 3.3e9 < state < 16 * 3.5e9
     assert sum(eight.rows[name] for name in ("parameters", "moving average", "optimizer")) == pytest.approx(
         state / 8, rel=0.01)
-    # The inputs of 48 layers and of the lyrics' 8 are kept, in bfloat16.
+    # The inputs of 48 layers and of the lyrics' 8 are kept, in bfloat16; a tenth more by the loops of one attention.
     steps, songs = planner.pattern.num_steps - 1, 24
     assert eight.rows[KEPT + " for the backward pass"] == pytest.approx(
-        2 * songs * (48 * steps * 2048 + 8 * 2048 * 1024), rel=0.02)
+        1.1 * 2 * songs * (48 * steps * 2048 + 8 * 2048 * 1024), rel=0.05)
     assert not one.fits(KINDS["h100"]) and eight.fits(KINDS["h100"])
 
 
@@ -139,8 +139,8 @@ def test_parts_devices_and_recomputation_save_memory():
 
 
 def test_a_plan_that_does_not_fit_says_what_does():
-    text = "\n".join(report(large.get_config(), "configs/large.py", "v5e-16"))
-    assert "DOES NOT FIT" in text and "--config.train.accumulation=" in text and "32 devices of the kind" in text
+    text = "\n".join(report(large.get_config(), "configs/large.py", "v5e-8"))
+    assert "DOES NOT FIT" in text and "--config.train.accumulation=" in text and "16 devices of the kind" in text
 
 
 def test_parameters_that_an_axis_does_not_divide_are_named():
