@@ -59,7 +59,7 @@ def sample(life: kills.Life) -> list[tuple[int, float]]:
             bar.update(step - bar.n)
             size = subprocess.run(["ps", "-o", "rss=", "-p", str(life.process.pid)], capture_output=True, text=True,
                                   check=False).stdout.strip()
-            if size:
+            if size and int(size):  # 0 once it has ended
                 sizes.append((step, int(size) / 1024))
             time.sleep(0.2)
     return sizes
