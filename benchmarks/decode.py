@@ -17,25 +17,22 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from absl import flags
 
 from autosong_jax import cli
 from autosong_jax.errors import UserError
+from benchmarks.shapes import CODEC, SHAPES, TEXT, random_codes, random_states, released, sources_of
 
 FLAGS = flags.FLAGS
-SIZES = {"xsmall": (256, 4, 6), "small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32, 48)}
-CODEC = {"name": "encodec", "num_codebooks": 4, "codebook_size": 2048, "frame_rate": 50.0, "channels": 1,
-         "sample_rate": 32000}
-TEXT_WIDTH, TEXT_LENGTH, SECONDS = 768, 32, 30
+TEXT_LENGTH, SECONDS = 32, 30
 GUIDANCE, TOP_K = 3.0, 250
 
 
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
-    flags.DEFINE_enum("size", "small", list(SIZES), "Size of the model: its width, heads and layers.")
+    flags.DEFINE_enum("size", "small", list(SHAPES), "Size of the model.")
     flags.DEFINE_enum("peer", "transformers", ["transformers", "none"], "What to compare with.")
     flags.DEFINE_integer("batch", 1, "Songs at once.", lower_bound=1)
     flags.DEFINE_integer("steps", 16, "Of a turn.", lower_bound=1)
@@ -63,14 +60,13 @@ def main() -> None:
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(seconds) if event.startswith("/jax/core/compile/") else None)
-    width, heads, layers = SIZES[FLAGS.size]
     device = jax.devices()[0]
     peer = Peer() if FLAGS.peer != "none" else None
     ours = Ours(peer)
     if peer is not None:
         peer.to_device(jax.default_backend())
     speed = bandwidth()
-    print(f"{FLAGS.size} (width {width}, {heads} heads, {layers} layers), {FLAGS.batch} song(s) of {SECONDS} s at once,"
+    print(f"{FLAGS.size} ({SHAPES[FLAGS.size]}), {FLAGS.batch} song(s) of {SECONDS} s at once,"
           f" {ours.dtype} on {device.device_kind}; turns of {FLAGS.steps} steps\n"
           f"an array is read at {speed / 1e9:.1f} GB/s\n", flush=True)
     print(f"{'steps':>12} {'ours':>10} {'theirs':>10} {'ratio (lowest to highest)':>26} {'ours, of floor':>15}")
@@ -139,7 +135,6 @@ class Ours:
         import jax
         from flax import nnx
 
-        from autosong_jax.data.text import TextEncoderInfo
         from autosong_jax.models.build import abstract_model, compute_dtype, held_in
         from autosong_jax.pretrained import files, musicgen
         from autosong_jax.sampling.autoregressive import Request, Sampler
@@ -148,11 +143,10 @@ class Ours:
         from autosong_jax.sampling.tokens import Choice
         from autosong_jax.sampling.windows import encode
 
-        config = musicgen.model_config({"model_type": "musicgen", "decoder": decoder_config()}, CODEC)
+        config = musicgen.model_config({"model_type": "musicgen", "decoder": released(FLAGS.size)}, CODEC)
         config.data.seconds = float(SECONDS)
-        text = TextEncoderInfo("t5:t5-base", "", "states", width=TEXT_WIDTH)
         self.dtype, self.pattern = compute_dtype(config.model.dtype), window_pattern(config, CODEC)
-        graph, abstract = abstract_model(config, CODEC, text)
+        graph, abstract = abstract_model(config, CODEC, TEXT)
         abstract = held_in(self.dtype, abstract)
         if peer is None:
             leaves, tree = jax.tree.flatten(abstract)
@@ -168,13 +162,12 @@ class Ours:
         self._width, self._layers = config.model.width, config.model.layers
         graph, self._params = nnx.split(model)
         keep, weights = branches(["description"], {"description": GUIDANCE})
-        shape = (FLAGS.batch, TEXT_LENGTH, TEXT_WIDTH)
-        states = peer.states() if peer else np.random.default_rng(0).normal(size=shape).astype(np.float32)
-        sources = {"description": {"states": states, "length": np.full(FLAGS.batch, TEXT_LENGTH, np.int32)}}
+        states = peer.states() if peer else random_states(FLAGS.batch, TEXT_LENGTH)
+        sources = sources_of(states)
         self._memory = jax.jit(
             lambda params: encode(nnx.merge(graph, params), sources, keep, FLAGS.batch))(self._params)
         self._sampler = Sampler(graph, self.pattern)
-        self.codes = random_codes(len(self.pattern.steps))
+        self.codes = random_codes(FLAGS.batch, len(self.pattern.steps))
         self._request = Request(
             weights, jax.vmap(jax.random.key)(np.arange(FLAGS.batch, dtype=np.uint32)), self.codes,
             np.zeros(FLAGS.batch, np.int32), np.full(FLAGS.batch, len(self.pattern.steps), np.int32),
@@ -231,9 +224,9 @@ class Peer:
 
         torch.manual_seed(0)
         torch.set_num_threads(FLAGS.threads)
-        text = transformers.T5Config(vocab_size=64, d_model=TEXT_WIDTH, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+        text = transformers.T5Config(vocab_size=64, d_model=TEXT.width, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
         codec = transformers.EncodecConfig(num_filters=4, codebook_size=CODEC["codebook_size"])
-        decoder = transformers.MusicgenDecoderConfig(**decoder_config())
+        decoder = transformers.MusicgenDecoderConfig(**released(FLAGS.size))
         self._model = transformers.MusicgenForConditionalGeneration(
             transformers.MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)).eval()
         self._ids = torch.tensor(np.random.default_rng(0).integers(2, 64, (FLAGS.batch, TEXT_LENGTH)))
@@ -293,22 +286,6 @@ class Peer:
                 input_ids=self._ids, attention_mask=torch.ones_like(self._ids), do_sample=True, top_k=TOP_K,
                 guidance_scale=GUIDANCE, max_length=SECONDS * round(CODEC["frame_rate"]) + CODEC["num_codebooks"],
                 stopping_criteria=transformers.StoppingCriteriaList([Watch()]), **given)
-
-
-def decoder_config() -> dict[str, Any]:
-    """The decoder as transformers describes it."""
-    width, heads, layers = SIZES[FLAGS.size]
-    special = CODEC["codebook_size"]
-    return {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers, "ffn_dim": 4 * width,
-            "activation_function": "gelu", "num_codebooks": CODEC["num_codebooks"], "vocab_size": special,
-            "audio_channels": 1, "scale_embedding": False, "pad_token_id": special, "bos_token_id": special,
-            "max_position_embeddings": 2048}
-
-
-def random_codes(frames: int) -> np.ndarray:
-    """int32 [B, frames, K]."""
-    return np.random.default_rng(1).integers(
-        CODEC["codebook_size"], size=(FLAGS.batch, frames, CODEC["num_codebooks"]), dtype=np.int32)
 
 
 def bandwidth() -> float:

@@ -14,17 +14,16 @@ import numpy as np
 from absl import flags
 
 from autosong_jax import cli
+from benchmarks.shapes import CODEC, SHAPES, TEXT, config_of, random_states, sources_of
 
 FLAGS = flags.FLAGS
-SIZES = {"xsmall": (256, 4, 6), "small": (1024, 16, 24), "medium": (1536, 24, 48)}  # width, heads, layers
-CODEC = {"num_codebooks": 4, "codebook_size": 2048, "frame_rate": 50.0}
 STEPS = {10: (20, 10, 10, 10), 30: (60, 10, 10, 10)}  # of MAGNeT's models, by the seconds of their clips
-TEXT_WIDTH, TEXT_LENGTH = 768, 32
+TEXT_LENGTH = 32
 
 
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
-    flags.DEFINE_enum("size", "small", list(SIZES), "Size of the model.")
+    flags.DEFINE_enum("size", "small", list(SHAPES), "Size of the model.")
     flags.DEFINE_integer("batch", 1, "Songs at once.", lower_bound=1)
     flags.DEFINE_integer("repeats", 3, "Of each measurement.", lower_bound=1)
 
@@ -32,8 +31,7 @@ def define_flags() -> None:
 def main() -> None:
     import jax
 
-    width, heads, layers = SIZES[FLAGS.size]
-    print(f"{FLAGS.size} (width {width}, {heads} heads, {layers} layers), {FLAGS.batch} song(s) at once, on "
+    print(f"{FLAGS.size} ({SHAPES[FLAGS.size]}), {FLAGS.batch} song(s) at once, on "
           f"{jax.devices()[0].device_kind}; median of {FLAGS.repeats}\n")
     print(f"{'clip':>5} {'passes':>12} {'seconds':>20} {'x real time':>20} {'times faster':>13}")
     for seconds, steps in STEPS.items():
@@ -48,21 +46,19 @@ def measure(seconds: int, steps: tuple[int, ...]) -> list[tuple[float, int]]:
     import jax
     from flax import nnx
 
-    from autosong_jax.data.text import TextEncoderInfo
     from autosong_jax.models.build import build_model, compute_dtype, held_in
     from autosong_jax.sampling.options import DEFAULTS
     from autosong_jax.sampling.song import window_pattern
     from autosong_jax.sampling.windows import WINDOWS
 
     config, batch = make_config(seconds, steps), FLAGS.batch
-    text, pattern = TextEncoderInfo("t5:t5-base", "", "states", width=TEXT_WIDTH), window_pattern(config, CODEC)
-    model = build_model(config, CODEC, text, rngs=nnx.Rngs(0)).unstacked()
+    pattern = window_pattern(config, CODEC)
+    model = build_model(config, CODEC, TEXT, rngs=nnx.Rngs(0)).unstacked()
     graph, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
     abstract = held_in(compute_dtype(config.model.dtype), jax.eval_shape(lambda: params))
     params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, abstract)
-    states = np.random.default_rng(0).normal(size=(batch, TEXT_LENGTH, TEXT_WIDTH)).astype(np.float32)
-    sources = {"description": {"states": states, "length": np.full(batch, TEXT_LENGTH, np.int32)}}
+    sources = sources_of(random_states(batch, TEXT_LENGTH))
     frames, num_codebooks = len(pattern.steps), CODEC["num_codebooks"]
     arguments = (params, sources, jax.random.split(jax.random.key(0), batch),
                  np.zeros((batch, frames, num_codebooks), np.int32), np.zeros((batch, frames), bool),
@@ -82,15 +78,10 @@ def measure(seconds: int, steps: tuple[int, ...]) -> list[tuple[float, int]]:
 
 
 def make_config(seconds: int, steps: tuple[int, ...]):
-    """MusicGen's shapes, trained for both."""
-    from configs import default
-
-    width, heads, layers = SIZES[FLAGS.size]
-    config = default.base()
-    config.model.update(width=width, heads=heads, layers=layers, mlp_width=4 * width)
+    """Trained for both."""
+    config = config_of(FLAGS.size, TEXT_LENGTH)
     config.objective.name = "both"
-    config.data.update(seconds=float(seconds), end_of_song=False)
-    config.sources = {"description": default.source(max_length=TEXT_LENGTH, width=TEXT_WIDTH, heads=1, layers=1)}
+    config.data.seconds = float(seconds)
     config.sampling.masked.steps = steps
     return config
 

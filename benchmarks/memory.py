@@ -20,16 +20,14 @@ from flax import nnx
 
 from autosong_jax import cli
 from autosong_jax import config as config_file
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.models.t5 import T5Config, T5Encoder
 from autosong_jax.parallel.topology import Kind
 from autosong_jax.pretrained import musicgen
 from autosong_jax.training.plan import GIB, Estimate, Planner, Songs, fsdp_mesh
+from benchmarks.shapes import CODEC, TEXT, released
 from configs import finetune
 
-SHAPES = {"small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32, 48)}  # width, heads, layers
-CODEC = {"num_codebooks": 4, "codebook_size": 2048, "frame_rate": 50.0, "channels": 1}
-TEXT = TextEncoderInfo("t5:t5-base", "", "states", width=768)
+SIZES = ("small", "medium", "large")
 T5_BASE = T5Config(vocab_size=32128, width=768, heads=12, head_width=64, layers=12, mlp_width=3072)
 CARDS = (8, 16, 24, 40, 80)  # GiB
 MOST = 512  # songs that are tried
@@ -40,7 +38,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    planners = {(name, rank): Planner(config_of(name, rank), Songs(CODEC, TEXT, "")) for name in SHAPES
+    planners = {(name, rank): Planner(config_of(name, rank), Songs(CODEC, TEXT, "")) for name in SIZES
                 for rank in (16, 0)}
     fixed = ("weights", "moving average", "optimizer", "gradients")
     print_row("MusicGen", "trained", "parameters", "of them trained", *fixed, "a song")
@@ -92,12 +90,9 @@ def largest_batch(planner: Planner, gib: int) -> int:
 
 def config_of(name: str, rank: int) -> ml_collections.ConfigDict:
     """The config that fine-tunes a converted model of that size."""
-    width, heads, layers = SHAPES[name]
-    released = {"model_type": "musicgen", "decoder": {
-        "hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers, "ffn_dim": 4 * width,
-        "activation_function": "gelu", "num_codebooks": 4, "vocab_size": 2048, "audio_channels": 1}}
+    model = musicgen.model_config({"model_type": "musicgen", "decoder": released(name)}, CODEC)
     with tempfile.TemporaryDirectory() as base:
-        config_file.save(musicgen.model_config(released, CODEC), pathlib.Path(base) / "config.json")
+        config_file.save(model, pathlib.Path(base) / "config.json")
         config = finetune.get_config(f"base={base},rank={rank}")
     return config
 

@@ -17,17 +17,16 @@ from absl import flags
 
 from autosong_jax import cli
 from autosong_jax.errors import UserError
+from benchmarks import shapes
+from benchmarks.shapes import CODEC, SHAPES, TEXT
 
 FLAGS = flags.FLAGS
-# Width, heads, layers.
-SIZES = {"xsmall": (512, 8, 6), "small": (1024, 16, 24), "medium": (1536, 24, 48), "large": (2048, 32, 48)}
-CODEC = {"num_codebooks": 4, "codebook_size": 2048, "frame_rate": 50.0}
-TEXT_WIDTH, TEXT_LENGTH = 768, 64
+TEXT_LENGTH = 64
 
 
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
-    flags.DEFINE_enum("size", "xsmall", list(SIZES), "Size of the model.")
+    flags.DEFINE_enum("size", "xsmall", list(SHAPES), "Size of the model.")
     flags.DEFINE_integer("batch", 2, "Songs a step.", lower_bound=1)
     flags.DEFINE_integer("steps", 504, "Length of each song.", lower_bound=8)
     flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "What the backward pass computes again.")
@@ -38,10 +37,9 @@ def define_flags() -> None:
 def main() -> None:
     import jax
 
-    width, heads, layers = SIZES[FLAGS.size]
     ours, operations, about = make_ours()
     sides = [ours] + ([make_torch()] if FLAGS.peer != "none" else [])
-    print(f"{FLAGS.size} (width {width}, {heads} heads, {layers} layers), {FLAGS.batch} x {FLAGS.steps} steps, on "
+    print(f"{FLAGS.size} ({SHAPES[FLAGS.size]}), {FLAGS.batch} x {FLAGS.steps} steps, on "
           f"{jax.devices()[0].device_kind}; median of {FLAGS.repeats}\n{about}")
     turns = alternate(sides, FLAGS.repeats)
     names = ["ours", "transformers"]
@@ -77,22 +75,21 @@ def make_ours() -> tuple[Callable[[], None], float, str]:
     import jax
 
     from autosong_jax.codebooks.patterns import get_pattern
-    from autosong_jax.data.text import TextEncoderInfo
     from autosong_jax.models.build import build_model
     from autosong_jax.parallel.sharding import make_mesh, put_batch
     from autosong_jax.training.step import make_trainer
 
-    config = make_config()
-    text = TextEncoderInfo("t5:t5-base", "", "states", width=TEXT_WIDTH)
+    config = shapes.config_of(FLAGS.size, TEXT_LENGTH)
+    config.data.batch_size = FLAGS.batch
+    config.train.remat = FLAGS.remat
     pattern = get_pattern("delay", FLAGS.steps + 1 - CODEC["num_codebooks"], CODEC["num_codebooks"])
-    trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, text, rngs=rngs), pattern,
+    trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, TEXT, rngs=rngs), pattern,
                            make_mesh(config.mesh))
     state = trainer.init(trainer.fresh(0, {}))
-    codes, states = make_batch(len(pattern.steps))
+    frames = len(pattern.steps)
     batch = put_batch({
-        "codes": codes, "num_frames": np.full(FLAGS.batch, codes.shape[1], np.int32),
-        "sources": {"description": {"states": states, "length": np.full(FLAGS.batch, TEXT_LENGTH, np.int32)}}},
-        trainer.mesh)
+        "codes": shapes.random_codes(FLAGS.batch, frames), "num_frames": np.full(FLAGS.batch, frames, np.int32),
+        "sources": shapes.sources_of(shapes.random_states(FLAGS.batch, TEXT_LENGTH))}, trainer.mesh)
     started = time.perf_counter()
     compiled = trainer.train_step.lower(state, {}, batch).compile()
     about = f"compiled in {time.perf_counter() - started:.1f} s"
@@ -126,27 +123,6 @@ def flops(params: Any, steps: int, config: Any) -> float:
     return 6 * FLAGS.batch * (matmuls + 2 * config.model.layers * config.model.width * pairs)
 
 
-def make_config() -> Any:
-    """MusicGen's shapes, with one source of stored states."""
-    from configs import default
-
-    width, heads, layers = SIZES[FLAGS.size]
-    config = default.base()
-    config.model.update(width=width, heads=heads, layers=layers, mlp_width=4 * width)
-    config.data.update(batch_size=FLAGS.batch, end_of_song=False)
-    config.sources = {"description": default.source(max_length=TEXT_LENGTH, width=TEXT_WIDTH, heads=1, layers=1)}
-    config.train.update(remat=FLAGS.remat, ema_decay=0.0)
-    return config
-
-
-def make_batch(frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [B, T, K] and states [B, L, D] for both sides."""
-    generator = np.random.default_rng(0)
-    codes = generator.integers(CODEC["codebook_size"], size=(FLAGS.batch, frames, CODEC["num_codebooks"]))
-    states = generator.normal(size=(FLAGS.batch, TEXT_LENGTH, TEXT_WIDTH))
-    return codes.astype(np.int32), states.astype(np.float32)
-
-
 def make_torch() -> Callable[[], None]:
     """A function that does a step of the peer, on a GPU in bfloat16 where there is one."""
     try:
@@ -156,24 +132,20 @@ def make_torch() -> Callable[[], None]:
         raise UserError(f"--peer=transformers: {error}; install the `prep` extra, or give --peer=none") from error
     import jax
 
-    width, heads, layers = SIZES[FLAGS.size]
     on_gpu = jax.default_backend() == "gpu"
     if on_gpu and not torch.cuda.is_available():
         raise UserError("--peer=transformers: PyTorch sees no GPU; install its CUDA build, or give --peer=none")
     device = "cuda" if on_gpu else "cpu"
     transformers.set_seed(0)
     model = transformers.MusicgenForCausalLM(transformers.MusicgenDecoderConfig(
-        vocab_size=CODEC["codebook_size"], hidden_size=width, num_hidden_layers=layers, ffn_dim=4 * width,
-        num_attention_heads=heads, num_codebooks=CODEC["num_codebooks"], dropout=0.0, attention_dropout=0.0,
-        activation_dropout=0.0, use_cache=False)).to(device).train()
-    projection = torch.nn.Linear(TEXT_WIDTH, width).to(device)
+        **shapes.released(FLAGS.size), dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        use_cache=False)).to(device).train()
+    projection = torch.nn.Linear(TEXT.width, SHAPES[FLAGS.size].width).to(device)
     parameters = [*model.parameters(), *projection.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    generator = np.random.default_rng(0)
-    shape = FLAGS.batch, FLAGS.steps, CODEC["num_codebooks"]
-    labels = torch.from_numpy(generator.integers(CODEC["codebook_size"], size=shape)).to(device)
+    labels = torch.from_numpy(shapes.random_codes(FLAGS.batch, FLAGS.steps)).long().to(device)
     inputs = labels.transpose(1, 2).reshape(-1, FLAGS.steps)
-    states = torch.from_numpy(make_batch(FLAGS.steps)[1]).to(device)
+    states = torch.from_numpy(shapes.random_states(FLAGS.batch, TEXT_LENGTH)).to(device)
     mask = torch.ones(states.shape[:2], device=device)
 
     def step() -> None:
