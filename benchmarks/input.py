@@ -76,7 +76,7 @@ def make_dataset(path: pathlib.Path, kind: str, songs: int) -> int:
     features = schema.song_features(CODEBOOKS, info)
 
     def record(number: int) -> bytes:
-        lyrics = LINE * 36
+        lyrics = LINE * 35
         song = {"id": f"{number}", "group": f"{number}", "frame_rate": float(RATE), "lyrics": lyrics, "genre": "pop",
                 "description": "", "text_encoder": info.name, "text_encoder_revision": info.revision,
                 "codes": rng.integers(SIZE, size=(SONG_SECONDS * RATE, CODEBOOKS), dtype=np.uint16)}
@@ -134,13 +134,14 @@ def train(directory: pathlib.Path, config) -> None:
     config.train.update(steps=1 + FLAGS.train_steps, log_every=1 + FLAGS.train_steps, eval_every=0, sample_every=0,
                         checkpoint_every=1 + FLAGS.train_steps)
     print(f"\nTraining configs/small.py here, {LAYERS} layers, {FLAGS.train_batch} songs a step in place of "
-          f"{batch}:\n")
-    print("| dataset | s a step | waiting for data |\n| --- | --- | --- |")
+          f"{batch}:\n", flush=True)
+    rows = ["| dataset | s a step | waiting for data |", "| --- | --- | --- |"]
     for kind in DATASETS:
         config.data.path = str(directory / kind)
         loop.train(config, directory / f"{kind} run")
         last = json.loads((directory / f"{kind} run" / "metrics.jsonl").read_text().splitlines()[-1])
-        print(f"| {kind} | {1 / last['steps_per_second']:.1f} | {100 * last['data_wait']:.3f} % |", flush=True)
+        rows.append(f"| {kind} | {1 / last['steps_per_second']:.1f} | {100 * last['data_wait']:.3f} % |")
+    print("", *rows, sep="\n")
 
 
 if __name__ == "__main__":
