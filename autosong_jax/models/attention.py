@@ -46,8 +46,7 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
     if window is not None:  # JAX has cuDNN's windows only to the left
         out = _banded(q, k, v, causal, window, lengths)
     elif jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
-        out = jax.nn.dot_product_attention(
-            q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
+        out = _cudnn(q, k, v, causal, lengths)
     elif q.shape[1] * k.shape[1] <= FEW_SCORES:
         out = _attend(q, k, v, causal, lengths)
     else:
@@ -61,6 +60,20 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
 def _block_size(num_keys: int) -> int:
     """A multiple of `SMALLEST`, up to `LARGEST`."""
     return min(SMALLEST * -(-num_keys // (8 * SMALLEST)), LARGEST)
+
+
+def _cudnn(q, k, v, causal, lengths) -> Array:
+    """Attention by cuDNN. In training JAX gives it even numbers of queries and keys only, so odd ones get one more."""
+    queries, keys = q.shape[1], k.shape[1]
+    if keys % 2 and lengths is None and not causal:  # of causal queries, only the last one sees the key that is added
+        lengths = jnp.full(k.shape[0], keys)
+
+    def even(x):
+        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+
+    out = jax.nn.dot_product_attention(
+        even(q), even(k), even(v), is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
+    return out[:, :queries]
 
 
 def _attend(q, k, v, causal, lengths) -> Array:

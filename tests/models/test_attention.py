@@ -66,6 +66,29 @@ def test_attention_to_a_memory_in_blocks_equals_a_loop(queries, keys, lengths):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize(("queries", "keys", "causal"), [(13, 13, True), (12, 12, True), (7, 5, False), (6, 4, False)])
+@pytest.mark.parametrize("lengths", [None, (3, 0)])
+def test_what_cudnn_is_given_is_even_and_its_result_the_same(monkeypatch, queries, keys, causal, lengths):
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, n, 3, 8)).astype(jnp.bfloat16) for n in (queries, keys, keys))
+    lengths = None if lengths is None else np.array(lengths)
+
+    def attend(q, k, v):
+        return attention(q, k, v, causal=causal, lengths=lengths)
+
+    def stand_in(q, k, v, *, implementation, **options):
+        assert implementation == "cudnn" and q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0
+        return xla(q, k, v, implementation="xla", **options)
+
+    expected = gradients(attend, *(x.astype(np.float32) for x in (q, k, v)))
+    xla = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    for one, other in zip(gradients(attend, q, k, v), expected, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one.astype(np.float32), other, atol=0.03 * np.abs(other).max())
+
+
 def test_the_memory_of_attention_grows_with_the_length_alone():
     def megabytes(steps):
         x = jax.ShapeDtypeStruct((1, steps, 2, 8), jnp.float32)
