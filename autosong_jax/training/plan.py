@@ -32,7 +32,8 @@ GIB = 2**30
 # Of the working set, what the compiler takes beside it: copies, softmaxes that it does not fuse, gaps between arrays.
 # With this the step's own arrays (gradients, kept, working set, allowance) came to 0.96 to 1.1 of what XLA allocates on
 # CPUs (configs/small.py with 4 songs in float32, remat full and dots; a toy on meshes 1 x 8 x 1 and 2 x 2 x 2), and to
-# 0.78 of what it allocates, 0.95 of what it has alive at once, on TPU v5p (configs/small.py, remat dots, 4 chips).
+# 0.78 of what it allocates, 0.95 of what it has alive at once, on TPU v5p (configs/small.py, remat dots, 4 chips). On an
+# H200 it is not needed: see benchmarks/plans.py.
 ALLOWANCE = 0.5
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
@@ -219,11 +220,11 @@ class Planner:
             trainer = make_trainer(config, lambda rngs: build_model(config, codec, text, rngs=rngs), self.pattern,
                                    abstract_mesh(ONE, 1))
             songs = self._prime(trainer)
-            batch = self._batch(songs * parts)
+            batch = self.batch(songs * parts)
             program = jax.make_jaxpr(trainer.train_step)(trainer.abstract, trainer.frozen, batch)
         return Step(program, trainer, batch, songs)
 
-    def _batch(self, songs: int) -> dict[str, Any]:
+    def batch(self, songs: int) -> dict[str, Any]:
         """Shapes and dtypes of a batch, as the step takes it."""
         text = self.songs.text
 
