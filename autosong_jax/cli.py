@@ -54,9 +54,21 @@ def _parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # from ml_collections, for --config.FIELD
-        raise UserError(f"the config has no field {error}: expected one of those in configs/default.py") from error
+        found = error
+        while isinstance(found, Exception):
+            found = found.args[0]
+        field, *guess = str(found).splitlines()
+        field, guess = field.strip("'"), f" ({guess[0]})" if guess else ""
+        raise UserError(f"the config has no field {field}{guess}: configs/default.py has them all") from error
+    except OSError as error:  # likewise, of a config that could not be loaded
+        raise UserError(config_error(error)) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: every option is a flag (--name=value); see --help")
+
+
+def config_error(error: OSError) -> str:
+    """What ml_collections says of a config file that it could not load, in one line."""
+    return f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}"
 
 
 class _ProgressHandler(logging.Handler):

@@ -5,6 +5,7 @@ python -m autosong_jax.generate --workdir=DIR --edit=song.wav --from=10.0 --to=1
 """
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -109,9 +110,12 @@ def _conditions() -> list[dict[str, Any]]:
 
 def _read(path: str) -> str:
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8")
+        text = pathlib.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--lyrics={path} cannot be read ({error}): expected a text file in UTF-8") from error
+    if not re.sub(r"\[.*?\]", "", text).strip():
+        cli.log.warning("--lyrics=%s holds no words to sing", path)
+    return text
 
 
 def _scales(items: list[str]) -> dict[str, float]:

@@ -48,8 +48,7 @@ def main() -> int:
     try:
         dataset = config.data.path
     except OSError as error:  # the file could not be loaded; ml_collections says so at the first use
-        name = config_flags.get_config_filename(FLAGS["config"])
-        raise UserError(f"the config {name} cannot be loaded: {str(error).splitlines()[-1].strip()}") from error
+        raise UserError(cli.config_error(error)) from error
     if FLAGS.plan:
         return _plan(config)
     if not dataset:
@@ -62,6 +61,8 @@ def main() -> int:
     with distributed.joined():
         try:
             loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED)
+            cli.log.info("Trained to step %d; let it sing with\n  python -m autosong_jax.generate --workdir=%s "
+                         "--lyrics=lyrics.txt --output=song.wav", config.train.steps, shlex.quote(FLAGS.workdir))
         except loop.Stopped as stopped:
             command = shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]])
             cli.log.info("%s; go on with\n  %s", stopped, command)

@@ -26,10 +26,10 @@ FLAGS = flags.FLAGS
 # Config, devices, songs of a batch.
 RUNS = {
     "h200": (("xsmall", 1, 8), ("small", 1, 24), ("lyric2music", 1, 8), ("large", 8, 192), ("xlarge", 8, 64)),
-    "v5e": (("small", 4, 16), ("lyric2music", 4, 8)),
-    "v5p": (("small", 4, 192), ("lyric2music", 1, 8), ("large", 4, 96)),
+    "v5e": (("small", 16, 192), ("lyric2music", 4, 8), ("large", 16, 192)),
+    "v5p": (("small", 4, 192), ("lyric2music", 4, 32)),
 }
-TPUS = {("v5e", 4): "v5e:2x2", ("v5p", 4): "v5p:2x2x1", ("v5p", 1): "v5p:1x1x1"}
+TPUS = {("v5e", 4): "v5e:2x2", ("v5e", 16): "v5e:4x4", ("v5p", 4): "v5p:2x2x1"}
 # After XLA's own description of the card, xla/backends/gpu/target_config/specs/h200.txtpb.
 H200 = """
 gpu_device_info {

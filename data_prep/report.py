@@ -52,8 +52,8 @@ def summary(report: dict, output: str, speed: Speed | None) -> str:
     noted = [f"{name}: {note}" for name, song in report["songs"].items() for note in song["notes"]]
     left_out = [f"{song['song']}: {song['reason']}" for song in report["left_out"]]
     lines += [*_named("noted", noted, output), *_named("left out", left_out, output)]
-    command = shlex.join(["python", "-m", "autosong_jax.train", "--config=configs/small.py",
-                          f"--config.data.path={output}", "--workdir=runs/first"])
+    command = shlex.join(["python", "-m", "autosong_jax.train", "--config=configs/xsmall.py",
+                          f"--config.data.path={output}", "--workdir=runs/mine"])
     return "\n".join([*lines, "", "Next, train on it:", f"  {command}"])
 
 

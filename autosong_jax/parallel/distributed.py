@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import pathlib
+import re
+import signal
 import sys
 import threading
 import time
@@ -37,6 +39,8 @@ _POLL_SECONDS = 1.0
 _FOREVER = 7 * 24 * 3600 * 1000  # ms; a process that is gone ends the waiting anyway
 _KEY = "autosong_jax/"
 _AGAIN = "see what it said last, and start all processes again to go on from the newest checkpoint"
+# What an operation ends with that a process takes no more part in.
+_LOST = re.compile(r"Gloo|[Cc]onnection|[Ss]ocket|NCCL.*remote|UNAVAILABLE")
 _barriers = itertools.count()
 
 
@@ -76,15 +80,19 @@ def _connect(arguments: Mapping[str, Any]) -> None:
              "coordinator's address be one of process 0's host that the others can reach")
         _end(2)
 
+    log.info("Waiting for the other processes, up to %d s (%s)", START_SECONDS, who)
     timer = threading.Timer(START_SECONDS, give_up)
     timer.daemon = True
     timer.start()
+    # Python's own handler of Ctrl+C would run only after the waiting.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=START_SECONDS + 60)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes cannot be joined ({who}): {str(error).splitlines()[0]}") from error
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def _say(message: str) -> None:
@@ -121,6 +129,9 @@ class _Watch:
             message, status = str(error), 2
         elif isinstance(error, KeyboardInterrupt):
             message, status = "interrupted", 130
+        elif isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
+            self._end_if_other_failed(3.0)  # it may have said why
+            message, status = f"the connection to another process is lost, which must have ended: {_AGAIN}", 1
         else:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 self._end_if_other_failed(3.0)  # what an operation with a process that is gone ends with

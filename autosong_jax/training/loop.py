@@ -36,6 +36,10 @@ from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_
 from autosong_jax.training.trainable import Parameters, combine
 from autosong_jax.training.workdir import check_workdir, prepare_workdir
 
+MANY = 10**7  # parameters, for a CPU
+
+
+
 
 class Stopped(Exception):
     """The run was asked to stop and has saved itself; the message says where."""
@@ -102,12 +106,17 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     first = next(stream)
     laps.lap("data and devices")
     step_function = None
-    if expected < config.train.steps:
+    if expected >= config.train.steps:
+        log.info("%s is at step %d already: a greater --config.train.steps would train on", workdir, expected)
+    else:
         step_function = compile_ahead(trainer, _put(first, mesh, texts))
     state, frozen = start(config, trainer, checkpoints, workdir, base)
     first_step = int(state.step)
     stream = itertools.chain([first], stream) if first_step == expected else iterate(batches, first_step)
     log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
+    if jax.default_backend() == "cpu" and count(state.params) > MANY:
+        log.info("No GPU or TPU is here: on a CPU a step of so many parameters takes minutes; :runlocal after the name "
+                 "of the config shrinks the model")
     if frozen:
         log.info("Frozen beside them: %s parameters", f"{count(frozen):,}")
     validation = None
@@ -285,7 +294,8 @@ class StopSignal:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        log.error("Stopping after this step; the state will be saved")  # on whichever process is asked
+        # On whichever process is asked.
+        log.error("Stopping after this step; the state will be saved (Ctrl+C once more ends at once, without saving)")
 
 
 def _facts(config: ml_collections.ConfigDict, dataset: SongDataset) -> dict[str, Any]:

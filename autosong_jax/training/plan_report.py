@@ -123,7 +123,7 @@ def _advice(planner: Planner, kind: Kind, mesh: AbstractMesh) -> Iterator[str]:
         yield ("  Nothing makes it fit here: choose more or larger devices (without --mesh a table says which), "
                "shorter windows (--config.data.seconds) or a smaller model.")
         return
-    yield "  It fits with any of these:"
+    yield "  GiB     it fits with any of these"
     for change, estimate in found:
         yield f"  {estimate.total / GIB:9.2f}   {change}"
 

@@ -123,8 +123,8 @@ def test_report_and_summary(exported):
     assert seconds == pytest.approx(sum(1 + i / 10 for i in range(SONGS)))
     assert 0 < written["codec"]["quality"]["round_trip_db"] < 40 and written["codec"]["quality"]["held_out"]
     assert "x real time" in printed and f"{SONGS} songs encoded" in printed
-    assert printed.endswith(f"python -m autosong_jax.train --config=configs/small.py '--config.data.path={target}' "
-                            "--workdir=runs/first\n")
+    assert printed.endswith(f"python -m autosong_jax.train --config=configs/xsmall.py '--config.data.path={target}' "
+                            "--workdir=runs/mine\n")
 
 
 def test_the_same_bytes_for_any_number_of_workers(songs, exported, tmp_path):

@@ -94,7 +94,7 @@ def test_the_compiler_needs_about_as_much(toy_config, remat):
     planner = Planner(config, songs_of(config, "toy"))
     trainer = make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs),
                            planner.pattern, mesh)
-    compiled = trainer.train_step.lower(trainer.abstract, trainer.frozen, planner._batch(8)).compile()
+    compiled = trainer.train_step.lower(trainer.abstract, trainer.frozen, planner.batch(8)).compile()
     needed = compiled.memory_analysis().temp_size_in_bytes
     rows = planner.estimate(CPU, mesh_of(1, 1, 1)).rows
     step = sum(rows[name] for name in (
