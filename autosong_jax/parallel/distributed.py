@@ -40,7 +40,7 @@ _FOREVER = 7 * 24 * 3600 * 1000  # ms; a process that is gone ends the waiting a
 _KEY = "autosong_jax/"
 _AGAIN = "see what it said last, and start all processes again to go on from the newest checkpoint"
 # What an operation ends with that a process takes no more part in.
-_LOST = re.compile(r"Gloo|[Cc]onnection|[Ss]ocket|NCCL.*remote|UNAVAILABLE")
+_LOST = re.compile(r"Gloo \w+ failed|Connection (reset|refused|closed)|Socket closed|NCCL|UNAVAILABLE")
 _barriers = itertools.count()
 
 
@@ -84,8 +84,9 @@ def _connect(arguments: Mapping[str, Any]) -> None:
     timer = threading.Timer(START_SECONDS, give_up)
     timer.daemon = True
     timer.start()
-    # Python's own handler of Ctrl+C would run only after the waiting.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # which would run only after the waiting
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         jax.distributed.initialize(**arguments, initialization_timeout=START_SECONDS + 60)
     except (RuntimeError, ValueError) as error:
@@ -129,7 +130,7 @@ class _Watch:
             message, status = str(error), 2
         elif isinstance(error, KeyboardInterrupt):
             message, status = "interrupted", 130
-        elif isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
+        elif isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _LOST.search(str(error)):
             self._end_if_other_failed(3.0)  # it may have said why
             message, status = f"the connection to another process is lost, which must have ended: {_AGAIN}", 1
         else:

@@ -347,6 +347,37 @@ with distributed.joined():
     assert "process 1 of 2 has given no sign of life for 3 s" in lines_of(outputs[0])[0]
 
 
+def test_a_process_that_dies_within_an_operation_ends_the_others_with_one_line():
+    statuses, outputs = run_scripts("""
+from jax.experimental import multihost_utils
+with distributed.joined():
+    multihost_utils.process_allgather(np.array(index))
+    if index == 1:
+        os.kill(os.getpid(), 9)
+    while True:
+        multihost_utils.process_allgather(np.array(index))
+""", 2)
+    assert statuses == [1, -signal.SIGKILL], "\n".join(outputs)
+    assert "Traceback" not in outputs[0] and "the connection to another process is lost" in lines_of(outputs[0])[0]
+
+
+def test_a_process_that_waits_for_the_others_says_so_and_heeds_ctrl_c(toy_dataset):
+    arguments = ["train", "--config=configs/xsmall.py:runlocal", f"--config.data.path={toy_dataset}", "--workdir=x"]
+    script = ("import runpy, signal, sys\n"
+              "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # of what runs in the background it is not
+              f"sys.argv = {arguments}\nrunpy.run_module('autosong_jax.train', run_name='__main__', alter_sys=True)\n")
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment(1, 2, 1, free_port()),
+                               stderr=subprocess.PIPE, text=True)
+    try:
+        assert "Waiting for the other processes, up to 300 s (this is process 1 of 2" in process.stderr.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (130, -signal.SIGINT)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_an_unexpected_error_is_shown_where_it_happened_and_named_elsewhere():
     statuses, outputs = run_scripts("""
 with distributed.joined():
