@@ -45,6 +45,8 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
         fail(str(error).replace("FATAL Flags parsing error:", "").strip())
     except UserError as error:
         fail(str(error))
+    except PermissionError as error:
+        fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error})")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -120,6 +120,8 @@ def print_table(rows: list[dict]) -> None:
     for row in rows:
         print(f"{row['song']:12} {row['asked']:6} {row['sung']:6} {row['error rate']:7.2f} "
               f"{row['other lyrics']:7.2f} {row['nearest other']:6.2f} {row['codec']:7.2f} {row['true audio']:6.2f}")
+    print("\nWhat it learned from it sings by heart. New lyrics it cannot sing yet: that takes thousands of songs and"
+          "\nhalf an hour, see configs/songbook.py and benchmarks/RESULTS.md.")
 
 
 if __name__ == "__main__":

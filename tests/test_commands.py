@@ -112,3 +112,17 @@ def test_a_wrong_command_line_is_one_plain_line(command, module, arguments, word
     assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr and process.stderr.startswith("error: ")
     assert process.stderr.count("\n") == 1 and all(word in process.stderr for word in words), process.stderr
+
+
+def test_what_may_not_be_written_is_one_plain_line():
+    script = """
+from autosong_jax import cli
+
+def main():
+    raise PermissionError(13, "Permission denied", "out/song")
+
+cli.run(main)
+"""
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr == "error: out/song cannot be read or written (Permission denied)\n"
