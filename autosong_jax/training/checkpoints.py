@@ -11,6 +11,7 @@ import json
 import logging
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
@@ -49,6 +50,7 @@ class Checkpoints:
         self._directory = (workdir / "checkpoints").absolute()
         self._writing: int | None = None  # the step that is being written
         self._response = None  # of Orbax, to `_writing`
+        self._failed = False  # to write that step
 
     @functools.cached_property
     def _checkpointer(self) -> ocp.training.Checkpointer:
@@ -99,6 +101,14 @@ class Checkpoints:
     def _half_written(self) -> Iterator[pathlib.Path]:
         return self._directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
 
+    def _remove_half_written(self) -> None:
+        for path in self._half_written():
+            for _ in range(20):  # a thread may put a file there meanwhile
+                shutil.rmtree(path, ignore_errors=True)
+                if not path.exists():
+                    break
+                time.sleep(0.1)
+
     def check(self) -> None:
         """Raises UserError if what is written in the background has failed meanwhile."""
         if self._response is not None:
@@ -120,8 +130,8 @@ class Checkpoints:
             yield
         except Exception as error:
             self._response = None
-            for path in self._half_written():
-                shutil.rmtree(path, ignore_errors=True)
+            self._failed = True
+            self._remove_half_written()
             earlier = f"checkpoint {self.latest} is whole" if self.latest is not None else "there is none before it"
             raise UserError(f"the checkpoint of step {self._writing} cannot be written to {self._directory} "
                             f"({_reason(error)}): {earlier}; make room there, or repair it, and start the same command "
@@ -168,6 +178,8 @@ class Checkpoints:
         if "_checkpointer" in self.__dict__:
             with contextlib.suppress(Exception):
                 self._checkpointer.close()
+        if self._failed:
+            self._remove_half_written()  # what threads still wrote when it failed
 
 
 def _finished_steps(directory: pathlib.Path) -> list[int]:
