@@ -102,12 +102,15 @@ class Checkpoints:
         return self._directory.glob(f"{self._writing}.orbax-checkpoint-tmp*")
 
     def _remove_half_written(self) -> None:
-        for path in self._half_written():
-            for _ in range(20):  # a thread may put a file there meanwhile
+        absent = 0
+        for _ in range(50):  # until it stays away: threads of Orbax that have not failed yet make its folders anew
+            paths = list(self._half_written())
+            absent = 0 if paths else absent + 1
+            if absent == 5:
+                return
+            for path in paths:
                 shutil.rmtree(path, ignore_errors=True)
-                if not path.exists():
-                    break
-                time.sleep(0.1)
+            time.sleep(0.1)
 
     def check(self) -> None:
         """Raises UserError if what is written in the background has failed meanwhile."""
