@@ -8,6 +8,7 @@ Letters: B batch, S steps, M memory length, D width, H heads, Dh width of a head
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -223,6 +224,16 @@ class Block(nnx.Module):
         return residual(x, self.mlp_norm, self.mlp, keys[2])
 
 
+def _initial_block(config: TransformerConfig, layer: Array, rngs: nnx.Rngs) -> Block:
+    """Block `layer`, counted from 0. With pre-norm its kernels are divided by sqrt(2 (layer + 1)), as in MusicGen."""
+    block = Block(config, rngs=rngs)
+    if config.norm == "pre":
+        for path, parameter in nnx.to_flat_state(nnx.state(block, nnx.Param)):
+            if path[-1] == "kernel":
+                parameter[...] = parameter[...] * (2.0 * (layer + 1)) ** -0.5
+    return block
+
+
 class Transformer(nnx.Module):
     """A stack of blocks with positions before and, for pre-norm, a norm after.
 
@@ -235,18 +246,11 @@ class Transformer(nnx.Module):
         if config.positions == "learned":
             self.position_table = nnx.Embed(
                 config.max_positions, config.width, embedding_init=nnx.initializers.normal(0.02), rngs=rngs)
-        create = nnx.vmap(lambda rngs: Block(config, rngs=rngs), in_axes=0, out_axes=0)
-        self.blocks = create(rngs.split(config.layers))
+        # One block after another: drawn all at once, a CPU holds the random bits of all of them beside the parameters.
+        create = nnx.scan(functools.partial(_initial_block, config), in_axes=(0, 0), out_axes=0)
+        self.blocks = create(jnp.arange(config.layers), rngs.split(config.layers))
         if config.norm == "pre":
-            self._scale_with_depth()
             self.norm = layer_norm(config.width, config.dtype, rngs)
-
-    def _scale_with_depth(self):
-        """Divides the initial kernels of layer l by sqrt(2 (l + 1)), as MusicGen's training does."""
-        scale = (2.0 * jnp.arange(1, self.config.layers + 1)) ** -0.5
-        for path, parameter in nnx.to_flat_state(nnx.state(self.blocks, nnx.Param)):
-            if path[-1] == "kernel":
-                parameter[...] = parameter[...] * scale[:, None, None]
 
     def __call__(self, x: Array, positions: Array | None = None, *, lengths: Array | None = None,
                  local: Array | None = None, memory: Array | None = None, memory_lengths: Array | None = None,

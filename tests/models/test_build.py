@@ -30,3 +30,22 @@ def test_matrices_held_in_the_dtype_of_the_computation_change_no_bit(toy_config)
         return model(steps, model.encode(sources, keep))
 
     np.testing.assert_array_equal(logits(params), logits(held))
+
+
+def test_initial_weights_are_drawn_in_the_memory_of_a_layer(toy_config):
+    config = toy_config(**{"model.layers": 24, "model.width": 128, "model.mlp_width": 512})
+
+    @jax.jit
+    def draw(seed):
+        rngs = nnx.Rngs(jax.random.key(seed))
+        return nnx.to_pure_dict(nnx.state(build_model(config, CODEC, get_text_encoder("bytes").info, rngs=rngs)))
+
+    compiled = draw.lower(np.uint32(0)).compile()
+    taken = compiled.memory_analysis()
+    assert taken.temp_size_in_bytes < 0.25 * taken.output_size_in_bytes
+    blocks = compiled(np.uint32(0))["decoder"]["blocks"]
+    for kernel in (blocks["mlp"]["up"]["kernel"], blocks["cross_attention"]["q"]["kernel"]):
+        # Pre-norm, as MusicGen begins: variance 1 / width, divided by sqrt(2 l) in layer l = 1, 2, ...
+        expected = (128 * 2 * np.arange(1, 25)) ** -0.5
+        np.testing.assert_allclose(np.std(kernel, axis=(1, 2)), expected, rtol=0.05)
+        assert len(np.unique(kernel[:, 0, 0] / expected)) == 24

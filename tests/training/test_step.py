@@ -14,7 +14,7 @@ from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import AXES, make_mesh, partition_spec, put_batch
 from autosong_jax.sampling.song import window_pattern
-from autosong_jax.training.step import make_schedule, make_trainer
+from autosong_jax.training.step import clip_by_global_norm, make_optimizer, make_schedule, make_trainer
 from autosong_jax.training.trainable import partition
 
 
@@ -142,8 +142,6 @@ def test_schedule_warms_up_and_ends_at_the_final_rate(toy_config):
 
 def test_weight_decay_leaves_biases_and_norms_alone(toy_config):
     config = toy_config(**{"model.bias": True})
-    from autosong_jax.training.step import make_optimizer
-
     dataset = SongDataset(config.data.path, "train")
     params = nnx.to_pure_dict(nnx.state(build_model(config, dataset.codec, dataset.text, rngs=nnx.Rngs(0)), nnx.Param))
     optimizer = make_optimizer(config)
@@ -156,6 +154,17 @@ def test_weight_decay_leaves_biases_and_norms_alone(toy_config):
         value = np.asarray(jax.tree_util.tree_reduce(lambda a, _: a, update))
         assert np.all(value == 0) if kept else np.any(value != 0), path
     assert optax.tree.norm(updates) > 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3])
+def test_clipping_is_that_of_optax(scale):
+    rng = np.random.default_rng(0)
+    gradients = {"a": scale * rng.standard_normal((3, 5)).astype("float32"), "b": np.full(2, scale, "float32")}
+    ours, theirs = clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)
+    assert jax.tree.structure(ours.init(gradients)) == jax.tree.structure(theirs.init(gradients))
+    for a, b in zip(*(jax.tree.leaves(one.update(gradients, one.init(gradients))[0]) for one in (ours, theirs)),
+                    strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_a_dimension_that_does_not_divide_is_kept_whole():
