@@ -60,9 +60,9 @@ def main() -> int:
 
     with distributed.joined():
         try:
-            loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED)
+            step = loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED)
             cli.log.info("Trained to step %d; let it sing with\n  python -m autosong_jax.generate --workdir=%s "
-                         "--lyrics=lyrics.txt --output=song.wav", config.train.steps, shlex.quote(FLAGS.workdir))
+                         "--lyrics=lyrics.txt --output=song.wav", step, shlex.quote(FLAGS.workdir))
         except loop.Stopped as stopped:
             command = shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]])
             cli.log.info("%s; go on with\n  %s", stopped, command)

@@ -7,6 +7,8 @@ Songs of 30 s at MusicGen's shapes with random weights, guided, conditioned on s
 its beginning, in its middle and at its end, or with --full from its beginning to its end. So whatever else the machine
 does meets both, and the context that grows is counted. A cell is the median of turns, the ratio that of pairs of them.
 
+Where both take more memory than there is, each can be measured by itself: --peer=none, --peer_alone.
+
 The floor is the time in which the device can read what a step must read, the weights and the keys and values so far, at
 the speed at which the same framework sums a large array.
 """
@@ -34,6 +36,7 @@ def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
     flags.DEFINE_enum("size", "small", list(SHAPES), "Size of the model.")
     flags.DEFINE_enum("peer", "transformers", ["transformers", "none"], "What to compare with.")
+    flags.DEFINE_bool("peer_alone", False, "The peer without us.")
     flags.DEFINE_integer("batch", 1, "Songs at once.", lower_bound=1)
     flags.DEFINE_integer("steps", 16, "Of a turn.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Turns of each side at each place in the song, beside the first.", lower_bound=5)
@@ -57,20 +60,24 @@ def main() -> None:
     os.sched_setaffinity(0, processors[:FLAGS.threads])  # XLA has a thread for each processor
     import jax
 
+    from autosong_jax.models.build import compute_dtype
+
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(seconds) if event.startswith("/jax/core/compile/") else None)
     device = jax.devices()[0]
+    if FLAGS.peer_alone and FLAGS.peer == "none":
+        raise UserError("--peer_alone: there is no peer with --peer=none")
     peer = Peer() if FLAGS.peer != "none" else None
-    ours = Ours(peer)
+    ours = None if FLAGS.peer_alone else Ours(peer)
     if peer is not None:
         peer.to_device(jax.default_backend())
     speed = bandwidth()
     print(f"{FLAGS.size} ({SHAPES[FLAGS.size]}), {FLAGS.batch} song(s) of {SECONDS} s at once,"
-          f" {ours.dtype} on {device.device_kind}; turns of {FLAGS.steps} steps\n"
+          f" {compute_dtype('auto')} on {device.device_kind}; turns of {FLAGS.steps} steps\n"
           f"an array is read at {speed / 1e9:.1f} GB/s\n", flush=True)
     print(f"{'steps':>12} {'ours':>10} {'theirs':>10} {'ratio (lowest to highest)':>26} {'ours, of floor':>15}")
-    last = ours.pattern.num_steps - 1
+    last = round(SECONDS * CODEC["frame_rate"]) + CODEC["num_codebooks"] - 1
     count = last // FLAGS.steps if FLAGS.full else 1 + FLAGS.repeats
     if last < 3 * count * FLAGS.steps and not FLAGS.full:
         raise UserError(f"--steps={FLAGS.steps} --repeats={FLAGS.repeats}: a song has {last} steps; expected fewer of "
@@ -82,15 +89,17 @@ def main() -> None:
         if not FLAGS.full:
             print_row(f"{begin}-{begin + span}", places[-1:], ours, speed)
     print_row("song" if FLAGS.full else "mean", places, ours, speed)
-    print(f"\ncompiled in {sum(compiled):.1f} s; {ours.memory()}")
+    if ours:
+        print(f"\ncompiled in {sum(compiled):.1f} s; {ours.memory()}")
 
 
-def take_turns(ours: "Ours", peer: "Peer | None", begin: int, count: int) -> Turns:
+def take_turns(ours: "Ours | None", peer: "Peer | None", begin: int, count: int) -> Turns:
     """`count` turns of each side from step `begin` on. Of three places in a song the first turn is not counted."""
-    ours.begin(begin)
-    ours.turn(begin + count * FLAGS.steps)  # which compiles for every length of the cache
-    ours.forget()
     turns = Turns(begin, [], [])
+    if ours:
+        ours.begin(begin)
+        ours.turn(begin + count * FLAGS.steps)  # which compiles for every length of the cache
+        ours.forget()
 
     def our_turn() -> None:
         if not turns.ours:  # not while the peer reads its prompt, for which it takes more memory than it then keeps
@@ -99,10 +108,11 @@ def take_turns(ours: "Ours", peer: "Peer | None", begin: int, count: int) -> Tur
 
     def after(their_seconds: float) -> None:
         turns.theirs.append(their_seconds)
-        our_turn()
+        if ours:
+            our_turn()
 
-    if peer is not None:
-        peer.sing(ours.codes[:, :begin], count, after)
+    if peer:
+        peer.sing(begin, count, after)
     else:
         for _ in range(count):
             our_turn()
@@ -110,22 +120,25 @@ def take_turns(ours: "Ours", peer: "Peer | None", begin: int, count: int) -> Tur
     return Turns(begin, turns.ours[first:], turns.theirs[first:])
 
 
-def print_row(name: str, places: list[Turns], ours: "Ours", speed: float) -> None:
+def print_row(name: str, places: list[Turns], ours: "Ours | None", speed: float) -> None:
     """The mean over places of the medians of turns; of a whole song, no two turns of which are alike, the mean."""
     middle = statistics.mean if FLAGS.full else statistics.median
 
     def step_of(turns: list[list[float]]) -> float:
         return statistics.mean(middle(taken) for taken in turns) / FLAGS.steps
 
-    mine = step_of([place.ours for place in places])
-    middles = [place.begin + FLAGS.steps * (len(place.ours) / 2 + (not FLAGS.full)) for place in places]
-    floor = statistics.mean(map(ours.bytes_read, middles)) / speed
-    theirs = ratio = ""
+    mine = theirs = ratio = share = ""
+    if places[0].ours:
+        seconds = step_of([place.ours for place in places])
+        middles = [place.begin + FLAGS.steps * (len(place.ours) / 2 + (not FLAGS.full)) for place in places]
+        floor = statistics.mean(map(ours.bytes_read, middles)) / speed
+        mine, share = f"{1e3 * seconds:.1f} ms", f"{100 * floor / seconds:.0f} %"
     if places[0].theirs:
-        theirs = f"{1e3 * step_of([place.theirs for place in places]):7.1f} ms"
+        theirs = f"{1e3 * step_of([place.theirs for place in places]):.1f} ms"
+    if mine and theirs:
         pairs = [a / b for place in places for a, b in zip(place.ours, place.theirs, strict=True)]
         ratio = f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
-    print(f"{name:>12} {1e3 * mine:7.1f} ms {theirs:>10} {ratio:>26} {100 * floor / mine:13.0f} %", flush=True)
+    print(f"{name:>12} {mine:>10} {theirs:>10} {ratio:>26} {share:>15}", flush=True)
 
 
 class Ours:
@@ -145,9 +158,9 @@ class Ours:
 
         config = musicgen.model_config({"model_type": "musicgen", "decoder": released(FLAGS.size)}, CODEC)
         config.data.seconds = float(SECONDS)
-        self.dtype, self.pattern = compute_dtype(config.model.dtype), window_pattern(config, CODEC)
+        dtype, pattern = compute_dtype(config.model.dtype), window_pattern(config, CODEC)
         graph, abstract = abstract_model(config, CODEC, TEXT)
-        abstract = held_in(self.dtype, abstract)
+        abstract = held_in(dtype, abstract)
         if peer is None:
             leaves, tree = jax.tree.flatten(abstract)
             keys = jax.random.split(jax.random.key(0), len(leaves))
@@ -166,18 +179,18 @@ class Ours:
         sources = sources_of(states)
         self._memory = jax.jit(
             lambda params: encode(nnx.merge(graph, params), sources, keep, FLAGS.batch))(self._params)
-        self._sampler = Sampler(graph, self.pattern)
-        self.codes = random_codes(FLAGS.batch, len(self.pattern.steps))
+        self._sampler = Sampler(graph, pattern)
+        frames = len(pattern.steps)
         self._request = Request(
-            weights, jax.vmap(jax.random.key)(np.arange(FLAGS.batch, dtype=np.uint32)), self.codes,
-            np.zeros(FLAGS.batch, np.int32), np.full(FLAGS.batch, len(self.pattern.steps), np.int32),
+            weights, jax.vmap(jax.random.key)(np.arange(FLAGS.batch, dtype=np.uint32)),
+            random_codes(FLAGS.batch, frames), np.zeros(FLAGS.batch, np.int32), np.full(FLAGS.batch, frames, np.int32),
             Choice(temperature=1.0, top_k=TOP_K))
         unread = sum(x.size * x.dtype.itemsize for block in model.decoder.blocks
                      for part in (block.cross_attention.k, block.cross_attention.v)
                      for x in jax.tree.leaves(nnx.state(part)))
         read = jax.tree.leaves((nnx.state(model.decoder), nnx.state(model.heads)))
         self._weights = sum(x.size * x.dtype.itemsize for x in read) - unread
-        self._row = 2 * keep.shape[0] * FLAGS.batch * self._width * self._layers * np.dtype(self.dtype).itemsize
+        self._row = 2 * keep.shape[0] * FLAGS.batch * self._width * self._layers * np.dtype(dtype).itemsize
         self._state = None
 
     def bytes_read(self, step: float) -> float:
@@ -255,8 +268,8 @@ class Peer:
         elif backend != "cpu":
             raise UserError(f"--peer=transformers: expected a CPU or a GPU, found {backend}; give --peer=none")
 
-    def sing(self, prompt: np.ndarray, count: int, after: Callable[[float], None]) -> None:
-        """Sings on from codes [B, frames, K]: `count` turns, `after` each of which is called with its seconds."""
+    def sing(self, begin: int, count: int, after: Callable[[float], None]) -> None:
+        """Sings on from `begin` frames given: `count` turns, `after` each of which is called with its seconds."""
         import torch
         import transformers
 
@@ -279,8 +292,9 @@ class Peer:
                 return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
         given = {}
-        if prompt.shape[1]:
-            given["decoder_input_ids"] = torch.tensor(prompt, device=self._ids.device).movedim(1, 2).flatten(0, 1)
+        if begin:
+            codes = random_codes(FLAGS.batch, round(SECONDS * CODEC["frame_rate"]))[:, :begin]
+            given["decoder_input_ids"] = torch.tensor(codes, device=self._ids.device).movedim(1, 2).flatten(0, 1)
         with torch.inference_mode(), contextlib.suppress(StopIteration):
             self._model.generate(
                 input_ids=self._ids, attention_mask=torch.ones_like(self._ids), do_sample=True, top_k=TOP_K,

@@ -39,8 +39,6 @@ from autosong_jax.training.workdir import check_workdir, prepare_workdir
 MANY = 10**7  # parameters, for a CPU
 
 
-
-
 class Stopped(Exception):
     """The run was asked to stop and has saved itself; the message says where."""
 
@@ -60,13 +58,16 @@ class Run:
     samples: SampleWriter
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: float | None = None) -> None:
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: float | None = None) -> int:
     """Trains until `config.train.steps`, from the newest checkpoint in `workdir`, or from `config.init` or nothing.
 
     Args:
       config: see `configs/default.py`.
       workdir: where everything goes.
       started: when the command began, by `time.perf_counter`; by default now.
+
+    Returns:
+      The step that the run is at: more than `config.train.steps` if it had gone further before.
 
     Raises:
       UserError: if the dataset, the config or the workdir cannot be used, or the loss is not finite.
@@ -134,6 +135,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     finally:
         checkpoints.close()
         run.writer.close()
+    return max(first_step, config.train.steps)
 
 
 def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps: Laps) -> None:
