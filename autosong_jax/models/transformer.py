@@ -270,8 +270,13 @@ class Transformer(nnx.Module):
         Returns:
           [B, S, D].
         """
-        positions = jnp.arange(x.shape[1]) if positions is None else positions
+        steps = x.shape[1]
+        positions = jnp.arange(steps) if positions is None else positions
         x = self.placed(x, positions)
+        if steps % 2 and self.config.causal and local is None:
+            # One more step, which no other sees: cuDNN takes even numbers. Here it is added once, not in each layer.
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+            positions = jnp.concatenate([positions, positions[..., -1:]], axis=-1)
 
         def apply(block, layer, x):
             layer_memory = block.cross_attention.keys_values(memory) if self.config.cross_attention else None
@@ -283,7 +288,7 @@ class Transformer(nnx.Module):
                 x = apply(block, layer, x)
         else:
             x = self._scan(apply, x)
-        return self.normed(x)
+        return self.normed(x)[:, :steps]
 
     def placed(self, x: Array, positions: Array) -> Array:
         """x [B, S, D] in the compute dtype and with what `positions` add to it."""

@@ -12,7 +12,7 @@ from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.models import decoding
 from autosong_jax.models.conditions import IdSource, Memory, StateSource
 from autosong_jax.models.song import SongModel
-from autosong_jax.models.transformer import TransformerConfig
+from autosong_jax.models.transformer import Transformer, TransformerConfig
 
 K, V, T, B = 3, 11, 5, 2
 DECODER = TransformerConfig(width=16, heads=2, layers=2, mlp_width=32, max_positions=64)
@@ -134,6 +134,24 @@ def test_a_step_depends_on_no_later_step(fusion):
     for s in (0, 3):
         gradient = jax.grad(embedded)(x, s)
         assert np.all(gradient[:, s + 1:] == 0) and np.any(gradient[:, s] != 0)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+def test_odd_and_even_numbers_of_steps_agree(positions):
+    # Nine positions: none is left for the step that is added to an odd number of them.
+    transformer = Transformer(
+        dataclasses.replace(DECODER, positions=positions, max_positions=9, layers=1), rngs=nnx.Rngs(0))
+    graph, params = nnx.split(transformer)
+    x = jax.random.normal(jax.random.key(0), (B, 9, DECODER.width))
+
+    def loss(params, steps):
+        out = nnx.merge(graph, params)(x[:, :steps])[:, :8]
+        return jnp.sin(out).sum(), out
+
+    (_, odd), of_odd = jax.value_and_grad(lambda params: loss(params, 9), has_aux=True)(params)
+    (_, even), of_even = jax.value_and_grad(lambda params: loss(params, 8), has_aux=True)(params)
+    np.testing.assert_allclose(odd, even, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), of_odd, of_even)
 
 
 @pytest.mark.parametrize("fusion", ["cross", "prefix"])
