@@ -60,14 +60,19 @@ def utilization(operations: float, seconds: float) -> str:
 
 
 def alternate(functions: list[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Seconds that each takes, turn by turn, after two turns that are not counted."""
+    """Seconds that each takes, turn by turn, after a turn that is not counted.
+
+    A turn is two calls, the second of which counts: training is one step after another, and the first one after the
+    other's turn touches memory that the system has meanwhile taken back.
+    """
     seconds = [[] for _ in functions]
-    for _ in range(2 + repeats):
+    for _ in range(1 + repeats):
         for function, taken in zip(functions, seconds, strict=True):
+            function()
             started = time.perf_counter()
             function()
             taken.append(time.perf_counter() - started)
-    return [taken[2:] for taken in seconds]
+    return [taken[1:] for taken in seconds]
 
 
 def make_ours() -> tuple[Callable[[], None], float, str]:
