@@ -29,6 +29,7 @@ from benchmarks.shapes import CODEC, SHAPES, TEXT, random_codes, random_states, 
 
 FLAGS = flags.FLAGS
 TEXT_LENGTH, SECONDS = 32, 30
+FRAMES = round(SECONDS * CODEC["frame_rate"])
 GUIDANCE, TOP_K = 3.0, 250
 
 
@@ -77,7 +78,7 @@ def main() -> None:
           f" {compute_dtype('auto')} on {device.device_kind}; turns of {FLAGS.steps} steps\n"
           f"an array is read at {speed / 1e9:.1f} GB/s\n", flush=True)
     print(f"{'steps':>12} {'ours':>10} {'theirs':>10} {'ratio (lowest to highest)':>26} {'ours, of floor':>15}")
-    last = round(SECONDS * CODEC["frame_rate"]) + CODEC["num_codebooks"] - 1
+    last = FRAMES + CODEC["num_codebooks"] - 1
     count = last // FLAGS.steps if FLAGS.full else 1 + FLAGS.repeats
     if last < 3 * count * FLAGS.steps and not FLAGS.full:
         raise UserError(f"--steps={FLAGS.steps} --repeats={FLAGS.repeats}: a song has {last} steps; expected fewer of "
@@ -293,12 +294,12 @@ class Peer:
 
         given = {}
         if begin:
-            codes = random_codes(FLAGS.batch, round(SECONDS * CODEC["frame_rate"]))[:, :begin]
+            codes = random_codes(FLAGS.batch, FRAMES)[:, :begin]
             given["decoder_input_ids"] = torch.tensor(codes, device=self._ids.device).movedim(1, 2).flatten(0, 1)
         with torch.inference_mode(), contextlib.suppress(StopIteration):
             self._model.generate(
                 input_ids=self._ids, attention_mask=torch.ones_like(self._ids), do_sample=True, top_k=TOP_K,
-                guidance_scale=GUIDANCE, max_length=SECONDS * round(CODEC["frame_rate"]) + CODEC["num_codebooks"],
+                guidance_scale=GUIDANCE, max_length=FRAMES + CODEC["num_codebooks"],
                 stopping_criteria=transformers.StoppingCriteriaList([Watch()]), **given)
 
 

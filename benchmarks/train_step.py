@@ -4,7 +4,8 @@ python -m benchmarks.train_step --size=xsmall --peer=transformers
 
 A step is forward, backward, clipping by global norm and AdamW, at MusicGen's shapes, conditioned on states of T5. The
 peer is the decoder of `transformers` with PyTorch's fused AdamW. Turns alternate, so that whatever else the machine
-does meets both sides; a time is a median, the ratio that of the turns. Compilation and first steps are not counted.
+does meets both sides; a time is a median, the ratio that of the turns. Compilation and the first step of each turn are
+not counted.
 """
 
 import statistics
