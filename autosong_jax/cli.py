@@ -4,6 +4,7 @@ import logging
 import pathlib
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
@@ -79,7 +80,26 @@ class _ProgressHandler(logging.Handler):
     def emit(self, record):
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(printable(self.format(record)), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    r"""`text` with what would steer a terminal (escape sequences, other controls, halves of characters) as \x1b.
+
+    Names of files, tags and texts come from others. Whatever this package writes to a terminal goes through here.
+    """
+    def safe(c: str) -> bool:
+        return c == "\n" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in _BIDI)
+
+    return "".join(c if safe(c) else ascii(c)[1:-1] for c in text)
+
+
+_BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the order of the text around them
+
+
+def say(text: str) -> None:
+    """Prints a result on stdout."""
+    print(printable(text), flush=True)
 
 
 def check_output(path: str | None, suffixes: Sequence[str]) -> None:
@@ -94,7 +114,7 @@ def check_output(path: str | None, suffixes: Sequence[str]) -> None:
 
 def fail(message: str) -> None:
     """Prints `error: message` as one line on stderr and exits with status 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)
 
 
