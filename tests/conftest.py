@@ -1,11 +1,14 @@
 """What all tests share: JAX on eight virtual CPU devices, a cache of compiled programs, processes lacking packages."""
 
+import collections
 import importlib.util
 import os
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import memory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +26,20 @@ def pytest_addoption(parser):
     parser.addoption("--network", action="store_true", help="also run the tests that download something")
 
 
+def pytest_configure(config):
+    config.pluginmanager.register(memory.Plugin())
+
+
+def pytest_terminal_summary(terminalreporter):
+    counts = collections.Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            counts[name] += value
+    if compared := counts["frames compared"]:
+        terminalreporter.write_line(f"Codes of {compared} frames were compared: {counts['frames that differ']} differ, "
+                                    "by a tie")
+
+
 def pytest_collection_modifyitems(config, items):
     network = pytest.mark.skip(reason="downloads something: give --network")
     tensorflow = pytest.mark.skip(reason="TensorFlow is not installed: make test-tensorflow")
@@ -31,6 +48,19 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(network)
         if "tensorflow" in item.keywords and not importlib.util.find_spec("tensorflow"):
             item.add_marker(tensorflow)
+
+
+@pytest.fixture
+def same_codes(record_property):
+    """`same_codes(codes, expected, vectors, codebooks)` is `parity.check_codes`; the summary counts what differed."""
+    from tests.parity import check_codes
+
+    def check(codes, expected, vectors, codebooks):
+        differ = check_codes(codes, expected, vectors, codebooks)
+        record_property("frames compared", len(codes))
+        record_property("frames that differ", differ)
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """EnCodec from checkpoints with random weights against transformers and the encodec package."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import re
@@ -14,6 +15,7 @@ from autosong_jax.audio.codec import load_codec
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import encodec, encodec_names, files
 from data_prep import encodec as prep
+from tests.parity import Exact
 
 torch.set_num_threads(1)
 RATIOS, HOP = [5, 4], 20
@@ -39,6 +41,15 @@ class Toy:
 
     def codec(self, bandwidth=None, **options):
         return encodec.EncodecCodec(self.model.config.to_dict(), self.tensors, bandwidth, window=16, **options)
+
+    @functools.cached_property
+    def exact(self):
+        return Exact(self.model)
+
+    def vectors(self, audio):
+        """What is coded of a song [channels, samples], as an export codes it: float64 [T or more, D]."""
+        return np.concatenate([x.reshape(-1, x.shape[2]) for x in self.exact.vectors(
+            lambda model: prep.Encodec(model, model.config.target_bandwidths[0]).encode(audio.astype(np.float64)))])
 
 
 @torch.inference_mode()
@@ -77,10 +88,16 @@ def sweep(channels, samples):
     return np.tile(0.5 * np.sin(np.pi / 2 * np.arange(samples) ** 2 / samples).astype(np.float32), (2, channels, 1))
 
 
+def rows(codes, vectors):
+    """Codes [B, K, T] of each chunk, of which the first frames are those of vectors [B, t, D], as [frames, K]."""
+    return np.concatenate([np.moveaxis(np.asarray(chunk)[..., :x.shape[1]], 1, 2).reshape(-1, chunk.shape[1])
+                           for chunk, x in zip(codes, vectors, strict=True)])
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_codes_and_audio_are_those_of_transformers(toys, kind):
+def test_codes_and_audio_are_those_of_transformers(toys, kind, same_codes):
     """Of noise of any length and of a sweep, in batches, at every bandwidth."""
-    model = toys[kind].model
+    model, exact = toys[kind].model, toys[kind].exact
     channels = model.config.audio_channels
     signals = [noise(channels, samples, 2) for samples in LENGTHS] + [sweep(channels, 2000)]
     for bandwidth in model.config.target_bandwidths:
@@ -88,10 +105,17 @@ def test_codes_and_audio_are_those_of_transformers(toys, kind):
         for audio in signals:
             with torch.inference_mode():
                 out = model.encode(torch.from_numpy(audio), bandwidth=bandwidth)
-                decoded = model.decode(out.audio_codes, out.audio_scales,
-                                       last_frame_pad_length=out.last_frame_pad_length).audio_values
             codes, scales, missing = codec.encode_batch(audio)
-            np.testing.assert_array_equal(codes, out.audio_codes)
+            vectors = exact.vectors(functools.partial(
+                type(model).encode, input_values=torch.from_numpy(audio).double(), bandwidth=bandwidth))
+            assert codes.shape == out.audio_codes.shape
+            same_codes(rows(codes, vectors), rows(out.audio_codes, vectors),
+                       np.concatenate([x.reshape(-1, x.shape[2]) for x in vectors]), exact.codebooks)
+            filled = vectors[-1].shape[1]
+            assert not codes[-1][..., filled:].any() and not out.audio_codes[-1][..., filled:].any()
+            with torch.inference_mode():
+                decoded = model.decode(torch.from_numpy(codes.astype(np.int64)), out.audio_scales,
+                                       last_frame_pad_length=out.last_frame_pad_length).audio_values
             assert missing == out.last_frame_pad_length
             assert len(np.unique(codes)) > 16 or audio.shape[2] < 300  # the comparison is of something
             if model.config.normalize:
@@ -100,7 +124,7 @@ def test_codes_and_audio_are_those_of_transformers(toys, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_songs_are_coded_as_an_export_codes_them(toys, kind):
+def test_songs_are_coded_as_an_export_codes_them(toys, kind, same_codes):
     """In one piece, and in blocks of any length; chunks at the loudness of the song."""
     model = toys[kind].model
     codec, reference = toys[kind].codec(), prep.Encodec(model, model.config.target_bandwidths[0])
@@ -109,7 +133,7 @@ def test_songs_are_coded_as_an_export_codes_them(toys, kind):
         audio = noise(codec.channels, samples)[0]
         codes = codec.encode(audio)
         assert codes.dtype == np.uint16
-        np.testing.assert_array_equal(codes, reference.encode(audio))
+        same_codes(codes, reference.encode(audio), toys[kind].vectors(audio)[:len(codes)], toys[kind].exact.codebooks)
         np.testing.assert_allclose(codec.decode(codes), reference.decode(codes), atol=1e-5)
         blocks = np.array_split(audio, 5, axis=1)
         loudness = codec.loudness(blocks) if codec.normalizes else None
@@ -138,35 +162,38 @@ def test_programs_are_few_and_blocks_are_not_held(toys):
     assert len(next(codes)) == 16 and len(taken) < 40
 
 
-def test_stereo_of_a_mono_model(toys, tmp_path):
-    codec = toys["32khz"].codec(stereo=True)
-    alone = toys["32khz"].codec()
+def test_stereo_of_a_mono_model(toys, tmp_path, same_codes):
+    toy = toys["32khz"]
+    codec, alone = toy.codec(stereo=True), toy.codec()
     assert (codec.channels, codec.num_codebooks) == (2, 2 * alone.num_codebooks)
     audio = noise(2, 777)[0]
     codes = codec.encode(audio)
-    reference = prep.Encodec(toys["32khz"].model, 2.4, stereo=True)
-    np.testing.assert_array_equal(codes, reference.encode(audio))
-    for side in range(2):
-        np.testing.assert_array_equal(codes[:, side::2], alone.encode(audio[side:side + 1]))
-        np.testing.assert_allclose(codec.decode(codes)[side:side + 1], alone.decode(codes[:, side::2]), atol=1e-5)
+    reference = prep.Encodec(toy.model, 2.4, stereo=True)
     codec.save(tmp_path)
     np.testing.assert_array_equal(load_codec(tmp_path).encode(audio), codes)
-    np.testing.assert_array_equal(prep.load(str(tmp_path)).encode(audio), codes)
+    exported, loaded = reference.encode(audio), prep.load(str(tmp_path)).encode(audio)
+    for side in range(2):
+        vectors = toy.vectors(audio[side:side + 1])
+        for others in exported[:, side::2], loaded[:, side::2], alone.encode(audio[side:side + 1]):
+            same_codes(codes[:, side::2], others, vectors, toy.exact.codebooks)
+        np.testing.assert_allclose(codec.decode(codes)[side:side + 1], alone.decode(codes[:, side::2]), atol=1e-5)
     with pytest.raises(UserError, match="one channel"):
         toys["48khz"].codec(stereo=True)
 
 
 @pytest.mark.parametrize("bandwidth", [1.2, 2.4])
-def test_both_sides_write_the_same_codec(toys, tmp_path, bandwidth):
+def test_both_sides_write_the_same_codec(toys, tmp_path, bandwidth, same_codes):
     """Either reads what the other wrote, its bandwidth included."""
-    prep.Encodec(toys["24khz"].model, bandwidth).save(tmp_path / "theirs")
+    toy = toys["24khz"]
+    prep.Encodec(toy.model, bandwidth).save(tmp_path / "theirs")
     ours = load_codec(tmp_path / "theirs")
     ours.save(tmp_path / "ours")
     assert ((tmp_path / "ours" / "codec.json").read_text() == (tmp_path / "theirs" / "codec.json").read_text())
-    assert ours.description["digest"] == toys["24khz"].codec(bandwidth).description["digest"]
+    assert ours.description["digest"] == toy.codec(bandwidth).description["digest"]
     audio = noise(1, 999)[0]
-    np.testing.assert_array_equal(load_codec(tmp_path / "ours").encode(audio), ours.encode(audio))
-    np.testing.assert_array_equal(prep.load(str(tmp_path / "ours")).encode(audio), ours.encode(audio))
+    codes = ours.encode(audio)
+    np.testing.assert_array_equal(load_codec(tmp_path / "ours").encode(audio), codes)
+    same_codes(codes, prep.load(str(tmp_path / "ours")).encode(audio), toy.vectors(audio), toy.exact.codebooks)
 
 
 def test_digest_is_of_the_codebooks_used(toys):
@@ -190,7 +217,7 @@ def package_names(name):
         "convtr.conv.", "convtr.convtr.")
 
 
-def test_old_names_and_shards(toys, tmp_path):
+def test_old_names_and_shards(toys, tmp_path, same_codes):
     toy = toys["24khz"]
     toy.model.config.save_pretrained(tmp_path)
     files.write(tmp_path, ((old_names(name), toy.tensors.read(name)) for name in toy.tensors), max_shard_bytes=20_000)
@@ -199,7 +226,7 @@ def test_old_names_and_shards(toys, tmp_path):
     codes = toy.codec().encode(audio)
     np.testing.assert_array_equal(encodec.load(tmp_path).encode(audio), codes)
     encodec.load(tmp_path).save(tmp_path / "saved")
-    np.testing.assert_array_equal(prep.load(str(tmp_path / "saved")).encode(audio), codes)
+    same_codes(codes, prep.load(str(tmp_path / "saved")).encode(audio), toy.vectors(audio), toy.exact.codebooks)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -223,7 +250,7 @@ def test_package_names(toys, kind):
 @pytest.mark.skipif(importlib.util.find_spec("encodec") is None or importlib.util.find_spec("torchaudio") is None,
                     reason="the encodec package, or torchaudio, which it imports, is not installed")
 @pytest.mark.parametrize("kind", ["24khz", "48khz"])
-def test_the_package_itself(kind):
+def test_the_package_itself(kind, same_codes):
     import encodec as package
 
     torch.manual_seed(0)
@@ -235,12 +262,16 @@ def test_the_package_itself(kind):
             layer._codebook.inited.fill_(1)
         model.set_target_bandwidth(6.0)
         frames = model.encode(torch.from_numpy(audio))
-        decoded = model.decode(frames)
+    exact = Exact(model)
+    vectors = exact.vectors(lambda model: model.encode(torch.from_numpy(audio).double()))
     state = files.Tensors.of({name: value.numpy() for name, value in model.state_dict().items()}, "the package")
     codec = encodec.EncodecCodec(*encodec_names.from_package(state), 6.0)
     codes, scales, missing = codec.encode_batch(audio)
-    for i, (theirs, _) in enumerate(frames):
-        np.testing.assert_array_equal(codes[i][..., :theirs.shape[2]], theirs)
+    same_codes(rows(codes, vectors), rows([theirs for theirs, _ in frames], vectors),
+               np.concatenate([x.reshape(-1, x.shape[2]) for x in vectors]), exact.codebooks)
+    with torch.inference_mode():
+        decoded = model.decode([(torch.from_numpy(ours[..., :x.shape[1]].astype(np.int64)), scale)
+                                for ours, x, (_, scale) in zip(codes, vectors, frames, strict=True)])
     np.testing.assert_allclose(codec.decode_batch(codes, scales, missing), decoded, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """MusicGen against transformers, with random weights: logits, greedy songs, import and export."""
 
 import contextlib
+import copy
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from flax import nnx
 import autosong_jax
 from autosong_jax import config as config_file
 from autosong_jax.audio import io
+from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import export, files, parameters, released
@@ -91,31 +93,68 @@ def test_logits_of_the_null_condition(musicgen, model):
 
 
 def their_songs(toy, texts, guidance, chroma=None):
-    """Greedy codes [B, T, K]: what transformers' generation hands to its codec."""
-    decoded = []
+    """Greedy songs of transformers' generation in float64.
+
+    Returns:
+      Of each its codes [T, K], as they are handed to the codec, and the logits [S - 1, K, V] that decided them.
+    """
+    model, decoded = copy.deepcopy(toy.model).double(), []
 
     @contextlib.contextmanager
     def watched():
-        decode = toy.model.audio_encoder.decode
-        toy.model.audio_encoder.decode = lambda audio_codes, *args, **kwargs: decoded.append(audio_codes) or decode(
+        decode = model.audio_encoder.decode
+        model.audio_encoder.decode = lambda audio_codes, *args, **kwargs: decoded.append(audio_codes) or decode(
             audio_codes, *args, **kwargs)
         yield
-        del toy.model.audio_encoder.decode
+        del model.audio_encoder.decode
 
-    songs, features = [], features_of(chroma)
+    songs, features = [], {name: x.double() for name, x in features_of(chroma).items()}
     for text in texts:  # one by one: no padding
         ids, mask = toy.token_ids([text])
         decoded.clear()
         with watched(), torch.inference_mode():
-            toy.model.generate(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), do_sample=False,
-                               guidance_scale=guidance, max_new_tokens=FRAMES + 3, **features)
+            out = model.generate(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), do_sample=False,
+                                 guidance_scale=guidance, max_new_tokens=FRAMES + 3, return_dict_in_generate=True,
+                                 output_scores=True, **features)
         sides = torch.stack([codes[0, 0] for codes in decoded], dim=1)  # [K, sides, T]
-        songs.append(sides.reshape(toy.num_codebooks, -1).T.numpy())
+        songs.append((sides.reshape(toy.num_codebooks, -1).T.numpy(), torch.stack(out.scores).numpy()))
     return songs
 
 
+def frames_that_differ(song, expected, logits, pattern, tolerance):
+    """How many frames of a song [T, K] come after the first code that is not the expected one.
+
+    Where the two likeliest codes are about as likely, rounding takes one of them, and the song goes on from there: what
+    differs at the first such step must be as likely as what is expected, by logits [S - 1, K, V], within `tolerance`.
+    """
+    ours, theirs = (np.asarray(pattern.interleave(jnp.asarray(codes[None].astype(np.int32)), 64))[0]
+                    for codes in (song, expected))
+    assert (logits.argmax(axis=-1) == theirs[1:])[pattern.frames[1:] >= 0].all()
+    differ = np.flatnonzero((ours != theirs).any(axis=1))
+    if not len(differ):
+        return 0
+    step = differ[0]
+    for codebook in np.flatnonzero(ours[step] != theirs[step]):
+        decided = logits[step - 1, codebook]
+        assert decided[theirs[step, codebook]] - decided[ours[step, codebook]] <= tolerance
+    return len(song) - pattern.frames[step].max()
+
+
+def test_a_song_may_differ_from_where_two_codes_are_as_likely():
+    pattern, logits = get_pattern("delay", 5, 2), np.random.default_rng(0).normal(size=(6, 2, 64))
+    logits[3, :, 7:9] = 9, 9 - 1e-4  # at step 4: frame 3 of codebook 0, frame 2 of codebook 1
+    steps = np.concatenate([np.zeros((1, 2), int), logits.argmax(axis=-1)])
+    expected = np.asarray(pattern.deinterleave(steps[None]))[0]
+    song = expected.copy()
+    song[3, 0], song[4] = 8, 0
+    assert frames_that_differ(expected, expected, logits, pattern, 0) == 0
+    assert frames_that_differ(song, expected, logits, pattern, 1e-3) == 2
+    with pytest.raises(AssertionError):
+        frames_that_differ(song, expected, logits, pattern, 1e-5)
+
+
 @pytest.mark.parametrize("guidance", [3.0, 1.0])
-def test_greedy_songs_are_the_same_code_for_code(musicgen, imported, guidance):
+def test_greedy_songs_are_the_same_code_for_code(musicgen, imported, guidance, record_property):
     singer = autosong_jax.load(imported)
     sources, chroma = singer.encode_conditions([{"description": text} for text in TEXTS]), None
     if musicgen.kind == "melody":
@@ -123,9 +162,16 @@ def test_greedy_songs_are_the_same_code_for_code(musicgen, imported, guidance):
         sources["chroma"] = {"chroma": np.repeat(chroma, len(TEXTS), axis=0), "length": np.full(len(TEXTS), 9)}
     options = SamplingOptions(temperature=0.0, cfg_scale=guidance, duration=FRAMES / 50)
     songs = singer.sing(sources, range(len(TEXTS)), options=options)
-    for song, expected in zip(songs, their_songs(musicgen, TEXTS, guidance, chroma), strict=True):
-        np.testing.assert_array_equal(song, expected)
+    tolerance = 2 * 1e-4 * (2 * guidance - 1)  # of a difference of logits, each `guidance` x one - the rest x another
+    pattern = get_pattern("delay", FRAMES, musicgen.num_codebooks, singer.config.model.delays)
+    differ = 0
+    for song, (expected, logits) in zip(songs, their_songs(musicgen, TEXTS, guidance, chroma), strict=True):
+        assert song.shape == expected.shape and logits.shape[:2] == (FRAMES + 3, musicgen.num_codebooks)
+        differ += frames_that_differ(song, expected, logits, pattern, tolerance)
         assert len(np.unique(song)) > 8
+    record_property("frames compared", len(songs) * FRAMES)
+    record_property("frames that differ", differ)
+    assert differ < FRAMES
 
 
 @pytest.mark.parametrize("shard", [10**9, 40_000])
@@ -202,6 +248,8 @@ def test_every_parameter_comes_from_the_checkpoint(musicgen, imported):
 
 def test_the_commands_without_torch(musicgen, tmp_path, environment_without):
     """From the released files to songs, and out again, where neither torch nor transformers can be imported."""
+    if musicgen.kind == "stereo":
+        pytest.skip("the commands do nothing else for it than for mono")
     environment = environment_without("torch", "transformers", "tensorflow")
 
     def run(command, *flags):
