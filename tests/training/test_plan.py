@@ -70,8 +70,8 @@ def test_the_tensor_axis_cuts_what_comes_of_cut_parameters(cut_up, cut_down, siz
     assert max(b.size for b in buffers) == size
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 8, 1)])
-def test_state_is_as_large_as_the_real_arrays(toy_config, shape):
+def test_state_is_as_large_as_the_real_arrays(toy_config):
+    shape = (2, 2, 2)
     config = toy_config(**{"lora.rank": 4, "train.trainable": ("lora_", "lyrics")})
     dataset = SongDataset(config.data.path, "train")
     mesh = Mesh(np.array(jax.devices()).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
