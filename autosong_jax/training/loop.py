@@ -30,6 +30,7 @@ from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.ahead import Laps, compile_ahead
 from autosong_jax.training.checkpoints import Checkpoints, latest_step
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
+from autosong_jax.training.operations import step_operations
 from autosong_jax.training.samples import SampleWriter
 from autosong_jax.training.start import check_shapes, open_base, start
 from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_trainer
@@ -232,8 +233,7 @@ class Interval:
 
     def __init__(self, run: Run):
         self._run = run
-        # A multiply and an add, forward and twice backward: by the parameter, unless it is frozen, and by its input.
-        self._operations = 6 * count(run.trainer.abstract.params) + 4 * count(run.frozen)  # a position
+        self._operations = step_operations(run.trainer, run.config)
         self._sums: dict[str, list[Mapping[str, np.ndarray]]] = collections.defaultdict(list)  # by objective
         self.start()
 
@@ -261,8 +261,7 @@ class Interval:
             codes = sum(sums["count"].sum() for sums in every) / len(every) * self.steps
             speed = {"steps_per_second": self.steps / seconds, "codes_per_second": float(codes / seconds),
                      "data_wait": self.waited / seconds}
-            positions = self._run.config.data.batch_size * (self._run.trainer.pattern.num_steps - 1)
-            utilization = model_flops_utilization(self._operations * positions, seconds / self.steps)
+            utilization = model_flops_utilization(self._operations, seconds / self.steps)
             if utilization is not None:
                 speed["mfu"] = utilization
         for name, every in self._sums.items():

@@ -1,0 +1,73 @@
+"""How many floating-point operations a training step must do, from the model's shapes: what utilization is counted by.
+
+Letters: S steps or frames of the decoder, M memory length, D width.
+"""
+
+import ml_collections
+from flax import nnx
+from flax.traverse_util import flatten_dict
+
+from autosong_jax.models.conditions import IdSource
+from autosong_jax.models.song import SongModel
+from autosong_jax.training.step import Trainer
+from autosong_jax.training.trainable import combine
+
+MATRICES = ("kernel", "heads", "lora_a", "lora_b")
+
+
+def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> float:
+    """Floating-point operations of a step, forward and backward; of several objectives, the mean of their steps.
+
+    As for model FLOP/s utilization (Chowdhery et al. 2022, appendix B): a multiply and an add for each number of a
+    matrix and each position that goes through it, and twice as many backward, once as many where the matrix is frozen;
+    12 D for each layer and each pair of positions of which one sees the other. Embedding tables are looked up, so they
+    count nothing; neither do norms, softmaxes and what the backward pass computes again. A source counts with the
+    length that it is padded to.
+
+    Args:
+      trainer: of the run.
+      config: of the run.
+    """
+    model = nnx.merge(trainer.graph, combine(trainer.abstract.params, trainer.frozen))
+    lengths = {name: config.sources[name].max_length for name in model.source_names}
+    trained, frozen = (_matrices(params) for params in (trainer.abstract.params, trainer.frozen))
+    of_objectives = []
+    for objective in trainer.objectives:
+        steps = trainer.pattern.num_steps - 1 if objective == "next_step" else len(trainer.pattern.steps)
+        multiplied = sum(
+            passes * size * _positions(path, model, steps, lengths)
+            for passes, matrices in ((3, trained), (2, frozen)) for path, size in matrices.items())
+        of_objectives.append(2 * multiplied + 12 * _seen(model, objective, steps, lengths))
+    return config.data.batch_size * sum(of_objectives) / len(of_objectives)
+
+
+def _matrices(params: dict) -> dict[tuple[str, ...], int]:
+    return {path: leaf.size for path, leaf in flatten_dict(params).items() if path[-1] in MATRICES}
+
+
+def _positions(path: tuple[str, ...], model: SongModel, steps: int, lengths: dict[str, int]) -> int:
+    """How many positions of an example go through a matrix."""
+    memory = sum(lengths.values())
+    if path[0] == "conditions":
+        return lengths[path[2]]
+    if path[0] == "decoder" and model.fusion == "prefix":
+        return memory + steps
+    return memory if "cross_attention" in path and ({"k", "v"} & set(path)) else steps
+
+
+def _seen(model: SongModel, objective: str, steps: int, lengths: dict[str, int]) -> float:
+    """Pairs of positions of which one sees the other, times D of the layer, over all layers of all transformers."""
+    decoder, memory = model.decoder.config, sum(lengths.values())
+    length = memory + steps if model.fusion == "prefix" else steps
+    pairs = length * (length + 1) / 2
+    if objective == "masked_spans":  # codebooks after the first see what is in the window
+        near = steps * min(2 * decoder.window + 1, steps) if decoder.window else steps**2
+        pairs = (steps**2 + (model.num_codebooks - 1) * near) / model.num_codebooks
+    if decoder.cross_attention:
+        pairs += steps * memory
+    seen = decoder.layers * decoder.width * pairs
+    for name, length in lengths.items():
+        source = model.conditions.sources[name]
+        if isinstance(source, IdSource):
+            seen += source.encoder.config.layers * source.encoder.config.width * length**2
+    return seen
