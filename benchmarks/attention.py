@@ -6,8 +6,8 @@ Memory is what the compiled program asks for beside its arguments and results.
 """
 
 import statistics
-import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from absl import flags
 
 from autosong_jax import cli
 from autosong_jax.models.attention import attention
+from benchmarks.timing import repeat
 
 FLAGS = flags.FLAGS
 STEPS = (1500, 3000, 6000, 12_000, 18_000)
@@ -32,36 +33,44 @@ def define_flags() -> None:
 def main() -> None:
     print("| steps | window, forward | window, both | full, forward | full, both |\n| --- | --- | --- | --- | --- |")
     for steps in STEPS:
-        cells = [measure(steps, window) for window in (FLAGS.window, None)]
-        print(f"| {steps:,} | " + " | ".join(cell for row in cells for cell in row) + " |", flush=True)
+        cells = [cell(cost) for window in (FLAGS.window, None)
+                 for cost in measure(steps, FLAGS.repeats if window or steps <= FULL else 0, heads=FLAGS.heads,
+                                     window=window)]
+        print(f"| {steps:,} | " + " | ".join(cells) + " |", flush=True)
 
 
-def measure(steps: int, window: int | None) -> tuple[str, str]:
-    """Time and memory of attention, forward, and forward and backward."""
+class Cost(NamedTuple):
+    """Of one program: the seconds that it took each time, and bytes beside its arguments and results."""
+
+    seconds: list[float]
+    memory: int
+
+
+def cell(cost: Cost) -> str:
+    """"12 ms, 3 MiB", without the time where none was taken."""
+    memory = f"{cost.memory / MIB:.0f} MiB"
+    return f"{1000 * statistics.median(cost.seconds):.0f} ms, {memory}" if cost.seconds else memory
+
+
+def measure(steps: int, repeats: int, *, heads: int, batch: int = 1, window: int | None = None, causal: bool = False
+            ) -> tuple[Cost, Cost]:
+    """Attention of heads of width 64, forward, and forward and backward."""
     def attend(q, k, v):
-        return attention(q, k, v, window=window)
+        return attention(q, k, v, causal=causal, window=window)
 
     def both(q, k, v):
         out, gradients = jax.vjp(attend, q, k, v)
         return gradients(out)
 
-    return cost(attend, steps, window), cost(both, steps, window)
-
-
-def cost(function: Callable, steps: int, window: int | None) -> str:
-    """ "12 ms, 3 MiB", without the time where that would take too long."""
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    arguments = [jax.random.normal(jax.random.key(i), (1, steps, FLAGS.heads, 64), dtype) for i in range(3)]
-    compiled = jax.jit(function).lower(*arguments).compile()
-    memory = f"{compiled.memory_analysis().temp_size_in_bytes / MIB:.0f} MiB"
-    if window is None and steps > FULL:
-        return memory
-    seconds = []
-    for _ in range(1 + FLAGS.repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - started)
-    return f"{1000 * statistics.median(seconds[1:]):.0f} ms, {memory}"
+    arguments = [jax.random.normal(jax.random.key(i), (batch, steps, heads, 64), dtype) for i in range(3)]
+
+    def cost(function: Callable) -> Cost:
+        compiled = jax.jit(function).lower(*arguments).compile()
+        seconds = repeat(lambda: jax.block_until_ready(compiled(*arguments)), repeats) if repeats else []
+        return Cost(seconds, compiled.memory_analysis().temp_size_in_bytes)
+
+    return cost(attend), cost(both)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ does meets both, and the context that grows is counted. A cell is the median of 
 Where both take more memory than there is, each can be measured by itself: --peer=none, --peer_alone.
 
 The floor is the time in which the device can read what a step must read, the weights and the keys and values so far, at
-the speed at which the same framework sums a large array.
+the speed at which the same framework reads or copies a large array.
 """
 
 import contextlib
@@ -18,14 +18,16 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from autosong_jax import cli
 from autosong_jax.errors import UserError
-from benchmarks.shapes import CODEC, SHAPES, TEXT, random_codes, random_states, released, sources_of
+from benchmarks import ceilings, shapes
+from benchmarks.shapes import CODEC, SHAPES, TEXT
 
 FLAGS = flags.FLAGS
 TEXT_LENGTH, SECONDS = 32, 30
@@ -69,11 +71,11 @@ def main() -> None:
     device = jax.devices()[0]
     if FLAGS.peer_alone and FLAGS.peer == "none":
         raise UserError("--peer_alone: there is no peer with --peer=none")
-    peer = Peer() if FLAGS.peer != "none" else None
-    ours = None if FLAGS.peer_alone else Ours(peer)
+    peer = Peer(FLAGS.size, FLAGS.batch, FLAGS.threads) if FLAGS.peer != "none" else None
+    ours = None if FLAGS.peer_alone else Ours(FLAGS.size, FLAGS.batch, peer)
     if peer is not None:
         peer.to_device(jax.default_backend())
-    speed = bandwidth()
+    speed = ceilings.bandwidth(ceilings.array_size()).best
     print(f"{FLAGS.size} ({SHAPES[FLAGS.size]}), {FLAGS.batch} song(s) of {SECONDS} s at once,"
           f" {compute_dtype('auto')} on {device.device_kind}; turns of {FLAGS.steps} steps\n"
           f"an array is read at {speed / 1e9:.1f} GB/s\n", flush=True)
@@ -113,7 +115,7 @@ def take_turns(ours: "Ours | None", peer: "Peer | None", begin: int, count: int)
             our_turn()
 
     if peer:
-        peer.sing(begin, count, after)
+        peer.sing(begin, count, FLAGS.steps, after)
     else:
         for _ in range(count):
             our_turn()
@@ -143,60 +145,53 @@ def print_row(name: str, places: list[Turns], ours: "Ours | None", speed: float)
 
 
 class Ours:
-    """Our side: a sampler, and a song that it is in the middle of."""
+    """Our side: a sampler, and a song that it is in the middle of.
 
-    def __init__(self, peer: "Peer | None"):
+    Args:
+      size: of `shapes.SHAPES`.
+      batch: songs at once.
+      peer: whose weights and text states are taken; random ones without.
+    """
+
+    def __init__(self, size: str, batch: int, peer: "Peer | None" = None):
         import jax
         from flax import nnx
 
+        from autosong_jax.codebooks.patterns import get_pattern
         from autosong_jax.models.build import abstract_model, compute_dtype, held_in
-        from autosong_jax.pretrained import files, musicgen
         from autosong_jax.sampling.autoregressive import Request, Sampler
         from autosong_jax.sampling.guidance import branches
-        from autosong_jax.sampling.song import window_pattern
         from autosong_jax.sampling.tokens import Choice
         from autosong_jax.sampling.windows import encode
 
-        config = musicgen.model_config({"model_type": "musicgen", "decoder": released(FLAGS.size)}, CODEC)
-        config.data.seconds = float(SECONDS)
-        dtype, pattern = compute_dtype(config.model.dtype), window_pattern(config, CODEC)
+        config, self._batch = shapes.config_of(size, TEXT_LENGTH), batch
+        dtype, pattern = compute_dtype(config.model.dtype), get_pattern("delay", FRAMES, CODEC["num_codebooks"])
         graph, abstract = abstract_model(config, CODEC, TEXT)
         abstract = held_in(dtype, abstract)
-        if peer is None:
-            leaves, tree = jax.tree.flatten(abstract)
-            keys = jax.random.split(jax.random.key(0), len(leaves))
-            params = jax.tree.unflatten(tree, [0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
-                                               for key, leaf in zip(keys, leaves, strict=True)])
-        else:
-            device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            params = musicgen.load(abstract, config, files.Tensors.of(peer.tensors(), "random weights"),
-                                   jax.tree.map(lambda _: device, abstract))
+        params = shapes.random_params(abstract) if peer is None else peer.params(abstract, config)
         model = nnx.merge(graph, params).unstacked(consume=True)
         del params
-        self._width, self._layers = config.model.width, config.model.layers
         graph, self._params = nnx.split(model)
         keep, weights = branches(["description"], {"description": GUIDANCE})
-        states = peer.states() if peer else random_states(FLAGS.batch, TEXT_LENGTH)
-        sources = sources_of(states)
-        self._memory = jax.jit(
-            lambda params: encode(nnx.merge(graph, params), sources, keep, FLAGS.batch))(self._params)
+        states = peer.states() if peer else shapes.random_states(batch, TEXT_LENGTH)
+        sources = shapes.sources_of(states)
+        self._memory = jax.jit(lambda params: encode(nnx.merge(graph, params), sources, keep, batch))(self._params)
         self._sampler = Sampler(graph, pattern)
         frames = len(pattern.steps)
         self._request = Request(
-            weights, jax.vmap(jax.random.key)(np.arange(FLAGS.batch, dtype=np.uint32)),
-            random_codes(FLAGS.batch, frames), np.zeros(FLAGS.batch, np.int32), np.full(FLAGS.batch, frames, np.int32),
-            Choice(temperature=1.0, top_k=TOP_K))
+            weights, jax.vmap(jax.random.key)(np.arange(batch, dtype=np.uint32)), shapes.random_codes(batch, frames),
+            np.zeros(batch, np.int32), np.full(batch, frames, np.int32), Choice(temperature=1.0, top_k=TOP_K))
         unread = sum(x.size * x.dtype.itemsize for block in model.decoder.blocks
                      for part in (block.cross_attention.k, block.cross_attention.v)
                      for x in jax.tree.leaves(nnx.state(part)))
         read = jax.tree.leaves((nnx.state(model.decoder), nnx.state(model.heads)))
-        self._weights = sum(x.size * x.dtype.itemsize for x in read) - unread
-        self._row = 2 * keep.shape[0] * FLAGS.batch * self._width * self._layers * np.dtype(dtype).itemsize
+        self.weights = sum(x.size * x.dtype.itemsize for x in read) - unread  # bytes of them that a step reads
+        self._row = (2 * keep.shape[0] * batch * config.model.width * config.model.layers * np.dtype(dtype).itemsize)
         self._state = None
 
     def bytes_read(self, step: float) -> float:
         """What a step must read: weights, and keys and values of the steps before it and of the memory."""
-        return self._weights + self._row * (step + TEXT_LENGTH)
+        return self.weights + self._row * (step + TEXT_LENGTH)
 
     def forget(self) -> None:
         """Leaves the song that it is in the middle of."""
@@ -205,7 +200,7 @@ class Ours:
     def begin(self, step: int) -> None:
         """Starts a song anew, all before `step` given."""
         self.forget()
-        self._request = dataclasses.replace(self._request, prompt_frames=np.full(FLAGS.batch, step, np.int32))
+        self._request = dataclasses.replace(self._request, prompt_frames=np.full(self._batch, step, np.int32))
         self._state = self._sampler.begin(self._params, self._memory, self._request)
 
     def turn(self, until: int) -> float:
@@ -230,24 +225,40 @@ class Ours:
 
 
 class Peer:
-    """The other side: transformers' MusicGen, with a text encoder and a codec of a few parameters."""
+    """The other side: transformers' MusicGen, with a text encoder and a codec of a few parameters.
 
-    def __init__(self):
+    Args:
+      size: of `shapes.SHAPES`.
+      batch: songs at once.
+      threads: of PyTorch, on a CPU.
+      device: where to draw the weights; on a GPU ("cuda") in bfloat16. Weights that we are to have, too, stay on the
+        CPU until `to_device`.
+    """
+
+    def __init__(self, size: str, batch: int, threads: int, device: str = "cpu"):
         import torch
         import transformers
 
         torch.manual_seed(0)
-        torch.set_num_threads(FLAGS.threads)
+        torch.set_num_threads(threads)
         text = transformers.T5Config(vocab_size=64, d_model=TEXT.width, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
         codec = transformers.EncodecConfig(num_filters=4, codebook_size=CODEC["codebook_size"])
-        decoder = transformers.MusicgenDecoderConfig(**released(FLAGS.size))
-        self._model = transformers.MusicgenForConditionalGeneration(
-            transformers.MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)).eval()
-        self._ids = torch.tensor(np.random.default_rng(0).integers(2, 64, (FLAGS.batch, TEXT_LENGTH)))
+        decoder = transformers.MusicgenDecoderConfig(**shapes.released(size))
+        config = transformers.MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+        with drawn_on(device):
+            self._model = transformers.MusicgenForConditionalGeneration(config).eval().to(device)
+        self._ids = torch.tensor(np.random.default_rng(0).integers(2, 64, (batch, TEXT_LENGTH)), device=device)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """The weights by their names."""
-        return {name: value.numpy() for name, value in self._model.state_dict().items()}
+    def params(self, abstract: Any, config: Any) -> Any:
+        """The weights as our model has them, on the device."""
+        import jax
+
+        from autosong_jax.pretrained import files, musicgen
+
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        tensors = {name: value.numpy() for name, value in self._model.state_dict().items()}
+        return musicgen.load(abstract, config, files.Tensors.of(tensors, "random weights"),
+                             jax.tree.map(lambda _: device, abstract))
 
     def states(self) -> np.ndarray:
         """What its text encoder makes of the text."""
@@ -269,8 +280,8 @@ class Peer:
         elif backend != "cpu":
             raise UserError(f"--peer=transformers: expected a CPU or a GPU, found {backend}; give --peer=none")
 
-    def sing(self, begin: int, count: int, after: Callable[[float], None]) -> None:
-        """Sings on from `begin` frames given: `count` turns, `after` each of which is called with its seconds."""
+    def sing(self, begin: int, count: int, steps: int, after: Callable[[float], None]) -> None:
+        """Sings on from `begin` frames given: `count` turns of `steps`; `after` each it is called with its seconds."""
         import torch
         import transformers
 
@@ -283,18 +294,18 @@ class Peer:
             def __call__(self, input_ids, scores, **kwargs):
                 if input_ids.device.type == "cuda":
                     torch.cuda.synchronize()
-                if self.calls and self.calls % FLAGS.steps == 0:
+                if self.calls and self.calls % steps == 0:
                     after(time.perf_counter() - self.started)
-                    if self.calls == count * FLAGS.steps:
+                    if self.calls == count * steps:
                         raise StopIteration
-                if self.calls % FLAGS.steps == 0:
+                if self.calls % steps == 0:
                     self.started = time.perf_counter()
                 self.calls += 1
                 return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
         given = {}
         if begin:
-            codes = random_codes(FLAGS.batch, FRAMES)[:, :begin]
+            codes = shapes.random_codes(len(self._ids), FRAMES)[:, :begin]
             given["decoder_input_ids"] = torch.tensor(codes, device=self._ids.device).movedim(1, 2).flatten(0, 1)
         with torch.inference_mode(), contextlib.suppress(StopIteration):
             self._model.generate(
@@ -303,19 +314,18 @@ class Peer:
                 stopping_criteria=transformers.StoppingCriteriaList([Watch()]), **given)
 
 
-def bandwidth() -> float:
-    """Bytes a second at which the framework sums a gibibyte, the best of some times."""
-    import jax
-    import jax.numpy as jnp
+@contextlib.contextmanager
+def drawn_on(device: str) -> Iterator[None]:
+    """PyTorch makes models on that device, on a GPU in bfloat16: `large` takes minutes to be drawn on a CPU."""
+    import torch
 
-    arrays = [jnp.ones(2**24, jnp.float32) for _ in range(16)]
-    read = jax.jit(lambda arrays: [x.sum() for x in arrays])
-    taken = []
-    for _ in range(8):
-        started = time.perf_counter()
-        jax.block_until_ready(read(arrays))
-        taken.append(time.perf_counter() - started)
-    return 16 * 4 * 2**24 / min(taken[1:])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else before)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ EncodecModel. Their turns alternate, so that whatever else the machine does meet
 
 import os
 import statistics
-import time
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
 from autosong_jax import cli
 from autosong_jax.errors import UserError
+from benchmarks.timing import alternate
 
 FLAGS = flags.FLAGS
 MODELS = {
@@ -46,13 +46,30 @@ def main() -> None:
           "second; ratio: our time over PyTorch's\n")
     print(f"{'':8} {'':7} {'kbit/s':>7} {'ours':>9} {'PyTorch':>9} {'ratio':>7}")
     for name, settings in MODELS.items():
-        for work, bandwidth, ours, theirs in measure(settings):
-            print(f"{name:8} {work:7} {bandwidth:7g} {FLAGS.seconds / ours:8.1f}x {FLAGS.seconds / theirs:8.1f}x "
-                  f"{ours / theirs:7.2f}", flush=True)
+        for row in measure(settings, FLAGS.seconds, FLAGS.repeats, "cpu"):
+            ours, theirs = (statistics.median(taken) for taken in (row.ours, row.theirs))
+            print(f"{name:8} {row.work:7} {row.bandwidth:7g} {FLAGS.seconds / ours:8.1f}x "
+                  f"{FLAGS.seconds / theirs:8.1f}x {ours / theirs:7.2f}", flush=True)
 
 
-def measure(settings: dict) -> list[tuple[str, float, float, float]]:
-    """(what was done, kbit/s, our seconds, theirs) at the lowest and the highest bandwidth of a model."""
+class Row(NamedTuple):
+    """What was done at so many kbit/s, and the seconds that each side took each time."""
+
+    work: str
+    bandwidth: float
+    ours: list[float]
+    theirs: list[float]
+
+
+def measure(settings: dict, seconds: float, repeats: int, device: str) -> list[Row]:
+    """Both ways at the lowest and the highest bandwidth of a model.
+
+    Args:
+      settings: of the model, as `transformers` has them.
+      seconds: of audio.
+      repeats: of each measurement.
+      device: PyTorch's name of the device that JAX has.
+    """
     import torch
     import transformers
 
@@ -64,33 +81,28 @@ def measure(settings: dict) -> list[tuple[str, float, float, float]]:
         layer.codebook.embed.normal_()
     config = model.config
     tensors = files.Tensors.of({name: value.numpy() for name, value in model.state_dict().items()}, "random weights")
-    samples = round(FLAGS.seconds * config.sampling_rate)
+    model.to(device)
+    samples = round(seconds * config.sampling_rate)
     audio = 0.1 * np.random.default_rng(0).standard_normal((config.audio_channels, samples)).astype(np.float32)
+    theirs = torch.from_numpy(audio)[None].to(device)
     rows = []
     for bandwidth in sorted({config.target_bandwidths[0], config.target_bandwidths[-1]}):
         codec = encodec.EncodecCodec(config.to_dict(), tensors, bandwidth)
         with torch.inference_mode():
-            coded = model.encode(torch.from_numpy(audio)[None], bandwidth=bandwidth)
+            coded = model.encode(theirs, bandwidth=bandwidth)
             codes = codec.encode(audio)
-            encoding = alternate(lambda codec=codec: codec.encode(audio),
-                                 lambda bandwidth=bandwidth: model.encode(torch.from_numpy(audio)[None],
-                                                                          bandwidth=bandwidth))
-            decoding = alternate(lambda codec=codec, codes=codes: codec.decode(codes),
-                                 lambda coded=coded: model.decode(coded.audio_codes, coded.audio_scales,
-                                                                  last_frame_pad_length=coded.last_frame_pad_length))
-        rows += [("encode", bandwidth, *encoding), ("decode", bandwidth, *decoding)]
+
+            def encode(bandwidth=bandwidth):
+                return model.encode(theirs, bandwidth=bandwidth).audio_codes.cpu()
+
+            def decode(coded=coded):
+                return model.decode(coded.audio_codes, coded.audio_scales,
+                                    last_frame_pad_length=coded.last_frame_pad_length).audio_values.cpu()
+
+            encoding = alternate([lambda codec=codec: codec.encode(audio), encode], repeats)
+            decoding = alternate([lambda codec=codec, codes=codes: codec.decode(codes), decode], repeats)
+        rows += [Row("encode", bandwidth, *encoding), Row("decode", bandwidth, *decoding)]
     return rows
-
-
-def alternate(*functions: Callable[[], object]) -> list[float]:
-    """The median seconds that each takes, after a first time that is not counted."""
-    seconds = [[] for _ in functions]
-    for _ in range(1 + FLAGS.repeats):
-        for function, taken in zip(functions, seconds, strict=True):
-            started = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - started)
-    return [statistics.median(taken[1:]) for taken in seconds]
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ MAGNeT's. Turns alternate, so that whatever else the machine does meets both sam
 Compilation is not counted.
 """
 
+import functools
 import statistics
-import time
 
 import numpy as np
 from absl import flags
 
 from autosong_jax import cli
-from benchmarks.shapes import CODEC, SHAPES, TEXT, config_of, random_states, sources_of
+from benchmarks.shapes import CODEC, SHAPES, TEXT, config_of, random_params, random_states, sources_of
+from benchmarks.timing import alternate
 
 FLAGS = flags.FLAGS
 STEPS = {10: (20, 10, 10, 10), 30: (60, 10, 10, 10)}  # of MAGNeT's models, by the seconds of their clips
@@ -35,51 +36,51 @@ def main() -> None:
           f"{jax.devices()[0].device_kind}; median of {FLAGS.repeats}\n")
     print(f"{'clip':>5} {'passes':>12} {'seconds':>20} {'x real time':>20} {'times faster':>13}")
     for seconds, steps in STEPS.items():
-        (autoregressive, long), (masked, short) = measure(seconds, steps)
+        (autoregressive, long), (masked, short) = (
+            (statistics.median(taken), passes)
+            for taken, passes in measure(FLAGS.size, seconds, steps, FLAGS.batch, FLAGS.repeats).values())
         made = FLAGS.batch * seconds
         print(f"{seconds:3} s {long:5} {short:6} {autoregressive:10.2f} {masked:9.2f} {made / autoregressive:10.2f} "
               f"{made / masked:9.2f} {autoregressive / masked:13.2f}", flush=True)
 
 
-def measure(seconds: int, steps: tuple[int, ...]) -> list[tuple[float, int]]:
-    """(seconds that a batch of clips takes, forward passes) of the autoregressive and of the masked sampler."""
+def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repeats: int
+            ) -> dict[str, tuple[list[float], int]]:
+    """By sampler, "next_step" and "masked_spans": what a batch of clips took each time, and its forward passes."""
     import jax
     from flax import nnx
 
-    from autosong_jax.models.build import build_model, compute_dtype, held_in
+    from autosong_jax.codebooks.patterns import get_pattern
+    from autosong_jax.models.build import abstract_model, compute_dtype, held_in
     from autosong_jax.sampling.options import DEFAULTS
-    from autosong_jax.sampling.song import window_pattern
     from autosong_jax.sampling.windows import WINDOWS
 
-    config, batch = make_config(seconds, steps), FLAGS.batch
-    pattern = window_pattern(config, CODEC)
-    model = build_model(config, CODEC, TEXT, rngs=nnx.Rngs(0)).unstacked()
+    config = make_config(size, seconds, steps)
+    frames, num_codebooks = round(seconds * CODEC["frame_rate"]), CODEC["num_codebooks"]
+    pattern = get_pattern(config.model.pattern, frames, num_codebooks)
+    graph, abstract = abstract_model(config, CODEC, TEXT)
+    params = random_params(held_in(compute_dtype(config.model.dtype), abstract))
+    model = nnx.merge(graph, params).unstacked(consume=True)
     graph, params = nnx.split(model)
-    params = nnx.to_pure_dict(params)
-    abstract = held_in(compute_dtype(config.model.dtype), jax.eval_shape(lambda: params))
-    params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, abstract)
-    sources = sources_of(random_states(batch, TEXT_LENGTH))
-    frames, num_codebooks = len(pattern.steps), CODEC["num_codebooks"]
-    arguments = (params, sources, jax.random.split(jax.random.key(0), batch),
+    arguments = (params, sources_of(random_states(batch, TEXT_LENGTH)), jax.random.split(jax.random.key(0), batch),
                  np.zeros((batch, frames, num_codebooks), np.int32), np.zeros((batch, frames), bool),
                  np.full(batch, frames, np.int32), None)
-    samplers = [WINDOWS[name](graph, config, pattern).prepare(model.source_names, DEFAULTS)
-                for name in ("next_step", "masked_spans")]
-    times = [[] for _ in samplers]
-    for turn in range(FLAGS.repeats + 1):
-        for (sample, _), measured in zip(samplers, times, strict=True):
-            started = time.perf_counter()
-            jax.block_until_ready(sample(*arguments))
-            if turn > 0:  # the first compiles
-                measured.append(time.perf_counter() - started)
+    samplers = {name: WINDOWS[name](graph, config, pattern).prepare(model.source_names, DEFAULTS)[0]
+                for name in ("next_step", "masked_spans")}
+    taken = alternate([functools.partial(_sampled, sample, arguments) for sample in samplers.values()], repeats)
     # Step 0 of a pattern holds nothing that is made.
-    passes = pattern.num_steps - 1, sum(steps)
-    return [(statistics.median(measured), count) for measured, count in zip(times, passes, strict=True)]
+    return dict(zip(samplers, zip(taken, (pattern.num_steps - 1, sum(steps)), strict=True), strict=True))
 
 
-def make_config(seconds: int, steps: tuple[int, ...]):
+def _sampled(sample, arguments) -> None:
+    import jax
+
+    jax.block_until_ready(sample(*arguments))
+
+
+def make_config(size: str, seconds: float, steps: tuple[int, ...]):
     """Trained for both."""
-    config = config_of(FLAGS.size, TEXT_LENGTH)
+    config = config_of(size, TEXT_LENGTH)
     config.objective.name = "both"
     config.data.seconds = float(seconds)
     config.sampling.masked.steps = steps

@@ -20,7 +20,7 @@ class Shape(NamedTuple):
         return f"width {self.width}, {self.heads} heads, {self.layers} layers"
 
 
-SHAPES = {"tiny": Shape(256, 4, 6), "xsmall": Shape(512, 8, 6), "small": Shape(1024, 16, 24),
+SHAPES = {"toy": Shape(32, 2, 2), "tiny": Shape(256, 4, 6), "xsmall": Shape(512, 8, 6), "small": Shape(1024, 16, 24),
           "medium": Shape(1536, 24, 48), "large": Shape(2048, 32, 48)}
 CODEC = {"name": "encodec", "num_codebooks": 4, "codebook_size": 2048, "frame_rate": 50.0, "channels": 1,
          "sample_rate": 32000}
@@ -34,6 +34,16 @@ def config_of(name: str, text_length: int) -> ml_collections.ConfigDict:
     config.sources = {"description": default.source(max_length=text_length, width=TEXT.width, heads=1, layers=1)}
     config.train.ema_decay = 0.0
     return config
+
+
+def random_params(abstract: Any) -> Any:
+    """Random parameters of the shapes and dtypes of a tree."""
+    import jax
+
+    leaves, tree = jax.tree.flatten(abstract)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    return jax.tree.unflatten(tree, [0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
+                                     for key, leaf in zip(keys, leaves, strict=True)])
 
 
 def random_states(songs: int, length: int) -> np.ndarray:

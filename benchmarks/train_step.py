@@ -8,6 +8,7 @@ does meets both sides; a time is a median, the ratio that of the turns. Compilat
 not counted.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from autosong_jax import cli
 from autosong_jax.errors import UserError
 from benchmarks import shapes
 from benchmarks.shapes import CODEC, SHAPES, TEXT
+from benchmarks.timing import alternate
 
 FLAGS = flags.FLAGS
 TEXT_LENGTH = 64
@@ -38,16 +40,18 @@ def define_flags() -> None:
 def main() -> None:
     import jax
 
-    ours, operations, about = make_ours()
-    sides = [ours] + ([make_torch()] if FLAGS.peer != "none" else [])
+    ours = make_ours(FLAGS.size, FLAGS.batch, FLAGS.steps, FLAGS.remat)
+    sides = [ours.step] + ([make_torch(FLAGS.size, FLAGS.batch, FLAGS.steps)] if FLAGS.peer != "none" else [])
     print(f"{FLAGS.size} ({SHAPES[FLAGS.size]}), {FLAGS.batch} x {FLAGS.steps} steps, on "
-          f"{jax.devices()[0].device_kind}; median of {FLAGS.repeats}\n{about}")
-    turns = alternate(sides, FLAGS.repeats)
+          f"{jax.devices()[0].device_kind}; median of {FLAGS.repeats}\n{ours}")
+    # The second of two calls counts: training is one step after another, and the first one after the other side's turn
+    # touches memory that the system has meanwhile taken back.
+    turns = alternate(sides, FLAGS.repeats, before=1)
     names = ["ours", "transformers"]
     for name, taken in zip(names, turns, strict=False):
         low, middle, high = min(taken), statistics.median(taken), max(taken)
         print(f"{name:13} {1e3 * middle:9.1f} ms a step ({1e3 * low:.1f} to {1e3 * high:.1f}), "
-              f"{operations / middle / 1e12:7.2f} TFLOP/s{utilization(operations, middle)}")
+              f"{ours.operations / middle / 1e12:7.2f} TFLOP/s{utilization(ours.operations, middle)}")
     if len(turns) == 2:
         print(f"our time over theirs: {statistics.median(a / b for a, b in zip(*turns, strict=True)):.2f}")
 
@@ -60,76 +64,72 @@ def utilization(operations: float, seconds: float) -> str:
     return "" if share is None else f", MFU {100 * share:.1f} %"
 
 
-def alternate(functions: list[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Seconds that each takes, turn by turn, after a turn that is not counted.
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled training step with a state that it changes.
 
-    A turn is two calls, the second of which counts: training is one step after another, and the first one after the
-    other's turn touches memory that the system has meanwhile taken back.
+    Attributes:
+      step: does one, and returns the loss when it is done.
+      operations: floating-point operations of one (`training.operations`).
+      parameters: their number.
+      compile_seconds: what compiling took.
+      state_bytes, temporary_bytes: memory by what the compiler says: of what goes in, and of intermediate results.
     """
-    seconds = [[] for _ in functions]
-    for _ in range(1 + repeats):
-        for function, taken in zip(functions, seconds, strict=True):
-            function()
-            started = time.perf_counter()
-            function()
-            taken.append(time.perf_counter() - started)
-    return [taken[1:] for taken in seconds]
+
+    step: Callable[[], float]
+    operations: float
+    parameters: int
+    compile_seconds: float
+    state_bytes: int
+    temporary_bytes: int
+
+    def __str__(self) -> str:
+        return (f"compiled in {self.compile_seconds:.1f} s; state {self.state_bytes / 2**30:.2f} GiB, intermediate "
+                f"results {self.temporary_bytes / 2**30:.2f} GiB")
 
 
-def make_ours() -> tuple[Callable[[], None], float, str]:
-    """A function that does a step, the floating-point operations of one, and lines about the compiled program."""
-    import jax
-
+def make_ours(size: str, batch: int, steps: int, remat: str) -> Step:
+    """Our step of `batch` songs of so many steps each; the state is random."""
     from autosong_jax.codebooks.patterns import get_pattern
     from autosong_jax.models.build import build_model
     from autosong_jax.parallel.sharding import make_mesh, put_batch
     from autosong_jax.training.step import make_trainer
 
-    config = shapes.config_of(FLAGS.size, TEXT_LENGTH)
-    config.data.batch_size = FLAGS.batch
-    config.train.remat = FLAGS.remat
-    pattern = get_pattern("delay", FLAGS.steps + 1 - CODEC["num_codebooks"], CODEC["num_codebooks"])
+    config = shapes.config_of(size, TEXT_LENGTH)
+    config.data.batch_size = batch
+    config.train.remat = remat
+    pattern = get_pattern("delay", steps + 1 - CODEC["num_codebooks"], CODEC["num_codebooks"])
     trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, TEXT, rngs=rngs), pattern,
                            make_mesh(config.mesh))
-    state = trainer.init(trainer.fresh(0, {}))
     frames = len(pattern.steps)
-    batch = put_batch({
-        "codes": shapes.random_codes(FLAGS.batch, frames), "num_frames": np.full(FLAGS.batch, frames, np.int32),
-        "sources": shapes.sources_of(shapes.random_states(FLAGS.batch, TEXT_LENGTH))}, trainer.mesh)
-    started = time.perf_counter()
-    compiled = trainer.train_step.lower(state, {}, batch).compile()
-    about = f"compiled in {time.perf_counter() - started:.1f} s"
-    memory = compiled.memory_analysis()
-    if memory is not None:
-        about += (f"; state {memory.argument_size_in_bytes / 2**30:.2f} GiB, "
-                  f"intermediate results {memory.temp_size_in_bytes / 2**30:.2f} GiB")
+    return step_of(trainer, config, put_batch({
+        "codes": shapes.random_codes(batch, frames), "num_frames": np.full(batch, frames, np.int32),
+        "sources": shapes.sources_of(shapes.random_states(batch, TEXT_LENGTH))}, trainer.mesh))
 
-    def step() -> None:
+
+def step_of(trainer: Any, config: Any, batch: Any) -> Step:
+    """The compiled step of a trainer, done again and again with one batch."""
+    import jax
+
+    from autosong_jax.training.operations import step_operations
+
+    started = time.perf_counter()
+    compiled = trainer.train_step.lower(trainer.abstract, trainer.frozen, batch).compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    state = trainer.init(trainer.fresh(0, {}))
+
+    def step() -> float:
         nonlocal state
         state, sums = compiled(state, {}, batch)
-        jax.block_until_ready((state, sums))
+        jax.block_until_ready(state)
+        return float(sums["loss"])
 
-    params = trainer.abstract.params
-    return step, flops(params, pattern.num_steps - 1, config), about
-
-
-def flops(params: Any, steps: int, config: Any) -> float:
-    """Floating-point operations of a step, forward and twice as many backward, without recomputation.
-
-    A multiply and an add for each number of a matrix and each position that goes through it, and for each pair of
-    positions of which one sees the other, in the scores and in the weighted sum.
-    """
-    from flax.traverse_util import flatten_dict
-
-    matrices = {path: leaf.size for path, leaf in flatten_dict(params).items() if path[-1] in ("kernel", "heads")}
-    of_memory = sum(size for path, size in matrices.items()
-                    if path[0] == "conditions" or ("cross_attention" in path and path[-2] in ("k", "v")))
-    matmuls = (sum(matrices.values()) - of_memory) * steps + of_memory * TEXT_LENGTH
-    pairs = steps * (steps + 1) / 2 + steps * TEXT_LENGTH
-    return 6 * FLAGS.batch * (matmuls + 2 * config.model.layers * config.model.width * pairs)
+    return Step(step, step_operations(trainer, config), sum(x.size for x in jax.tree.leaves(trainer.abstract.params)),
+                seconds, memory.argument_size_in_bytes, memory.temp_size_in_bytes)
 
 
-def make_torch() -> Callable[[], None]:
+def make_torch(size: str, batch: int, steps: int) -> Callable[[], None]:
     """A function that does a step of the peer, on a GPU in bfloat16 where there is one."""
     try:
         import torch
@@ -144,14 +144,14 @@ def make_torch() -> Callable[[], None]:
     device = "cuda" if on_gpu else "cpu"
     transformers.set_seed(0)
     model = transformers.MusicgenForCausalLM(transformers.MusicgenDecoderConfig(
-        **shapes.released(FLAGS.size), dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
+        **shapes.released(size), dropout=0.0, attention_dropout=0.0, activation_dropout=0.0,
         use_cache=False)).to(device).train()
-    projection = torch.nn.Linear(TEXT.width, SHAPES[FLAGS.size].width).to(device)
+    projection = torch.nn.Linear(TEXT.width, SHAPES[size].width).to(device)
     parameters = [*model.parameters(), *projection.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    labels = torch.from_numpy(shapes.random_codes(FLAGS.batch, FLAGS.steps)).long().to(device)
-    inputs = labels.transpose(1, 2).reshape(-1, FLAGS.steps)
-    states = torch.from_numpy(shapes.random_states(FLAGS.batch, TEXT_LENGTH)).to(device)
+    labels = torch.from_numpy(shapes.random_codes(batch, steps)).long().to(device)
+    inputs = labels.transpose(1, 2).reshape(-1, steps)
+    states = torch.from_numpy(shapes.random_states(batch, TEXT_LENGTH)).to(device)
     mask = torch.ones(states.shape[:2], device=device)
 
     def step() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from autosong_jax import cli
+from benchmarks import train_step
 
 FLAGS = flags.FLAGS
 CODEC = {"num_codebooks": 2, "codebook_size": 1024, "frame_rate": 75.0}  # EnCodec 24 kHz at 1.5 kbit/s
@@ -39,7 +40,7 @@ def main() -> None:
     print(f"{'steps':>7} {'state':>10} {'intermediate results':>22} {'largest array among them':>40}")
     before = None
     for length in lengths:
-        program = compile_step(length, {})[0]
+        program = compile_step(length, {})
         memory = program.memory_analysis()
         shape, size = largest_array(program.as_text(), length)
         growth = f" (x{memory.temp_size_in_bytes / before:.2f})" if before else ""
@@ -54,50 +55,61 @@ def train(length: int) -> None:
     """Steps of the small model."""
     import jax
 
-    program, trainer, batch = compile_step(length, SMALL)
-    state = trainer.init(trainer.fresh(0, {}))
-    count = sum(x.size for x in jax.tree.leaves(state.params))
-    print(f"\n{count / 1e6:.0f} million parameters, one song of {length} steps:")
+    trainer, config, batch = prepare(length, jax.device_count(), SMALL)
+    step = train_step.step_of(trainer, config, batch)
+    print(f"\n{step.parameters / 1e6:.0f} million parameters, one song of {length} steps:")
     seconds = []
-    for step in range(FLAGS.train_steps):
+    for number in range(FLAGS.train_steps):
         started = time.perf_counter()
-        state, sums = program(state, {}, batch)
-        loss = float(sums["loss"])
+        loss = step.step()
         seconds.append(time.perf_counter() - started)
-        print(f"step {step + 1}: loss {loss:.3f}, {seconds[-1]:.1f} s", flush=True)
+        print(f"step {number + 1}: loss {loss:.3f}, {seconds[-1]:.1f} s", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"median {statistics.median(seconds):.1f} s a step; the whole process, compilation included, took at most "
           f"{peak / GIB:.2f} GiB")
 
 
-def compile_step(length: int, shape: dict[str, int]) -> tuple[Any, Any, Any]:
-    """The compiled training step for one song of `length` steps a device, its trainer, and a batch."""
+def compile_step(length: int, shape: dict[str, int]) -> Any:
+    """The compiled training step for one song of `length` steps a device."""
     import jax
+
+    trainer, _, batch = prepare(length, jax.device_count(), shape)
+    return trainer.train_step.lower(trainer.abstract, {}, jax.tree.map(np.asarray, batch)).compile()
+
+
+def prepare(length: int, songs: int, shape: dict[str, int]) -> tuple[Any, Any, Any]:
+    """The trainer of `configs/lyric2music.py` with another shape, its config, and a batch of songs of `length` steps.
+
+    Args:
+      length: of each song.
+      songs: of the batch.
+      shape: what of `config.model` differs.
+    """
     import ml_dtypes
 
+    from autosong_jax.codebooks.patterns import get_pattern
     from autosong_jax.data.text import TextEncoderInfo
     from autosong_jax.models.build import build_model
     from autosong_jax.parallel.sharding import make_mesh, put_batch
-    from autosong_jax.sampling.song import window_pattern
     from autosong_jax.training.step import make_trainer
     from configs import lyric2music
 
     config = lyric2music.get_config()
     config.model.update(shape)
-    frames, songs = length // CODEC["num_codebooks"], jax.device_count()
+    codebooks = CODEC["num_codebooks"]
+    frames = length // codebooks
     config.data.update(seconds=frames / CODEC["frame_rate"], batch_size=songs)
     text = TextEncoderInfo("bert:bert-base-multilingual-cased", "", "states", width=TEXT_WIDTH)
     trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, text, rngs=rngs),
-                           window_pattern(config, CODEC), make_mesh(config.mesh))
+                           get_pattern(config.model.pattern, frames, codebooks), make_mesh(config.mesh))
     generator = np.random.default_rng(0)
-    batch = put_batch({
-        "codes": generator.integers(CODEC["codebook_size"], size=(songs, frames, 2)).astype(np.int32),
+    return trainer, config, put_batch({
+        "codes": generator.integers(CODEC["codebook_size"], size=(songs, frames, codebooks)).astype(np.int32),
         "num_frames": np.full(songs, frames, np.int32),
         "sources": {name: {
             "states": generator.normal(size=(songs, source.max_length, TEXT_WIDTH)).astype(ml_dtypes.bfloat16),
             "length": np.full(songs, source.max_length, np.int32)} for name, source in config.sources.items()}},
         trainer.mesh)
-    return trainer.train_step.lower(trainer.abstract, {}, jax.tree.map(np.asarray, batch)).compile(), trainer, batch
 
 
 def largest_array(program: str, length: int) -> tuple[str, int]:

@@ -12,7 +12,7 @@ SHAPE = {"width": 32, "heads": 4, "layers": 3, "mlp_width": 64}
 def test_a_step_of_lyric2music_takes_memory_linear_in_the_length():
     lengths, taken, largest = (4000, 8000, 16_000), [], []
     for length in lengths:
-        program, _, _ = compile_step(length, SHAPE)
+        program = compile_step(length, SHAPE)
         taken.append(program.memory_analysis().temp_size_in_bytes)
         largest.append(largest_array(program.as_text(), length)[1])
     slopes = np.diff(taken) / np.diff(lengths)
