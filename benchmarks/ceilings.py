@@ -1,7 +1,7 @@
 """What a device can do at most: how fast it reads and copies memory, and how fast it multiplies matrices.
 
-Every share of the bandwidth and every utilization that the benchmarks print stands beside a number of these. Data are
-random: a GPU multiplies zeros faster, since they take less power.
+Every share of the bandwidth that the benchmarks print is of a number of these. The matrices are random: a GPU
+multiplies zeros faster, since they take less power.
 """
 
 import dataclasses

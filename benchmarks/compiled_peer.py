@@ -82,6 +82,13 @@ class CompiledPeer:
         return taken[1:]
 
 
+def refused() -> int:
+    """How often PyTorch has compiled something without a CUDA graph, which would have been the point of it."""
+    from torch._dynamo.utils import counters
+
+    return counters["inductor"]["cudagraph_skips"]
+
+
 def _positions(self, input_ids: Any, past_key_values_length: Any = 0) -> Any:
     """The rows [S, D] of the table of positions, which is long enough from the start."""
     import torch

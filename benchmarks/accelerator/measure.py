@@ -19,6 +19,7 @@ def ceilings(measurement: Measurement, toy: bool) -> None:
     """The bandwidth and the peak of a product of matrices; all else stands beside them."""
     device = measurement.device()
     from autosong_jax.models.build import compute_dtype
+    from autosong_jax.training.metrics import PEAK_FLOPS
     from benchmarks import ceilings as limits
     from benchmarks.accelerator.plan import scale_of
 
@@ -27,6 +28,7 @@ def ceilings(measurement: Measurement, toy: bool) -> None:
     measurement.row(what="bandwidth", bytes=speed.size, read=speed.read, copied=speed.copied, best=speed.best)
     dtype = compute_dtype("auto")
     measurement.row(what="matrix", width=scale.matrix, dtype=dtype, flops=limits.matrix_peak(scale.matrix, dtype))
+    measurement.row(what="data sheet", flops=PEAK_FLOPS.get(device["device"]))
 
 
 def decoding(measurement: Measurement, mode: str, size: str, batch: int, begins: Sequence[int], steps: int,
@@ -65,13 +67,14 @@ def compiled_peer(measurement: Measurement, platform: str, size: str, batch: int
                   repeats: int, backend: str) -> None:
     """transformers' decoder with a static cache, its step compiled by PyTorch."""
     device = torch_device(platform)
-    from benchmarks.compiled_peer import CompiledPeer
+    from benchmarks.compiled_peer import CompiledPeer, refused
 
     peer = CompiledPeer(size, batch, device, backend)
     for begin in begins:
         started = time.perf_counter()
         taken = peer.turns(begin, steps, repeats)
-        measurement.row(size=size, batch=batch, begin=begin, steps=steps, seconds=taken,
+        measurement.row(size=size, batch=batch, begin=begin, steps=steps, seconds=taken, backend=backend,
+                        graphs_refused=refused(),
                         first_seconds=time.perf_counter() - started - sum(taken))
 
 
@@ -98,14 +101,16 @@ def training(measurement: Measurement, size: str, steps: int, runs: Sequence[Seq
     Args:
       mode: what the environment is for.
       steps: of each song.
-      runs: (what is recomputed, songs a step), one after another.
+      runs: (what is recomputed, songs a step on each device), one after another.
       cudnn: whether attention may be cuDNN's; of no meaning elsewhere than on an NVIDIA GPU.
     """
-    measurement.device()
+    devices = measurement.device()["devices"]
     from benchmarks import train_step
 
-    for remat, batch in runs:
-        about = {"size": size, "remat": remat, "batch": batch, "steps": steps, "cudnn": cudnn, "mode": mode}
+    for remat, songs in runs:
+        batch = songs * devices
+        about = {"size": size, "remat": remat, "batch": batch, "steps": steps, "cudnn": cudnn, "mode": mode,
+                 "devices": devices}
         try:
             with contextlib.nullcontext() if cudnn else without_cudnn():
                 step = train_step.make_ours(size, batch, steps, remat)
@@ -183,6 +188,7 @@ def first_step(measurement: Measurement, size: str, batch: int, steps: int, cold
     """From the start of the process to the end of the first training step, by what was done by then.
 
     Args:
+      batch: songs a step on each device.
       cold: without compiled programs; those that there are of such a run are removed.
     """
     kept = measurement.output / "compiled-first-step"
@@ -193,11 +199,11 @@ def first_step(measurement: Measurement, size: str, batch: int, steps: int, cold
     def mark(what: str) -> None:
         measurement.row(what=what, since_start=time.time() - measurement.spawned)
 
-    measurement.device()
+    devices = measurement.device()["devices"]
     mark("JAX has its device")
     from benchmarks import train_step
 
-    step = train_step.make_ours(size, batch, steps, "full")
+    step = train_step.make_ours(size, batch * devices, steps, "full")
     mark("step compiled, weights made")
     step.step()
     mark("first step done")
@@ -208,15 +214,16 @@ def first_step(measurement: Measurement, size: str, batch: int, steps: int, cold
 def whole_songs(measurement: Measurement, length: int, batches: Sequence[int], repeats: int, shape: dict[str, int]
                 ) -> None:
     """Training steps of `configs/lyric2music.py` on whole songs of `length` steps."""
-    measurement.device()
+    devices = measurement.device()["devices"]
     from benchmarks import train_step
     from benchmarks.whole_songs import prepare
 
     for songs in batches:
-        about = {"size": "lyric2music", "remat": "full", "batch": songs, "steps": length, "cudnn": True,
-                 "mode": "default"}
+        batch = songs * devices
+        about = {"size": "lyric2music", "remat": "full", "batch": batch, "steps": length, "cudnn": True,
+                 "mode": "default", "devices": devices}
         try:
-            _rows_of_steps(measurement, train_step.step_of(*prepare(length, songs, shape)), repeats, about)
+            _rows_of_steps(measurement, train_step.step_of(*prepare(length, batch, shape)), repeats, about)
         except Exception as error:
             measurement.row(**about, failed=last_line(error))
         gc.collect()

@@ -35,9 +35,10 @@ class Scale:
       array: bytes that the bandwidth is measured with; None: by the memory.
       sizes: of decoding, what matters most first.
       turn, repeats: steps of a turn of decoding, and turns.
-      places: steps of a song to decode from, beside its start.
+      places: steps of a song to decode from, beside its start; turns from there need no longer cache than they begin
+        with.
       batches: songs at once in decoding, beside 1.
-      training: by size, (what is recomputed, songs a step) in the order of what matters.
+      training: by size, (what is recomputed, songs a step on each device) in the order of what matters.
       plain: (size, what is recomputed, songs) to train without cuDNN.
       steps: of a song in training.
       masked: (size, seconds, steps, songs at once).
@@ -45,7 +46,7 @@ class Scale:
       lengths: of songs in attention alone.
       encodec: seconds of audio, and settings that differ from the released model's.
       first: (size, songs) of the first step.
-      whole: (length, songs at once, what of the shape differs) of whole songs.
+      whole: (length, songs a step on each device, what of the shape differs) of whole songs.
       songbook: songs and their seconds, at most so many of which are judged; of which split; overrides of its configs.
       compiler: of the compiled peer.
       least, most: seconds, as of `runner.Part`.
@@ -88,7 +89,7 @@ def accelerator(memory: int) -> Scale:
     training = {size: runs for size, runs in training.items() if 1.1 * 16 * parameters(size) < memory}
     return Scale(
         matrix=8192, array=None, sizes=tuple(s for s in ("large", "medium", "small") if 2.5 * parameters(s) < memory),
-        turn=256, repeats=5, places=(600, 1200), batches=(8,), training=training, plain=("small", "dots", songs(32)),
+        turn=256, repeats=5, places=(448, 1216), batches=(8,), training=training, plain=("small", "dots", songs(32)),
         steps=1504, masked=("small", 30.0, (60, 10, 10, 10), (1, 8)), attention=(8, 16),
         lengths=(1503, 1504, 6000, 17_999, 18_000), encodec=(30.0, {}), first=("small", songs(16)),
         whole=(18_000, (1, songs(8)), {}), songbook=(4000, 6.0, 128, "validation", ()))
@@ -135,7 +136,9 @@ def parts(scale: Scale, platform: str) -> list[Part]:
 
     def part(name: str, function: str, environment: dict[str, str] | None = None, **arguments: Any) -> Part:
         measure = function if ":" in function else f"{MEASURE}:{function}"
-        return Part(name, measure, arguments, environment or {}, scale.least, scale.most)
+        # What trains for minutes goes on from its checkpoint in the next call.
+        most = max(scale.most, 520.0) if "songs:" in measure else scale.most
+        return Part(name, measure, arguments, environment or {}, scale.least, most)
 
     def decode(size: str, mode: str, batch: int = 1, begins: tuple[int, ...] = (0,), where: str = "") -> Part:
         environment = (GRAPHS | FLAGS)[mode] if gpu else {}
@@ -193,7 +196,7 @@ def parts(scale: Scale, platform: str) -> list[Part]:
         part("whole-songs", "whole_songs", length=whole, batches=whole_songs, repeats=3, shape=shape),
         part("songs-data", "benchmarks.accelerator.songs:dataset", songs=count, seconds=seconds, seed=11),
         *(part(f"songs-{name}", "benchmarks.accelerator.songs:train_and_sing",
-               {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, config=f"configs/{config}.py", overrides=overrides,
+               {}, config=f"configs/{config}.py", overrides=overrides,
                most=judged, split=split)
           for name, config in (("next-step", "songbook"), ("masked", "songbook_masked"))),
         *([decode(first, mode) for mode in FLAGS] if gpu else []),

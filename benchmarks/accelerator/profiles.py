@@ -68,7 +68,7 @@ def training(measurement: Measurement, steps: int) -> None:
     measurement.device()
     from benchmarks import train_step
 
-    step = train_step.make_ours(run["size"], run["batch"], run["steps"], run["remat"])
+    step = train_step.make_ours(run["size"], run["batch"], run["steps"], run["remat"])  # of all devices, as measured
     step.step()
     kernels = trace(measurement, lambda: [step.step() for _ in range(steps)])
     about = {name: run[name] for name in ("size", "batch", "remat")}
@@ -108,8 +108,8 @@ def read(folder: pathlib.Path) -> list[Kernel]:
     found = []
     for plane in devices or planes:
         lines = list(plane.lines)
-        streams = [line for line in lines if line.name.startswith(("Stream", "XLA Ops"))]
-        for line in streams if devices else lines:
+        streams = [line for line in lines if line.name.startswith("Stream")]  # of a GPU; a TPU has one line of them all
+        for line in streams or [line for line in lines if not devices or line.name == "XLA Ops"]:
             kernels = [Kernel(event.name, event.start_ns, event.duration_ns) for event in line.events
                        if devices or "hlo_op" in dict(event.stats)]
             found += innermost(kernels)

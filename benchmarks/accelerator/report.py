@@ -29,7 +29,8 @@ def text(records: Records, parts: Sequence[str]) -> str:
     rules = advice(records)
     tried = "\n".join(f"- {line}" for line in rules) if rules else "Nothing is measured that a rule speaks of."
     return "\n\n".join(filter(None, [
-        "# Measured on this machine", *body,
+        "# Measured on this machine\n\nMade by `python -m benchmarks.accelerator` from the records beside it; "
+        "docs/performance.md says how to go on.", *body,
         "## What to try next\n\nBy rules over the numbers above (`benchmarks/accelerator/advice.py`).\n\n" + tried,
         state(records, parts)])) + "\n"
 
@@ -108,7 +109,10 @@ def decoding(records: Records) -> str:
         cells = []
         for row in peers:
             best = ours.get((row["size"], row["batch"], row["begin"]))
-            cells.append((row["size"], row["batch"], row["mode"], milliseconds(row["step_seconds"], row["spread"]),
+            how = f"{row['mode']} by {row['backend']}" if "backend" in row else row["mode"]
+            if row.get("graphs_refused"):
+                how += f", {row['graphs_refused']} times without a CUDA graph"
+            cells.append((row["size"], row["batch"], how, milliseconds(row["step_seconds"], row["spread"]),
                           f"{row['step_seconds'] / best:.2f}" if best else "-"))
         parts.append("Beside it `transformers`: `generate` as it is (eager), and a whole step compiled by PyTorch with "
                      "a static cache (compiled). The last column is its time over our best mode's.\n\n"
@@ -240,5 +244,6 @@ def state(records: Records, parts: Sequence[str]) -> str:
         return (name, record["status"] + (f": {record['reason']}" if record.get("reason") else ""),
                 number(record["seconds"], digits=0), f"`{shown}`" if shown else "-")
 
-    return "## Parts\n\nThe raw numbers of each are in PART.json, what it said in PART.log.\n\n" + table(
+    return ("## Parts\n\nThe raw numbers of each are in PART.json, what it said in PART.log. Compiled programs are "
+            "kept beside them, so what is measured again compiles faster.\n\n") + table(
         ("part", "status", "seconds in all", "environment"), map(line, parts))

@@ -25,16 +25,13 @@ def bandwidth_of(records: Mapping[str, Record]) -> float | None:
 
 
 def peak_of(records: Mapping[str, Record]) -> float | None:
-    """FLOP/s, as measured."""
+    """FLOP/s of one device, as measured."""
     return next((row["flops"] for row in rows_of(records, "ceilings") if row["what"] == "matrix"), None)
 
 
 def nominal_peak(records: Mapping[str, Record]) -> float | None:
-    """FLOP/s by the vendor's data sheet, in bfloat16; None for a device whose sheet is not known here."""
-    from autosong_jax.training.metrics import PEAK_FLOPS
-
-    devices = (record["machine"].get("device") for record in records.values())
-    return next((PEAK_FLOPS[device] for device in devices if device in PEAK_FLOPS), None)
+    """FLOP/s of one device by the vendor's data sheet, in bfloat16; None for one whose sheet is not known."""
+    return next((row["flops"] for row in rows_of(records, "ceilings") if row["what"] == "data sheet"), None)
 
 
 def decoding_rows(records: Mapping[str, Record]) -> list[Row]:
@@ -55,13 +52,13 @@ def _timed(row: Row) -> Row:
 
 
 def training_rows(records: Mapping[str, Record], *functions: str) -> list[Row]:
-    """Rows of training steps that did not fail, with "step_seconds", "flops" and "mfu", of the measured peak."""
+    """Rows of training steps that did not fail, with "step_seconds", "flops" of one device and "mfu" of its peak."""
     peak = peak_of(records)
     found = []
     for function in functions or ("training",):
         for row in rows_of(records, function):
             if "failed" not in row:
                 seconds = statistics.median(row["seconds"])
-                flops = row["operations"] / seconds
+                flops = row["operations"] / seconds / row["devices"]
                 found.append(row | {"step_seconds": seconds, "flops": flops, "mfu": flops / peak if peak else None})
     return found

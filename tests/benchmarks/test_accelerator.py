@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from autosong_jax.models import attention
+from benchmarks import compiled_peer
 from benchmarks.accelerator import advice, measure, plan, profiles, records, report, results, runner
 from benchmarks.accelerator.profiles import Kernel
 from benchmarks.accelerator.runner import Part
@@ -155,13 +156,14 @@ def made_up():
     """An accelerator that reads 4 TB/s and does 800 TFLOP/s; two modes of decoding, one training step, a profile."""
     turn = {"size": "large", "batch": 1, "begin": 0, "steps": 10, "bytes": 8e9, "first_seconds": 9.0}
     step = {"size": "large", "batch": 16, "steps": 1504, "remat": "full", "mode": "default", "parameters": 3e9,
-            "operations": 4e14, "state_bytes": 1, "temporary_bytes": 1, "compile_seconds": 1.0}
+            "operations": 4e14, "devices": 1, "state_bytes": 1, "temporary_bytes": 1, "compile_seconds": 1.0}
     profile = {"of": "decoding", "size": "large", "steps": 16, "alone": 0.005, "bytes": 8e9, "kernels": 1000.0,
                "wall": 0.010, "busy": 0.006, "products": 0.005}
     made = [
         record("ceilings", "ceilings",
                {"what": "bandwidth", "bytes": 2**34, "read": 4e12, "copied": 3.9e12, "best": 4e12},
-               {"what": "matrix", "width": 8192, "dtype": "bfloat16", "flops": 8e14}),
+               {"what": "matrix", "width": 8192, "dtype": "bfloat16", "flops": 8e14},
+               {"what": "data sheet", "flops": 989e12}),
         record("decode-large-while", "decoding", {**turn, "mode": "while", "seconds": [0.05, 0.04, 0.06]}),
         record("decode-large-default", "decoding", {**turn, "mode": "default", "seconds": [0.025, 0.025, 0.025]}),
         record("peer-eager-large", "eager_peer",
@@ -221,6 +223,17 @@ def test_without_cudnn_attention_is_the_same():
             np.testing.assert_allclose(attention._cudnn(q, k, v, causal, lengths), expected, atol=1e-5)
 
 
+def test_the_compiled_peers_positions_are_those_of_the_peer():
+    import torch
+    from transformers.models.musicgen.modeling_musicgen import MusicgenSinusoidalPositionalEmbedding
+
+    table = MusicgenSinusoidalPositionalEmbedding(64, 16)
+    codes = torch.zeros(2, 4, 3, dtype=torch.long)  # [B, K, S]
+    expected = table(codes, 5)
+    torch.testing.assert_close(compiled_peer._positions(table, codes, torch.tensor(5)), expected)
+    torch.testing.assert_close(expected, table.weights[5:8])
+
+
 def run(*arguments):
     return subprocess.run([sys.executable, "-m", "benchmarks.accelerator", *arguments], cwd=ROOT, capture_output=True,
                           text=True, timeout=240)
@@ -254,7 +267,10 @@ def test_a_toy_run_and_a_second_call_that_goes_on(tmp_path, environment_without,
     assert "skipped: the package torch is not installed" in shown
 
 
-def test_wrong_use_is_told_in_a_line(tmp_path):
+def test_wrong_use_is_told_in_a_line_by_a_process_without_jax(tmp_path, environment_without, monkeypatch):
+    """So what starts the parts cannot take the accelerator's memory from them."""
+    for name, value in environment_without("jax", "torch").items():
+        monkeypatch.setenv(name, value)
     wrong = run("--toy", "--minutes=0", f"--output={tmp_path / 'out'}")
     assert wrong.returncode == 2 and "not measured yet" in wrong.stderr
     (tmp_path / "file").write_text("")
