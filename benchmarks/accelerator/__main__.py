@@ -9,6 +9,7 @@ for which a package is missing, says why and stands in nobody's way. Nothing is 
 
 import pathlib
 import shlex
+import signal
 import sys
 import time
 
@@ -34,8 +35,13 @@ def define_flags() -> None:
 def main() -> None:
     """Within `--minutes` from now."""
     deadline = time.monotonic() + 60 * FLAGS.minutes
-    from benchmarks.accelerator import plan, records, report, runner
+    try:
+        from benchmarks.accelerator import plan, records, report, runner
+    except ModuleNotFoundError as error:
+        raise UserError(f"the package {error.name} is not installed: docs/performance.md says which are "
+                        "needed") from error
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends the part that is running
     output = pathlib.Path(FLAGS.output)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output} is a file: expected a folder, or the name of a new one")

@@ -12,7 +12,7 @@ import unittest.mock
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.accelerator.child import Measurement, Skipped, last_line
+from benchmarks.accelerator.measurement import Measurement, Skipped, last_line
 
 
 def ceilings(measurement: Measurement, toy: bool) -> None:

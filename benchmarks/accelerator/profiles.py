@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.accelerator import records
-from benchmarks.accelerator.child import Measurement, Skipped
+from benchmarks.accelerator.measurement import Measurement, Skipped
 from benchmarks.accelerator.results import decoding_rows, peak_of, training_rows
 
 MOST = 25  # names of kernels that are kept
-# What multiplies matrices, by its name: of cuBLAS, of cuDNN's and XLA's own kernels, and XLA's names of products.
-PRODUCTS = re.compile(r"gemm|gemv|nvjet|cutlass|cublas|xmma|wgmma|dot|conv(?!ert)|flash|fmha|sdpa", re.IGNORECASE)
+# What multiplies matrices, by its name: of cuBLAS, of cuDNN's and XLA's own kernels, XLA's names of products, and the
+# library that XLA gives most of them to on a CPU.
+PRODUCTS = re.compile(r"gemm|gemv|nvjet|cutlass|cublas|xmma|wgmma|dot|conv(?!ert)|flash|fmha|sdpa|ynn", re.IGNORECASE)
 
 
 class Kernel(NamedTuple):

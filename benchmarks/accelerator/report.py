@@ -2,7 +2,7 @@
 
 import pathlib
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.accelerator import records as files
@@ -25,14 +25,27 @@ def write(output: pathlib.Path, parts: Sequence[str]) -> None:
 def text(records: Records, parts: Sequence[str]) -> str:
     """The report."""
     sections = [machine, decoding, training, profile, masked, attention, encodec, first_step, whole_songs, songs]
-    body = [section(records) for section in sections]
-    rules = advice(records)
-    tried = "\n".join(f"- {line}" for line in rules) if rules else "Nothing is measured that a rule speaks of."
+    body = [_made(section, records) for section in sections]
     return "\n\n".join(filter(None, [
         "# Measured on this machine\n\nMade by `python -m benchmarks.accelerator` from the records beside it; "
         "docs/performance.md says how to go on.", *body,
-        "## What to try next\n\nBy rules over the numbers above (`benchmarks/accelerator/advice.py`).\n\n" + tried,
+        "## What to try next\n\nBy rules over the numbers above (`benchmarks/accelerator/advice.py`).\n\n"
+        + _made(tried, records),
         state(records, parts)])) + "\n"
+
+
+def _made(section: Callable[[Records], str], records: Records) -> str:
+    """A section. Records of another version, or halves of one, cost that section and nothing else."""
+    try:
+        return section(records)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return f"The section `{section.__name__}` cannot be made of these records: {type(error).__name__}: {error}"
+
+
+def tried(records: Records) -> str:
+    """What the rules say."""
+    lines = advice(records)
+    return "\n".join(f"- {line}" for line in lines) if lines else "Nothing is measured that a rule speaks of."
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -28,7 +28,7 @@ class Part:
 
     Attributes:
       name: of its record; its subject comes first, so that a prefix chooses several.
-      measure: "module:function", called with a `child.Measurement` and the arguments.
+      measure: "module:function", called with a `measurement.Measurement` and the arguments.
       arguments: of the function; JSON.
       environment: beside that of the command. What it gives for XLA_FLAGS comes after what the user has there.
       least: seconds; it is not begun with less left.
@@ -90,7 +90,7 @@ def run(output: pathlib.Path, parts: Sequence[Part], deadline: float, command: s
 def _measure(output: pathlib.Path, part: Part, limit: float, cut: bool, command: str) -> tuple[str, str]:
     """(status, reason) of a part that is given `limit` seconds; `cut`: by the end of the minutes, not by its own."""
     specification = {"name": part.name, "measure": part.measure, "arguments": dict(part.arguments),
-                     "output": str(output.absolute()), "spawned": time.time(), "command": command}
+                     "output": str(output.absolute()), "spawned": time.time(), "command": command, "most": limit}
     started = time.monotonic()
     with (output / f"{part.name}.log").open("w", encoding="utf-8") as log_file:
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.accelerator.child import Measurement, Skipped
+from benchmarks.accelerator.measurement import Measurement, Skipped
 
 CODEC = "melrvq:hop=1280,subframes=4,num_codebooks=2"  # as configs/songbook.py has it
 # Of the commands, beside what the measurements of speed take.

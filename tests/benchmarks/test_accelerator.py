@@ -41,6 +41,10 @@ def slow(measurement):
     measurement.row(child=child.pid)
     time.sleep(60)
 
+def impossible(measurement):
+    from benchmarks.accelerator.measurement import Skipped
+    raise Skipped("there is no such device")
+
 def lacking(measurement):
     import a_package_that_nobody_has.inside
 """
@@ -58,6 +62,7 @@ def parts(tmp_path, monkeypatch):
     return {
         "good-first": part("good-first", arguments={"value": 3}), "broken": part("broken"), "killed": part("killed"),
         "slow": part("slow", most=3.0), "lacking": part("lacking"),
+        "impossible": part("impossible"),
         "good-last": part("good-last", arguments={"value": 4}, environment={"AUTOSONG_LOOP_GRAPH": "default"})}
 
 
@@ -77,7 +82,7 @@ def test_a_part_that_fails_stands_in_nobodys_way(parts, tmp_path):
     found = records.read_all(tmp_path)
     assert {name: record["status"] for name, record in found.items()} == {
         "good-first": "done", "broken": "failed", "killed": "failed", "slow": "failed", "lacking": "skipped",
-        "good-last": "done"}
+        "impossible": "skipped", "good-last": "done"}
     assert found["good-last"]["rows"] == [{"value": 4}] and found["good-last"]["command"] == "the command"
     assert found["good-last"]["environment"]["AUTOSONG_LOOP_GRAPH"] == "default"
     assert "AUTOSONG_LOOP_GRAPH" not in found["good-first"]["environment"]
@@ -88,6 +93,7 @@ def test_a_part_that_fails_stands_in_nobodys_way(parts, tmp_path):
     assert found["slow"]["reason"] == "took longer than 3 s" and found["slow"]["rows"][0] == {"value": 1}
     assert not is_alive(found["slow"]["rows"][1]["child"]), "what a part has started outlives it"
     assert found["lacking"]["reason"] == "the package a_package_that_nobody_has is not installed"
+    assert found["impossible"]["reason"] == "there is no such device"
     shown = report.text(found, list(parts))
     assert "failed: ValueError: the cable is out" in shown and "skipped: the package" in shown
 
@@ -103,6 +109,19 @@ def test_a_later_call_goes_on_and_measures_again_only_what_it_is_told(parts, tmp
     assert records.read(tmp_path, "broken") is None and records.read(tmp_path, "good-first") is not None
     runner.forget(tmp_path, chosen, ["good"])
     assert records.read_all(tmp_path) == {}
+
+
+def test_a_command_that_is_told_to_end_takes_its_part_with_it(tmp_path):
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--toy", f"--output={output}"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while records.read(output, "ceilings") is None:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 143
+    record = records.read(output, "ceilings")
+    assert not is_alive(record["process"]) and not records.is_finished(record)
 
 
 def test_what_does_not_fit_is_postponed_and_what_is_cut_off_is_measured_again(parts, tmp_path):
@@ -188,6 +207,14 @@ def test_shares_and_utilization_follow_from_the_records():
     assert "failed: RESOURCE_EXHAUSTED" in shown and "| 5.00 |" in shown  # the eager peer's 12.5 ms over our 2.5
 
 
+def test_a_record_of_another_version_costs_its_section_alone():
+    found = made_up()
+    del found["train-large"]["rows"][0]["operations"]
+    shown = report.text(found, list(found))
+    assert "The section `training` cannot be made of these records: KeyError" in shown
+    assert "| 80.0 % |" in shown and "| train-large | done |" in shown
+
+
 def test_rules_say_what_the_numbers_point_to():
     said = "\n".join(advice.advice(made_up()))
     assert "`while` takes 2.00 times as long" not in said and "while takes 2.00 times as long" in said
@@ -240,8 +267,11 @@ def run(*arguments):
 
 
 def test_a_toy_run_and_a_second_call_that_goes_on(tmp_path, environment_without, monkeypatch):
-    """PyTorch is hidden: what is measured beside it is skipped, with a reason, and all else is measured."""
-    for name, value in environment_without("torch").items():
+    """PyTorch is hidden: what is measured beside it is skipped, with a reason. So is what the documentation does not
+    list for the other parts, which are measured."""
+    hidden = ("clu", "google_crc32c", "grain", "librosa", "matplotlib", "soundfile", "tensorboardX",
+              "tensorflow_datasets", "tokenizers", "torch")
+    for name, value in environment_without(*hidden).items():
         monkeypatch.setenv(name, value)
     output = tmp_path / "out"
     chosen = "--only=decode-toy-default,peer-eager,train,profile-decoding"
@@ -276,3 +306,7 @@ def test_wrong_use_is_told_in_a_line_by_a_process_without_jax(tmp_path, environm
     (tmp_path / "file").write_text("")
     wrong = run("--toy", f"--output={tmp_path / 'file'}")
     assert wrong.returncode == 2 and "is a file" in wrong.stderr
+    for name, value in environment_without("ml_collections").items():
+        monkeypatch.setenv(name, value)
+    wrong = run("--toy", f"--output={tmp_path / 'out'}")
+    assert wrong.returncode == 2 and "package ml_collections is not installed" in wrong.stderr
