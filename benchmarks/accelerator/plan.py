@@ -92,7 +92,7 @@ def accelerator(memory: int) -> Scale:
         turn=256, repeats=5, places=(448, 1216), batches=(8,), training=training, plain=("small", "dots", songs(32)),
         steps=1504, masked=("small", 30.0, (60, 10, 10, 10), (1, 8)), attention=(8, 16),
         lengths=(1503, 1504, 6000, 17_999, 18_000), encodec=(30.0, {}), first=("small", songs(16)),
-        whole=(18_000, (1, songs(8)), {}), songbook=(4000, 6.0, 128, "validation", ()))
+        whole=(18_000, tuple(dict.fromkeys((1, songs(8)))), {}), songbook=(4000, 6.0, 128, "validation", ()))
 
 
 CPU = Scale(
@@ -176,8 +176,7 @@ def parts(scale: Scale, platform: str) -> list[Part]:
         *(decode(first, mode) for mode in modes),
         *(decode(size, best) for size in others),
         *(peer("eager", size) for size in dict.fromkeys((last, first))),
-        *(peer("compiled", size) for size in dict.fromkeys((last, first))),
-        *(decode(size, mode) for size in others for mode in modes[1:]),
+        peer("compiled", last),
         decode(first, best, begins=scale.places, where="places"),
         *(decode(size, best, batch) for size in dict.fromkeys((first, last)) for batch in scale.batches),
         *(train(size, runs) for size, runs in scale.training.items()),
@@ -186,6 +185,8 @@ def parts(scale: Scale, platform: str) -> list[Part]:
              steps=min(16, scale.turn)),
         part("profile-training", "benchmarks.accelerator.profiles:training",
              {"XLA_FLAGS": GRAPHS["off"]["XLA_FLAGS"]} if gpu else {}, steps=2),
+        *([peer("compiled", first)] if first != last else []),
+        *(decode(size, mode) for size in others for mode in modes[1:]),
         part("masked", "masked", size=clip_size, seconds=clip, steps=clip_steps, batches=clip_batches,
              repeats=scale.repeats),
         part("attention", "attention", cases=cases, repeats=scale.repeats),
