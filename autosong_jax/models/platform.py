@@ -2,11 +2,23 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import functools
+import os
+from collections.abc import Iterator, Mapping
 
 import jax
 
+from autosong_jax.cli import log
+from autosong_jax.errors import UserError
+
 _PLANNED = contextvars.ContextVar("planned", default=None)
+LOOP_GRAPH = "AUTOSONG_LOOP_GRAPH"
+# XLA's own default is the first of these without WHILE, and graphs of at least 5 operations.
+ONE_GRAPH = {
+    "xla_gpu_enable_command_buffer":
+        "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,DYNAMIC_SLICE_FUSION,WHILE",
+    "xla_gpu_graph_min_graph_size": "1",
+}
 
 
 def platform() -> str:
@@ -22,3 +34,39 @@ def planned_for(name: str) -> Iterator[None]:
         yield
     finally:
         _PLANNED.reset(token)
+
+
+def loop_options() -> dict[str, str] | None:
+    """The `compiler_options` of `jax.jit` for a loop of many short kernels; None for XLA's defaults.
+
+    An NVIDIA GPU runs a CUDA graph without the host. By default XLA makes a graph of a loop's body alone: at
+    every step the host waits to learn whether there is another, and starts the graph anew. With these options the whole
+    loop is one graph. (With WHILE alone there would be none: so little is left of a program that is all loop that XLA
+    thinks it too small for a graph.)
+
+    The environment variable AUTOSONG_LOOP_GRAPH=default leaves XLA its defaults, in case a driver or a version of XLA
+    cannot do with these; "while" is what happens without it.
+
+    Raises:
+      UserError: if the environment variable says something else.
+    """
+    wanted = os.environ.get(LOOP_GRAPH, "while")
+    if wanted not in ("while", "default"):
+        raise UserError(f"{LOOP_GRAPH}={wanted}: expected while (a loop is one CUDA graph) or default (as XLA does it)")
+    return _accepted(tuple(ONE_GRAPH.items())) if wanted == "while" and _on_cuda() else None
+
+
+def _on_cuda() -> bool:
+    """Whether programs run on an NVIDIA GPU; JAX calls others "gpu", too."""
+    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version
+
+
+@functools.cache
+def _accepted(options: tuple[tuple[str, str], ...]) -> Mapping[str, str] | None:
+    """The options, or None and a line in the log if this XLA does not know one of them."""
+    try:
+        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        log.warning("Loops are not made one CUDA graph: %s", str(error).splitlines()[0])
+        return None
+    return dict(options)

@@ -1,7 +1,9 @@
 """The autoregressive sampler: loops on the device from the first step of a pattern to the end of the songs.
 
 Every loop has a cache of its own length, longer than the last; the host starts them one after another. A song that is
-over early, or shorter than the pattern, so never pays for the cache of a long one, nor for compiling with it.
+over early, or shorter than the pattern, so never pays for the cache of a long one, nor for compiling with it. Where
+progress is to be seen, the host starts the same loops for a few steps at a time: a program that called the host would
+be compiled for each caller, never be kept, and could not be one graph on a GPU.
 
 Letters: B batch, G guidance branches, T frames, S steps, K codebooks, V codebook size.
 """
@@ -20,12 +22,14 @@ from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models import decoding
 from autosong_jax.models.conditions import Memory
 from autosong_jax.models.decoding import Cache
+from autosong_jax.models.platform import loop_options
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.tokens import Choice, choose
 
 ROOM = 256  # steps, by which a cache grows at least
 LOOPS = 4  # at most, each of which is compiled
 BLOCK = 64  # steps; prompts are read in whole ones, so that prompts of similar lengths share a program
+STRIDE = 32  # steps, after which progress is reported
 
 
 @jax.tree_util.register_dataclass
@@ -81,8 +85,7 @@ class Sampler:
         # The step after which all of the first t + 1 frames stand.
         self._complete = np.maximum.accumulate(pattern.steps.max(axis=1))
         self._begin = jax.jit(self._begun, static_argnames=("read", "room"))
-        self._goes_on = jax.jit(self._unfinished)
-        self._advance = jax.jit(self._advanced, static_argnames="on_step", donate_argnames="state")
+        self._advance = jax.jit(self._advanced, donate_argnames="state", compiler_options=loop_options())
 
     def __call__(self, params: Any, memory: Memory, request: Request, on_step: Callable[[int], None] | None = None
                  ) -> tuple[Array, Array]:
@@ -92,7 +95,7 @@ class Sampler:
           params: of the model.
           memory: of G B examples, branch after branch.
           request: of B songs.
-          on_step: called on the host every 32 steps with the number of steps done; None costs nothing.
+          on_step: called every 32 steps, but for the last, with the number of steps done.
 
         Returns:
           codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
@@ -113,12 +116,17 @@ class Sampler:
     def advance(self, params: Any, state: SamplerState, request: Request, until: int,
                 on_step: Callable[[int], None] | None = None) -> SamplerState:
         """The state after step `until` or at the end of the songs; `state` is used up. Other arguments as above."""
-        rooms = [room for room in self._rooms() if room >= state.cache.room]
-        for room in rooms:
+        reached = None
+        for room in [room for room in self._rooms() if room >= state.cache.room]:
             if state.cache.room < room:
                 state = dataclasses.replace(state, cache=decoding.grown(state.cache, room))
-            state = self._advance(params, state, request, min(until, room), on_step=on_step)
-            if room >= until or not self._goes_on(state.step, state.end):
+            stop = min(until, room)
+            strides = [] if on_step is None else range(int(state.step) + STRIDE, stop, STRIDE)
+            for goal in (*strides, stop):
+                before, (state, reached, goes_on) = reached, self._advance(params, state, request, goal)
+                if on_step is not None and before is not None:
+                    on_step(int(before))  # which waits for the loop before this one, so the device always has the next
+            if room >= until or not goes_on:
                 break
         return state
 
@@ -135,8 +143,8 @@ class Sampler:
         first = jnp.tile(ids[:, :read], (request.weights.shape[0], 1, 1))
         return SamplerState(jnp.int32(step), ids.astype(jnp.int32), end, model.start(memory, first, room))
 
-    def _advanced(self, params, state, request, until, *, on_step) -> SamplerState:
-        """The state after step `until`, or at the end of the songs."""
+    def _advanced(self, params, state, request, until) -> tuple[SamplerState, Array, Array]:
+        """The state after step `until`, or at the end of the songs; its step; bool [], whether any song goes on."""
         model, branches = nnx.merge(self._graph, params), request.weights.shape[0]
         frames, codebooks = jnp.asarray(self._pattern.frames), jnp.arange(model.num_codebooks)
         prompt = self._pattern.interleave(request.prompt, model.special)
@@ -157,14 +165,13 @@ class Sampler:
             ids = jnp.where(given, jax.lax.dynamic_index_in_dim(prompt, step, axis=1, keepdims=False), drawn)
             ids = jnp.where((frame >= 0) & (frame < end[:, None]), ids, model.special)
             ids = jax.lax.dynamic_update_index_in_dim(state.ids, ids, step, axis=1)
-            if on_step is not None:
-                jax.lax.cond(step % 32 == 0, lambda: jax.debug.callback(on_step, step), lambda: None)
             return SamplerState(step, ids, end, cache)
 
         def goes_on(state: SamplerState) -> Array:
             return (state.step < until) & self._unfinished(state.step, state.end)
 
-        return jax.lax.while_loop(goes_on, body, state)
+        state = jax.lax.while_loop(goes_on, body, state)
+        return state, state.step, self._unfinished(state.step, state.end)
 
     def _unfinished(self, step: Array, end: Array) -> Array:
         """bool [], whether any song lacks a step after `step`."""

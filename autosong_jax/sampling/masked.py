@@ -9,23 +9,24 @@ side by side), P passes of all stages.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
 from autosong_jax.models.conditions import Memory
-from autosong_jax.models.song import SongModel
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.tokens import Choice, choose
 
 CONFIDENCES = ("max", "product")
 FIXED = -1e4  # the uncertainty of what stays; a span that reaches into it ranks below all that do not
 MIN_TEMPERATURE = 0.01
+STRIDE = 2  # passes, after which progress is reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,33 @@ def _share(step: np.ndarray, total: np.ndarray) -> np.ndarray:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Request:
+    """Which songs are asked for.
+
+    Attributes:
+      weights: float32 [2, G], of the branches where everything is masked and where nothing is
+        (`guidance.annealed_branches`).
+      keys: PRNG keys [B], one a song.
+      codes: int32 [B, T, K]; what stands in frames that are not given is not read.
+      given: bool [B, T], the frames that stay as they are, wherever they stand.
+      max_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
+      choice: how ids are drawn; its temperature is that of a stage's beginning, 0 is greedy.
+      judged_by: arrays for the judge, if there is one; see `Sampler.__call__`.
+      weight: float32 [], from 0 to 1, the judge's.
+    """
+
+    weights: Array
+    keys: Array
+    codes: Array
+    given: Array
+    max_frames: Array
+    choice: Choice
+    judged_by: Any = None
+    weight: float | Array = 0.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class SamplerState:
     """Where sampling stands.
 
@@ -113,72 +141,103 @@ class SamplerState:
     scores: Array
 
 
-def sample(model: SongModel, memory: Memory, weights: Array, keys: Array, codes: Array, given: Array,
-           num_frames: Array, plan: Plan, choice: Choice, rescore: Callable[[Array, Array, Array], Array] | None = None,
-           on_step: Callable[[int], None] | None = None) -> tuple[Array, Array]:
-    """Samples the frames of songs that are not given.
+class Sampler:
+    """Samples the frames of songs that are not given, with one model.
 
     A model with end of song may say that a song is over, at a frame of the first codebook with none given after it:
     where the end is more probable than any code. (Drawn as codes are, at high temperatures, it would come too soon.)
 
     Args:
-      model: trained to fill spans in.
-      memory: of G B examples, branch after branch.
-      weights: float32 [2, G], of the branches where everything is masked and where nothing is
-        (`guidance.annealed_branches`).
-      keys: PRNG keys [B], one a song.
-      codes: int32 [B, T, K]; what stands in frames that are not given is not read.
-      given: bool [B, T], the frames that stay as they are, wherever they stand.
-      num_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
-      plan: see `Plan`.
-      choice: how ids are drawn; its temperature is that of a stage's beginning, 0 is greedy.
-      rescore: (codes [B, T, K], stage [], log probabilities [B, T]) -> log probabilities [B, T] of the codes of that
-        stage, by which they are judged in place of the model's own.
-      on_step: called on the host after every pass with the number of passes done; None costs nothing.
-
-    Returns:
-      codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
+      graph: the model without its parameters; trained to fill spans in.
     """
-    special, branches, greedy = model.special, weights.shape[1], choice.temperature == 0
-    frames = jnp.arange(codes.shape[1])
-    given &= frames < num_frames[:, None]
-    may_end = frames > jnp.max(jnp.where(given, frames, -1), axis=1, keepdims=True)
-    arrange = ARRANGEMENTS[plan.arrangement]
 
-    def make_pass(state: SamplerState, now: Passes, local: bool) -> tuple[SamplerState, None]:
-        spans = arrange(given, state.end, plan)
-        scores = jnp.where(now.first, spans.start, state.scores)
-        free = ~given & (frames < state.end[:, None])
-        masked = (spans.masked(scores, now.share) | now.first) & free
-        row = jax.lax.dynamic_index_in_dim(state.ids, now.stage, axis=2, keepdims=False)
-        ids = _set_codebook(state.ids, now.stage, jnp.where(masked, special, row))
-        logits = model(jnp.tile(ids, (branches, 1, 1)), memory, local=jnp.bool_(local), codebook=now.stage)
-        logits = combine(logits[:, :, 0], now.share * weights[0] + (1 - now.share) * weights[1])
-        over = (jnp.argmax(logits, axis=-1) == special) & masked & may_end & (now.stage == 0)
-        end = jnp.min(jnp.where(over, frames, state.end[:, None]), axis=1)
-        logits = logits[..., :special]
-        heat = jnp.where(greedy, 0, jnp.maximum(choice.temperature * now.heat, MIN_TEMPERATURE))
-        drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(keys, now.index),
-                       dataclasses.replace(choice, temperature=heat))
-        ids = _set_codebook(ids, now.stage, jnp.where(masked, drawn, row))
-        inside = frames < end[:, None]
-        ids = jnp.where(inside[..., None], ids, special)
-        # Greedy codes are judged at temperature 1: at 0 all of them would be certain.
-        log_p = jax.nn.log_softmax(logits / jnp.where(greedy, 1, heat))
-        log_p = jnp.take_along_axis(log_p, drawn[..., None], axis=-1)[..., 0]
-        if rescore is not None:
-            log_p = rescore(ids, now.stage, log_p)
-        if on_step is not None:
-            jax.debug.callback(on_step, now.index + 1)
-        return SamplerState(ids, end, arrange(given, end, plan).scores(-log_p, masked & inside)), None
+    def __init__(self, graph: Any):
+        self._graph = graph
+        self._begin = jax.jit(self._begun, static_argnames="plan")
+        self._advance = jax.jit(self._advanced, static_argnames=("plan", "judge", "local"))
 
-    ids, end = jnp.where(given[..., None], codes, special).astype(jnp.int32), num_frames.astype(jnp.int32)
-    state = SamplerState(ids, end, arrange(given, end, plan).start)
-    # The first codebook sees the whole song, the others what is near them.
-    for local, stages in [(False, range(1)), (True, range(1, len(plan.steps)))]:
-        if stages:
-            state, _ = jax.lax.scan(functools.partial(make_pass, local=local), state, Passes.of(stages, plan.steps))
-    return state.ids, state.end
+    def __call__(self, params: Any, memory: Memory, request: Request, plan: Plan, judge: Callable | None = None,
+                 on_step: Callable[[int], None] | None = None) -> tuple[Array, Array]:
+        """Samples songs.
+
+        Args:
+          params: of the model.
+          memory: of G B examples, branch after branch.
+          request: of B songs.
+          plan: see `Plan`.
+          judge: (judged_by, codes int32 [B, T, K], stage []) -> log probabilities [B, T] of the codes of that stage, by
+            another model: codes are judged by the weighted mean of both models' probabilities. The same object for the
+            same model.
+          on_step: called every few passes, but for the last, with the number of passes done.
+
+        Returns:
+          codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
+        """
+        state = self._begin(params, request, plan=plan)
+        # The first codebook sees the whole song, the others what is near them.
+        for local, stages in [(False, range(1)), (True, range(1, len(plan.steps)))][:len(plan.steps)]:
+            passes = Passes.of(stages, plan.steps)
+            count = len(passes.index)
+            stride = count if on_step is None else STRIDE
+            for first in range(0, count, stride):
+                before, state = state, self._advance(params, memory, request, state, passes, first,
+                                                     min(first + stride, count), plan=plan, judge=judge, local=local)
+                if on_step is not None and passes.index[first]:
+                    jax.block_until_ready(before)  # and no longer, so the device always has the next passes
+                    on_step(int(passes.index[first]))
+        return state.ids, state.end
+
+    def _begun(self, params, request, *, plan: Plan) -> SamplerState:
+        """The state before the first pass."""
+        special = nnx.merge(self._graph, params).special
+        given, end = _inside(request), request.max_frames.astype(jnp.int32)
+        ids = jnp.where(given[..., None], request.codes, special).astype(jnp.int32)
+        scores = ARRANGEMENTS[plan.arrangement](given, end, plan).start
+        # Of no weak type, as after a pass: the passes after others are then the same program.
+        return SamplerState(ids, end, scores.astype(jnp.float32))
+
+    def _advanced(self, params, memory, request, state, passes, first, until, *, plan: Plan, judge, local: bool
+                  ) -> SamplerState:
+        """The state after passes `first` to `until` - 1 of `passes`."""
+        model = nnx.merge(self._graph, params)
+        special, branches, greedy = model.special, request.weights.shape[1], request.choice.temperature == 0
+        weights, given, frames = request.weights, _inside(request), jnp.arange(request.given.shape[1])
+        may_end = frames > jnp.max(jnp.where(given, frames, -1), axis=1, keepdims=True)
+        arrange = ARRANGEMENTS[plan.arrangement]
+
+        def make_pass(i: Array, state: SamplerState) -> SamplerState:
+            now = jax.tree.map(lambda x: x[i], passes)
+            spans = arrange(given, state.end, plan)
+            scores = jnp.where(now.first, spans.start, state.scores)
+            free = ~given & (frames < state.end[:, None])
+            masked = (spans.masked(scores, now.share) | now.first) & free
+            row = jax.lax.dynamic_index_in_dim(state.ids, now.stage, axis=2, keepdims=False)
+            ids = _set_codebook(state.ids, now.stage, jnp.where(masked, special, row))
+            logits = model(jnp.tile(ids, (branches, 1, 1)), memory, local=jnp.bool_(local), codebook=now.stage)
+            logits = combine(logits[:, :, 0], now.share * weights[0] + (1 - now.share) * weights[1])
+            over = (jnp.argmax(logits, axis=-1) == special) & masked & may_end & (now.stage == 0)
+            end = jnp.min(jnp.where(over, frames, state.end[:, None]), axis=1)
+            logits = logits[..., :special]
+            heat = jnp.where(greedy, 0, jnp.maximum(request.choice.temperature * now.heat, MIN_TEMPERATURE))
+            drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(request.keys, now.index),
+                           dataclasses.replace(request.choice, temperature=heat))
+            ids = _set_codebook(ids, now.stage, jnp.where(masked, drawn, row))
+            inside = frames < end[:, None]
+            ids = jnp.where(inside[..., None], ids, special)
+            # Greedy codes are judged at temperature 1: at 0 all of them would be certain.
+            log_p = jax.nn.log_softmax(logits / jnp.where(greedy, 1, heat))
+            log_p = jnp.take_along_axis(log_p, drawn[..., None], axis=-1)[..., 0]
+            if judge is not None:
+                log_p = jnp.logaddexp(jnp.log(request.weight) + judge(request.judged_by, ids, now.stage),
+                                      jnp.log1p(-request.weight) + log_p)
+            return SamplerState(ids, end, arrange(given, end, plan).scores(-log_p, masked & inside))
+
+        return jax.lax.fori_loop(first, until, make_pass, state)
+
+
+def _inside(request: Request) -> Array:
+    """bool [B, T], the given frames within the songs."""
+    return request.given & (jnp.arange(request.given.shape[1]) < request.max_frames[:, None])
 
 
 def _set_codebook(ids: Array, codebook: Array, row: Array) -> Array:

@@ -294,8 +294,8 @@ class Singer:
                       show=show_progress) as bar:
             while not draft.given.all() and draft.num_frames.max() > (first := int(np.argmin(draft.given))):
                 start, stop = next_window(draft.given, window, overlap)
-                self._bar, self._bar_from = bar, bar.n
-                self._bar_step = (~draft.given[start:stop]).sum() / num_steps
+                frames = int((~draft.given[start:stop]).sum())
+                on_step = functools.partial(_show_share, bar, bar.n, frames, num_steps)
                 until = min(start + window, len(draft.given))
                 codes = np.zeros((len(seeds), window, draft.codes.shape[2]), np.int32)
                 codes[:, :until - start] = draft.codes[:, start:until]
@@ -305,7 +305,8 @@ class Singer:
                 new, ends = jax.device_get(sample(
                     self._params, self._conditions.at(sources, start / self.frame_rate),
                     jax.vmap(jax.random.fold_in, (0, None))(keys, first), codes, given, length,
-                    None if bar.disable else self._advance_bar))
+                    None if bar.disable else on_step))
+                on_step(num_steps)
                 kept = draft.given[start:stop, None]
                 draft.codes[:, start:stop] = np.where(kept, draft.codes[:, start:stop], new[:, :stop - start])
                 ended = (ends < length) & (start + ends < stop)
@@ -313,9 +314,10 @@ class Singer:
                 draft.given[start:stop] = True
         return draft.songs()
 
-    def _advance_bar(self, step) -> None:
-        """Called from the device's loop with the steps done in this window."""
-        self._bar.update(max(self._bar_from + int(step * self._bar_step) - self._bar.n, 0))
+
+def _show_share(bar: Any, before: int, frames: int, num_steps: int, step: int) -> None:
+    """Moves a bar to where it stands after `step` of `num_steps` steps, which make `frames` frames."""
+    bar.update(before + frames * step // num_steps - bar.n)
 
 
 def _songs(given: Mapping[str, Any]) -> tuple[list[dict[str, str | np.ndarray]], bool]:

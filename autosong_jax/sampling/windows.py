@@ -3,6 +3,7 @@
 Letters: B songs, G guidance branches, T frames of a window, K codebooks.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,7 @@ from jax import Array
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models.conditions import Memory
 from autosong_jax.models.song import SongModel
-from autosong_jax.sampling import masked
-from autosong_jax.sampling.autoregressive import Request, Sampler
+from autosong_jax.sampling import autoregressive, masked
 from autosong_jax.sampling.guidance import annealed_branches, branches
 from autosong_jax.sampling.options import SamplingOptions
 
@@ -33,9 +33,8 @@ class NextStepWindows:
     """
 
     def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
-        self._graph, self._config, self._pattern = graph, config, pattern
-        self._sampler = Sampler(graph, pattern)
-        self._encode = jax.jit(self._memory)
+        self._config, self._pattern, self._sampler = config, pattern, autoregressive.Sampler(graph, pattern)
+        self._encode = jax.jit(functools.partial(_memory, graph))
 
     def prepare(self, names: Sequence[str], options: SamplingOptions) -> tuple[Callable, int]:
         """A sampler with options.
@@ -53,21 +52,18 @@ class NextStepWindows:
 
         def sample(params, sources, keys, codes, given, num_frames, on_step):
             memory = self._encode(params, sources, keep, keys)
-            request = Request(weights, keys, codes, given.sum(axis=1), num_frames, choice)
+            request = autoregressive.Request(weights, keys, codes, given.sum(axis=1), num_frames, choice)
             return self._sampler(params, memory, request, on_step)
 
         return sample, self._pattern.num_steps
-
-    def _memory(self, params, sources, keep, keys):
-        return encode(nnx.merge(self._graph, params), sources, keep, len(keys))
 
 
 class MaskedWindows:
     """Windows that are filled in; see `NextStepWindows`. Given frames may stand anywhere."""
 
     def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
-        self._graph, self._config, self._num_codebooks = graph, config, pattern.frames.shape[1]
-        self._sample = jax.jit(self._sample_window, static_argnames=("plan", "judge", "on_step"))
+        self._config, self._num_codebooks, self._sampler = config, pattern.frames.shape[1], masked.Sampler(graph)
+        self._encode = jax.jit(functools.partial(_memory, graph))
 
     def prepare(self, names: Sequence[str], options: SamplingOptions, judge: Callable | None = None,
                 judged_by: Any = None) -> tuple[Callable, int]:
@@ -84,20 +80,15 @@ class MaskedWindows:
         weight = options.weight(defaults)
 
         def sample(params, sources, keys, codes, given, num_frames, on_step):
-            return self._sample(params, sources, keep, weights, keys, codes, given, num_frames, choice, judged_by,
-                                weight, plan, judge, on_step)
+            memory = self._encode(params, sources, keep, keys)
+            request = masked.Request(weights, keys, codes, given, num_frames, choice, judged_by, weight)
+            return self._sampler(params, memory, request, plan, judge, on_step)
 
         return sample, sum(plan.steps)
 
-    def _sample_window(self, params, sources, keep, weights, keys, codes, given, num_frames, choice, judged_by, weight,
-                       plan, judge, on_step):
-        model = nnx.merge(self._graph, params)
 
-        def rescore(codes, stage, log_p):
-            return jnp.logaddexp(jnp.log(weight) + judge(judged_by, codes, stage), jnp.log1p(-weight) + log_p)
-
-        return masked.sample(model, encode(model, sources, keep, len(keys)), weights, keys, codes, given, num_frames,
-                             plan, choice, None if judge is None else rescore, on_step)
+def _memory(graph: Any, params: Any, sources: Sources, keep: Array, keys: Array) -> Memory:
+    return encode(nnx.merge(graph, params), sources, keep, len(keys))
 
 
 WINDOWS = {"next_step": NextStepWindows, "masked_spans": MaskedWindows}  # by objective

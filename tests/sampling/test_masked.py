@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from autosong_jax.errors import UserError
-from autosong_jax.sampling import masked
 from autosong_jax.sampling.guidance import annealed_branches
-from autosong_jax.sampling.masked import Passes, Plan
+from autosong_jax.sampling.masked import Passes, Plan, Request, Sampler
 from autosong_jax.sampling.tokens import Choice
 
 K, V, T, B = 3, 7, 14, 3
@@ -17,20 +17,21 @@ BIAS = 0.2 * np.random.default_rng(0).normal(size=(2 * B, V)).astype("f")  # wha
 TABLES = 0.3 * np.random.default_rng(1).normal(size=(K, V + 1, K, V + 1)).astype("f")
 
 
-class Toy:
+class Toy(nnx.Module):
     """Frames in, logits out: of a frame, the frame before it, where it stands, the memory and the context's kind."""
 
     special = V
 
     def __init__(self, ends=()):
-        self.end = np.where(np.isin(np.arange(T), ends), 99.0, -99.0).astype("f")  # logits of the end of song
+        # Logits of the end of song.
+        self.end = nnx.Param(np.where(np.isin(np.arange(T), ends), 99.0, -99.0).astype("f"))
 
     def __call__(self, ids, memory, *, local, codebook, xp=jnp):
         x = sum(xp.asarray(TABLES[k])[ids[..., k]] for k in range(K))
         x = x + 0.5 * xp.concatenate([xp.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
         x = x + xp.sin(xp.arange(ids.shape[1])[:, None, None] * xp.arange(1.0, V + 2))
         x = xp.where(local, x, -0.7 * x)
-        end = xp.broadcast_to(xp.asarray(self.end[:ids.shape[1], None, None]), (*x.shape[:-1], 1))
+        end = xp.broadcast_to(xp.asarray(self.end[...])[:ids.shape[1], None, None], (*x.shape[:-1], 1))
         x = xp.concatenate([x[..., :V] + memory[:, None, None], end], axis=-1)
         return xp.take(x, xp.asarray([codebook]), axis=2)
 
@@ -132,12 +133,12 @@ HOLES = ~((np.arange(T)[None] % 8 > 1) & (np.arange(T)[None] < np.array([[14], [
 LENGTHS = np.array([14, 12, 10])
 
 
-def sampled(plan, given, choice, seeds=(0, 1, 2), toy=TOY, **options):
+def sampled(plan, given, choice, seeds=(0, 1, 2), toy=TOY, judge=None, weight=0.0):
     rows = np.array(seeds) % B
-    codes, ends = jax.jit(lambda memory: masked.sample(
-        toy, memory, jnp.asarray(WEIGHTS), jax.vmap(jax.random.key)(np.array(seeds)), jnp.asarray(CODES[rows]),
-        jnp.asarray(given[rows]), jnp.asarray(LENGTHS[rows]), plan, choice, **options))(
-            BIAS[np.concatenate([rows, B + rows])])
+    graph, params = nnx.split(toy)
+    request = Request(WEIGHTS, jax.vmap(jax.random.key)(np.array(seeds)), CODES[rows], given[rows], LENGTHS[rows],
+                      choice, weight=weight)
+    codes, ends = Sampler(graph)(params, BIAS[np.concatenate([rows, B + rows])], request, plan, judge)
     np.testing.assert_array_equal(ends, (np.asarray(codes)[..., 0] < V).sum(axis=1))
     return np.asarray(codes)
 
@@ -198,13 +199,13 @@ def test_a_song_does_not_depend_on_its_company():
 def test_codes_are_judged_by_a_rescorer(plan):
     table, choice = np.random.default_rng(3).random((V, K)).astype("f"), Choice(2.0, 0, 0.9)
 
-    def rescore(ids, stage, log_p):
-        return jnp.log(0.9 * jnp.asarray(table)[ids[..., stage], stage] + 0.1 * jnp.exp(log_p))
+    def judge(judged_by, ids, stage):
+        return jnp.log(jnp.asarray(table)[ids[..., stage], stage])
 
     def naive_rescore(song, stage, p):
         return 0.9 * table[song[:, stage], stage] + 0.1 * p
 
-    got = sampled(plan, HOLES, choice, rescore=rescore)
+    got = sampled(plan, HOLES, choice, judge=judge, weight=0.9)
     np.testing.assert_array_equal(got, naive(HOLES, plan, choice, naive_rescore))
     assert (got != sampled(plan, HOLES, choice)).any()
 

@@ -1,0 +1,165 @@
+"""Loops on the device: what they are compiled with, that they never call the host, and progress nevertheless."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from autosong_jax.cli import log
+from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.errors import UserError
+from autosong_jax.models import platform
+from autosong_jax.models.build import build_model
+from autosong_jax.sampling import autoregressive, song
+from autosong_jax.sampling.options import SamplingOptions
+from autosong_jax.sampling.song import Singer, parts_of, read_codec_facts
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    monkeypatch.delenv("AUTOSONG_LOOP_GRAPH", raising=False)
+    monkeypatch.setattr(platform, "_on_cuda", lambda: True)
+    platform._accepted.cache_clear()
+    yield
+    platform._accepted.cache_clear()
+
+
+def test_loops_are_one_graph_on_an_nvidia_gpu_alone(on_cuda, monkeypatch):
+    options = platform.loop_options()
+    assert "WHILE" in options["xla_gpu_enable_command_buffer"].split(",")
+    assert options["xla_gpu_graph_min_graph_size"] == "1"
+    monkeypatch.setenv("AUTOSONG_LOOP_GRAPH", "while")
+    assert platform.loop_options() == options
+    monkeypatch.setenv("AUTOSONG_LOOP_GRAPH", "default")
+    assert platform.loop_options() is None
+    monkeypatch.undo()
+    assert platform.loop_options() is None  # on the CPU that is here
+
+
+@pytest.mark.parametrize(("backend", "version", "expected"), [
+    ("gpu", "PJRT C API\ncuda 12090", True), ("gpu", "PJRT C API\nrocm 70000", False), ("cpu", "cpu", False),
+    ("tpu", "PJRT C API\nTFRT TPU v5 lite", False)])
+def test_an_nvidia_gpu_is_told_from_others(backend, version, expected, monkeypatch):
+    class Device:
+        class client:
+            platform_version = version
+
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [Device])
+    assert platform._on_cuda() is expected
+
+
+def test_a_wrong_choice_of_graphs_is_named(monkeypatch):
+    monkeypatch.setenv("AUTOSONG_LOOP_GRAPH", "whole")
+    with pytest.raises(UserError, match=r"AUTOSONG_LOOP_GRAPH=whole: expected while .* or default"):
+        platform.loop_options()
+
+
+@pytest.mark.parametrize("options", [
+    {"xla_gpu_no_such_option": "1"}, {"xla_gpu_enable_command_buffer": "FUSION,NO_SUCH"}])
+def test_options_that_xla_does_not_know_are_left_out(options, on_cuda, monkeypatch, caplog):
+    """XLA looks at the names of options and values wherever it compiles."""
+    monkeypatch.setattr(platform, "ONE_GRAPH", options)
+    monkeypatch.setattr(log, "propagate", True)
+    with caplog.at_level(logging.WARNING, log.name):
+        assert platform.loop_options() is None and platform.loop_options() is None
+    (record,) = caplog.records
+    assert "no_such" in record.getMessage().lower() and "\n" not in record.getMessage()
+
+
+class Bar:
+    """A progress bar that remembers where it stood."""
+
+    disable = False
+
+    def __init__(self, total, **options):
+        self.n, self.total, self.seen = 0, total, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def update(self, count):
+        assert count >= 0
+        self.n += count
+        self.seen.append(self.n)
+
+
+@pytest.fixture(scope="module")
+def make_singer(toy_config, toy_dataset):
+    def make():
+        config = toy_config(**{
+            "objective.name": "both", "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3), "model.width": 8,
+            "model.layers": 1, "model.heads": 1})
+        text = TextEncoderInfo.load(toy_dataset)
+        model = build_model(config, read_codec_facts(toy_dataset / "codec"), text, rngs=nnx.Rngs(0))
+        return Singer(config, text, model.unstacked(), **parts_of(toy_dataset, text))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def singer(make_singer):
+    return make_singer()
+
+
+@pytest.mark.parametrize("lead", [0.0, 9.0], ids=["masked", "step by step"])
+def test_progress_reaches_the_total_and_changes_neither_codes_nor_programs(singer, lead, monkeypatch):
+    """Over several windows; all that is compiled is compiled before there is progress."""
+    monkeypatch.setattr(autoregressive, "STRIDE", 2)
+    sources = singer.encode_conditions([{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}])
+    options = SamplingOptions(duration=1.0, hybrid_seconds=lead)
+    plain = singer.sing(sources, [3, 4], options=options)
+    bars, advances = [], [window._sampler._advance for window in singer._windows.values()]
+    monkeypatch.setattr(song, "progress", lambda **options: bars.append(Bar(options["total"])) or bars[-1])
+    sizes = [advance._cache_size() for advance in advances]
+    shown = singer.sing(sources, [3, 4], options=options, show_progress=True)
+    np.testing.assert_array_equal(plain, shown)
+    assert sizes == [advance._cache_size() for advance in advances]
+    seen = [n for bar in bars for n in bar.seen]
+    assert all(bar.n == bar.total for bar in bars) and sum(bar.total for bar in bars) == 25
+    assert len(set(seen)) > 2 * 3  # more than one report for each of the three windows
+
+
+def test_no_loop_calls_the_host(singer, monkeypatch):
+    """In the programs as JAX hands them to XLA a call of the host is a custom call with "callback" in its name."""
+    texts = []
+    for window in singer._windows.values():
+        def watched(*arguments, advance=window._sampler._advance, **options):
+            texts.append(advance.lower(*arguments, **options).as_text())
+            return advance(*arguments, **options)
+
+        monkeypatch.setattr(window._sampler, "_advance", watched)
+    monkeypatch.setattr(song, "progress", lambda **options: Bar(options["total"]))
+    sources = singer.encode_conditions([{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}])
+    singer.sing(sources, [3, 4], options=SamplingOptions(hybrid_seconds=0.2), show_progress=True)
+    assert {"jit__advanced" in text for text in texts} == {True} and all("stablehlo.while" in text for text in texts)
+    assert len(texts) > 3 and not any("callback" in text for text in texts)
+
+    def calls(x):
+        jax.debug.callback(lambda x: None, x)
+        return x
+
+    assert "callback" in jax.jit(calls).lower(1.0).as_text()
+
+
+def test_the_step_by_step_loop_alone_is_compiled_with_the_options(on_cuda, make_singer, singer, monkeypatch):
+    """XLA for a CPU knows the options of GPUs by name and does nothing about them."""
+    given, jit = [], jax.jit
+
+    def watched(function, compiler_options=None, **options):
+        if compiler_options is not None and function.__module__ != platform.__name__:
+            given.append((function.__module__, function.__name__, compiler_options))
+        return jit(function, compiler_options=compiler_options, **options)
+
+    monkeypatch.setattr(jax, "jit", watched)
+    other = make_singer()
+    monkeypatch.undo()
+    assert given == [(autoregressive.__name__, "_advanced", platform.ONE_GRAPH)]
+    sources = singer.encode_conditions([{"lyrics": "la la"}])
+    options = SamplingOptions(hybrid_seconds=9.0)
+    np.testing.assert_array_equal(other.sing(sources, [5], options=options), singer.sing(sources, [5], options=options))
