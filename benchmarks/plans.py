@@ -87,7 +87,7 @@ def measure(name: str, count: int, songs: int) -> tuple[Any, Any, Any]:
     kind = KINDS[FLAGS.devices]
     estimate = planner.estimate(kind, fsdp_mesh(count))
     config.mesh.update(data=1, fsdp=count, tensor=1)
-    mesh = make_mesh(config.mesh, np.array(absent_devices(kind.platform, count)))
+    mesh = make_mesh(config.mesh, np.array(absent_devices(FLAGS.devices, count)))
 
     def shaped(x: Any, sharding: Any) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -104,8 +104,8 @@ def measure(name: str, count: int, songs: int) -> tuple[Any, Any, Any]:
     return planner, estimate, program.memory_analysis()
 
 
-def absent_devices(platform: str, count: int) -> list[Any]:
-    """Devices that programs can be compiled for, of `FLAGS.devices`.
+def absent_devices(kind: str, count: int) -> list[Any]:
+    """`count` devices of a kind ("h200", "v5e" or "v5p") that programs can be compiled for.
 
     Raises:
       UserError: if what compiles for them is not installed.
@@ -113,13 +113,13 @@ def absent_devices(platform: str, count: int) -> list[Any]:
     from jax.experimental import topologies
 
     try:
-        if platform == "tpu":
-            return topologies.get_topology_desc(TPUS[FLAGS.devices, count], platform="tpu").devices[:count]
+        if kind != "h200":
+            return topologies.get_topology_desc(TPUS[kind, count], platform="tpu").devices[:count]
         shape = f"1x1x{count}"
         return topologies.get_topology_desc(shape, platform="cuda", target_config=H200, topology=shape).devices
     except (RuntimeError, NotImplementedError, ImportError) as error:
-        extra = "tpu" if platform == "tpu" else "cuda"
-        raise UserError(f"--devices={FLAGS.devices}: nothing here compiles for it ({str(error).splitlines()[0]}); "
+        extra = "cuda" if kind == "h200" else "tpu"
+        raise UserError(f"{kind}: nothing here compiles for it ({str(error).splitlines()[0]}); "
                         f"install the `{extra}` extra: pip install -c constraints.txt -e \".[{extra}]\"") from error
 
 
