@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 GRADIENTS, KEPT, WORKING = "gradients", "kept", "working"
@@ -37,6 +38,7 @@ EXPENSIVE = frozenset((
 # The same numbers under other indices.
 ALIASES = frozenset(("expand_dims", "reshape", "sharding_constraint", "squeeze", "transpose"))
 CALLS = ("scan", "while", "cond")
+LANES = 128  # of a TPU: its kernels have arrays in rows of a multiple of so many numbers
 
 
 @dataclasses.dataclass(eq=False)
@@ -124,6 +126,7 @@ class _Follower:
 
     def __init__(self, cuts: Cuts):
         self._cuts, self._now, self._buffers = cuts, 0, []
+        self._laid_out: set[Buffer | frozenset[Buffer]] = set()  # as kernels have them
         self._inside: dict[int, list[Buffer]] = {}  # by moment: what a loop or a branch has at its fullest moment
 
     def fullest(self) -> list[Buffer]:
@@ -170,6 +173,8 @@ class _Follower:
             return self.run(called, inputs)
         if name in CALLS:
             return getattr(self, f"_{name}")(equation, inputs)
+        if name == "pallas_call":
+            return self._kernel(equation, inputs)
         cuts = _follow_cut(equation, [value.cut for value in inputs], self._cuts.tensor)
         source = _source(equation)
         if name in ALIASES:
@@ -189,10 +194,36 @@ class _Follower:
                     self._inside.setdefault(self._now, []).append(self._buffer(variable.aval, size, WORKING, source))
         return [self._new(variable.aval, cuts, source) for variable in equation.outvars]
 
+    def _kernel(self, equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
+        """A TPU's kernel: what it reads is copied into its layout, unless another kernel has written or read it."""
+        self._now += 1
+        source, heads = _source(equation), None
+        for variable, value in zip(equation.invars, inputs, strict=True):
+            self._use(value)
+            if value.cell[0] not in self._laid_out:
+                value.cell = self._new(_in_lanes(variable.aval), value.cut, source).cell
+                self._laid_out.add(value.cell[0])
+            self._use(value)
+            if value.cut is not None:  # counted from the end: the axes in front may be others
+                heads = value.cut - len(variable.aval.shape), variable.aval.shape[value.cut]
+        outputs = []
+        for variable in equation.outvars:
+            shape, cut = variable.aval.shape, None
+            if heads and len(shape) >= -heads[0] and shape[heads[0]] == heads[1]:
+                cut = heads[0] + len(shape)
+            outputs.append(self._new(_in_lanes(variable.aval), cut, source))
+            self._laid_out.add(outputs[-1].cell[0])
+        return outputs
+
     def _scan(self, equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
-        parameters = equation.params
-        consts, carries = parameters["num_consts"], parameters["num_carry"]
-        return self._loop(equation, inputs, parameters["jaxpr"], consts, carries)
+        body = equation.params["jaxpr"]
+
+        def passed_whole(outside, inside):  # what is not cut into one slice a turn; how scan says so depends on JAX
+            return sum(o.aval.shape == i.aval.shape for o, i in zip(outside, inside, strict=True))
+
+        carries = passed_whole(equation.outvars, body.jaxpr.outvars)
+        consts = passed_whole(equation.invars, body.jaxpr.invars) - carries
+        return self._loop(equation, inputs, body, consts, carries)
 
     def _while(self, equation: JaxprEqn, inputs: list[Value]) -> list[Value]:
         skipped, consts = equation.params["cond_nconsts"], equation.params["body_nconsts"]
@@ -279,6 +310,12 @@ def _called(equation: JaxprEqn) -> Jaxpr | None:
         if isinstance(jaxpr, Jaxpr) and len(jaxpr.invars) == len(equation.invars):
             return jaxpr
     return None
+
+
+def _in_lanes(aval: Any) -> jax.ShapeDtypeStruct:
+    """An array as kernels have it, what fills its rows included."""
+    *shape, row = aval.shape
+    return jax.ShapeDtypeStruct((*shape, -(-row // LANES) * LANES), aval.dtype)
 
 
 def _source(equation: JaxprEqn) -> str:
