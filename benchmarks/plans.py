@@ -130,9 +130,6 @@ def as_if_on(platform: str) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         if platform == "gpu":
-            import jax
-
-            stack.enter_context(unittest.mock.patch.object(jax, "default_backend", lambda: "gpu"))
             # What JAX would ask of a device that it has.
             stack.enter_context(unittest.mock.patch.object(cudnn, "check_compute_capability", lambda _: True))
             stack.enter_context(

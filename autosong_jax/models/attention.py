@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from autosong_jax.models.blockwise import blockwise
+from autosong_jax.models.platform import planned, platform
+from autosong_jax.models.splash import splash
 
 # Past this many scores a head they are made block by block, so that no [Q, N] array exists at song length. By
 # measurement on a CPU: blocks of an eighth of the keys, which leaves little to compute that no query sees, but not so
@@ -43,11 +45,14 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
     kept = lengths
     if lengths is not None:  # no implementation sees a row without keys; such rows are zeroed below
         lengths = jnp.maximum(lengths, 1)
-    if window is not None:  # JAX has cuDNN's windows only to the left
+    few = q.shape[1] * k.shape[1] <= FEW_SCORES
+    if platform() == "tpu" and not few:
+        out = splash(q, k, v, causal=causal, window=window, lengths=lengths)
+    elif window is not None:  # JAX has cuDNN's windows only to the left
         out = _banded(q, k, v, causal, window, lengths)
-    elif jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+    elif platform() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
         out = _cudnn(q, k, v, causal, lengths)
-    elif q.shape[1] * k.shape[1] <= FEW_SCORES:
+    elif few:
         out = _attend(q, k, v, causal, lengths)
     else:
         counts = jnp.full(q.shape[0], k.shape[1]) if lengths is None else lengths
@@ -68,12 +73,32 @@ def _cudnn(q, k, v, causal, lengths) -> Array:
     if keys % 2 and lengths is None and not causal:  # of causal queries, only the last one sees the key that is added
         lengths = jnp.full(k.shape[0], keys)
 
-    def even(x):
-        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    if planned():  # JAX would ask for cuDNN's version, and there need be none
+        return _planned_cudnn(q, k, v)[:, :queries]
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")[:, :queries]
 
-    out = jax.nn.dot_product_attention(
-        even(q), even(k), even(v), is_causal=causal, key_value_seq_lengths=lengths, implementation="cudnn")
-    return out[:, :queries]
+
+@jax.custom_vjp
+def _planned_cudnn(q, k, v) -> Array:
+    """What cuDNN reads, writes and keeps for its backward pass, without anything that computes it."""
+    return _planned_cudnn_forward(q, k, v)[0]
+
+
+def _planned_cudnn_forward(q, k, v):
+    batch, queries, heads, _ = q.shape
+    log_sums = jax.ShapeDtypeStruct((batch, heads, queries), jnp.float32)
+    out, log_sums = jax.ffi.ffi_call("planned_cudnn", (jax.ShapeDtypeStruct(q.shape, v.dtype), log_sums))(q, k, v)
+    return out, (q, k, v, out, log_sums)
+
+
+def _planned_cudnn_backward(kept, out_gradient):
+    of = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in kept[:3]]
+    return tuple(jax.ffi.ffi_call("planned_cudnn_backward", of)(*kept, out_gradient))
+
+
+_planned_cudnn.defvjp(_planned_cudnn_forward, _planned_cudnn_backward)
 
 
 def _attend(q, k, v, causal, lengths) -> Array:

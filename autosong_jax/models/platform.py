@@ -1,7 +1,6 @@
-"""Which kind of accelerator a program is for: the one that is here, or one that a run is planned for."""
+"""Which kind of accelerator a program is for: the one that it will run on, or one that a run is planned for."""
 
 import contextlib
-import contextvars
 import functools
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,8 @@ import jax
 from autosong_jax.cli import log
 from autosong_jax.errors import UserError
 
-_PLANNED = contextvars.ContextVar("planned", default=None)
+# JAX keeps what it has traced by this value, too, so no program is taken for one of another platform.
+_PLANNED = jax.make_user_context()
 LOOP_GRAPH = "AUTOSONG_LOOP_GRAPH"
 # XLA's own default is the first of these without WHILE, and graphs of at least 5 operations.
 ONE_GRAPH = {
@@ -22,18 +22,21 @@ ONE_GRAPH = {
 
 
 def platform() -> str:
-    """"cpu", "gpu" or "tpu"."""
-    return _PLANNED.get() or jax.default_backend()
+    """"cpu", "gpu" or "tpu": of the plan, the mesh, or the process's default device, the first that there is."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return _PLANNED.value or (device.platform if device else jax.default_backend())
+
+
+def planned() -> bool:
+    """Whether the program is only planned: it will be neither compiled nor run."""
+    return _PLANNED.value is not None
 
 
 @contextlib.contextmanager
 def planned_for(name: str) -> Iterator[None]:
     """Programs traced inside are those of that platform. They tell how much memory they take, but need not run."""
-    token = _PLANNED.set(name)
-    try:
+    with _PLANNED(name):
         yield
-    finally:
-        _PLANNED.reset(token)
 
 
 def loop_options() -> dict[str, str] | None:

@@ -9,6 +9,7 @@ from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from autosong_jax.data.dataset import SongDataset, train_batches
+from autosong_jax.models import attention, build
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import make_mesh, put_batch
 from autosong_jax.sampling.song import window_pattern
@@ -19,7 +20,8 @@ from autosong_jax.training.step import make_trainer
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Tracing takes what it would take on an H100 with its own cuDNN."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for module in (attention, build):
+        monkeypatch.setattr(module, "platform", lambda: "gpu")
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
