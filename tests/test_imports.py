@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec"}
 JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
-SHARED = ["autosong_jax." + name for name in ("audio", "cli", "data", "errors", "evaluation.notes", "pretrained.files")]
+SHARED = ["autosong_jax." + name for name in (
+    "audio", "cli", "data", "errors", "evaluation.notes", "pretrained.encodec_names", "pretrained.files")]
 
 
 def module_name(path: Path) -> str:
@@ -115,7 +116,10 @@ def requirement_names(requirements: list[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("modules", "extras"),
-    [pytest.param(AUTOSONG_JAX, [], id="autosong_jax"), pytest.param(DATA_PREP, ["beam", "prep"], id="data_prep")],
+    [
+        pytest.param(AUTOSONG_JAX, [], id="autosong_jax"),
+        pytest.param(DATA_PREP, ["beam", "prep"], id="data_prep"),
+    ],
 )
 def test_every_import_is_a_declared_dependency(modules, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,9 +19,13 @@ from autosong_jax.audio import encodec as facts
 from autosong_jax.audio.encodec import EncodecConfig
 from autosong_jax.errors import UserError
 from autosong_jax.models.encodec import Carry, Encodec
-from autosong_jax.pretrained import encodec_names as names
-from autosong_jax.pretrained import files, parameters
+from autosong_jax.pretrained import encodec_names, files, parameters
 from autosong_jax.pretrained.files import Tensors
+from autosong_jax.pretrained.parameters import Recipe
+
+_UNUSED = r"codebook\.(inited|cluster_size|embed_avg)$"  # what only training needs
+_LSTM = {"input": "weight_ih", "hidden": "weight_hh", "bias": "bias"}
+_LEAVES = {"kernel": "conv.weight", "bias": "conv.bias", "norm/scale": "norm.weight", "norm/bias": "norm.bias"}
 
 
 def load(directory: str | pathlib.Path, bandwidth: float | None = None) -> "EncodecCodec":
@@ -77,9 +82,9 @@ class EncodecCodec:
         self._encoder, self._decoder = model.encoder, model.decoder
         self._graph, abstract = nnx.split(model)
         abstract = nnx.to_pure_dict(abstract)
-        recipes = names.recipes(parameters.leaves(abstract), self.config)
-        self._params = parameters.load(abstract, recipes, names.plain(tensors), what="EnCodec", dtype=np.float32,
-                                       ignored=names.UNUSED)
+        recipes = _recipes(parameters.leaves(abstract), self.config)
+        self._params = parameters.load(abstract, recipes, encodec_names.plain(tensors), what="EnCodec",
+                                       dtype=np.float32, ignored=_UNUSED)
         bandwidth = facts.pick_bandwidth(self.config, bandwidth, source)
         self._levels, self._sides = self.config.codebooks_for(bandwidth), 2 if stereo else 1
         codebooks = np.asarray(self._params["quantizer"]["codebooks"][:self._levels])
@@ -280,3 +285,19 @@ def _groups(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
     while group := list(itertools.islice(chunks, size)):
         together = len(group) == size and group[-1].shape == group[0].shape
         yield from [group] if together else ([chunk] for chunk in group)
+
+
+def _recipes(paths: Iterable[str], config: EncodecConfig) -> dict[str, Recipe]:
+    """How the parameters at `paths` are made of the tensors that `plain` gives."""
+    levels = range(config.num_codebooks)
+    codebooks = Recipe(tuple(f"quantizer.layers.{level}.codebook.embed" for level in levels), stacked=True)
+    return {path: codebooks if path == "quantizer/codebooks" else Recipe((_name(path),), transpose=True)
+            for path in paths}
+
+
+def _name(path: str) -> str:
+    if lstm := re.fullmatch(r"(.+/layers/\d+)/layers/(\d+)/(\w+)", path):
+        module, layer, leaf = lstm.groups()
+        return f"{module}.lstm.{_LSTM[leaf]}_l{layer}".replace("/", ".")
+    module, leaf = re.fullmatch(r"(.+?)/(norm/\w+|\w+)", path).groups()
+    return f"{module}.{_LEAVES[leaf]}".replace("/", ".")

@@ -1,36 +1,13 @@
-"""EnCodec's tensors: which of them each of our parameters is, and the same tensors under other packages' names."""
+"""EnCodec's tensors under the names that different packages give them; imports neither JAX nor PyTorch."""
 
 import math
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from autosong_jax.audio.encodec import EncodecConfig
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained.files import Tensors
-from autosong_jax.pretrained.parameters import Recipe
-
-UNUSED = r"codebook\.(inited|cluster_size|embed_avg)$"  # what only training needs
-_LSTM = {"input": "weight_ih", "hidden": "weight_hh", "bias": "bias"}
-_LEAVES = {"kernel": "conv.weight", "bias": "conv.bias", "norm/scale": "norm.weight", "norm/bias": "norm.bias"}
-
-
-def recipes(paths: Iterable[str], config: EncodecConfig) -> dict[str, Recipe]:
-    """How the parameters at `paths` are made of the tensors that `plain` gives."""
-    levels = range(config.num_codebooks)
-    codebooks = Recipe(tuple(f"quantizer.layers.{level}.codebook.embed" for level in levels), stacked=True)
-    return {path: codebooks if path == "quantizer/codebooks" else Recipe((_name(path),), transpose=True)
-            for path in paths}
-
-
-def _name(path: str) -> str:
-    if lstm := re.fullmatch(r"(.+/layers/\d+)/layers/(\d+)/(\w+)", path):
-        module, layer, leaf = lstm.groups()
-        return f"{module}.lstm.{_LSTM[leaf]}_l{layer}".replace("/", ".")
-    module, leaf = re.fullmatch(r"(.+?)/(norm/\w+|\w+)", path).groups()
-    return f"{module}.{_LEAVES[leaf]}".replace("/", ".")
 
 
 def plain(tensors: Tensors) -> Tensors:
@@ -61,6 +38,12 @@ def plain(tensors: Tensors) -> Tensors:
     return Tensors(shapes, read, lambda name: tensors.origin(made[name][1] if name in made else name))
 
 
+def with_old_weight_norm(tensors: Tensors) -> Tensors:
+    """The tensors with the parts of weight norm under their older names, weight_g and weight_v."""
+    return tensors.renamed(lambda name: re.sub(r"parametrizations\.weight\.original(\d)",
+                                               lambda match: "weight_" + "gv"[int(match[1])], name))
+
+
 def _weight(g: np.ndarray, v: np.ndarray) -> np.ndarray:
     length = np.sqrt(np.square(v, dtype=np.float64).sum(axis=tuple(range(1, v.ndim)), keepdims=True))
     return v * (g / length).astype(np.float32)
@@ -81,7 +64,7 @@ def from_package(tensors: Tensors, **settings) -> tuple[dict[str, Any], Tensors]
     Raises:
       UserError: the tensors are not those of an EnCodec.
     """
-    renamed = tensors.renamed(_hugging_face_name)
+    renamed = tensors.renamed(hugging_face_name)
     try:
         return _config(renamed, settings), renamed
     except (KeyError, StopIteration, IndexError) as error:
@@ -89,7 +72,8 @@ def from_package(tensors: Tensors, **settings) -> tuple[dict[str, Any], Tensors]
                         f"audiocraft's EnCodec: it lacks the tensor {error}") from error
 
 
-def _hugging_face_name(name: str) -> str:
+def hugging_face_name(name: str) -> str:
+    """What Hugging Face calls a tensor of the `encodec` package, or of audiocraft's EnCodec."""
     name = re.sub(r"^(encoder|decoder)\.model\.", r"\1.layers.", name)
     name = re.sub(r"\.conv(tr)?\.norm\.", ".norm.", name)
     name = re.sub(r"\.conv(tr)?\.conv(tr)?\.", ".conv.", name)
