@@ -14,6 +14,7 @@ from autosong_jax.pretrained import files
 from data_prep import hub
 
 FLAG = "--codec"
+BACKENDS = ("transformers", "encodec")  # the packages that can compute an EnCodec; the first is the default
 _FITTED = "melrvq"
 
 
@@ -40,15 +41,20 @@ class CodecSource(Protocol):
 
 def load(directory: pathlib.Path) -> Codec:
     """The codec saved in `directory`, for a worker: a pretrained one with PyTorch, on the GPU if there is one."""
-    if files.read_json(directory / "codec.json").get("name") == _FITTED:
+    saved = files.read_json(directory / "codec.json")
+    if saved.get("name") == _FITTED:
         return load_codec(directory)
-    from data_prep import encodec
+    return _load_encodec(str(directory), None, saved.get("backend", BACKENDS[0]))
 
-    return encodec.load(str(directory))
+
+def _load_encodec(name: str, bandwidth: float | None, backend: str):
+    with hub.torch_needed(FLAG, name):
+        from data_prep import encodec, encodec_package
+    return (encodec_package if backend == "encodec" else encodec).load(name, bandwidth)
 
 
 def made_from(name: str) -> str:
-    """The codec's name, with a digest in place of a directory's path."""
+    """The codec's name, with a digest in place of a path."""
     return name if _is_fitted(name) else files.digest(name)
 
 
@@ -56,8 +62,13 @@ def _is_fitted(name: str) -> bool:
     return name.partition(":")[0] == _FITTED
 
 
-def get_codec(name: str, bandwidth: float | None) -> CodecSource:
-    """Args: `melrvq`, `melrvq:SETTING=NUMBER,...`, or what `data_prep.encodec.load` takes; kbit/s of an EnCodec.
+def get_codec(name: str, bandwidth: float | None, backend: str = BACKENDS[0]) -> CodecSource:
+    """The codec that an export is to use.
+
+    Args:
+      name: `melrvq`, `melrvq:SETTING=NUMBER,...`, or what the backend's `load` takes.
+      bandwidth: of an EnCodec, in kbit/s.
+      backend: of an EnCodec, one of `BACKENDS`.
 
     Raises:
       UserError: there is no such codec, or it cannot be had.
@@ -65,10 +76,10 @@ def get_codec(name: str, bandwidth: float | None) -> CodecSource:
     if _is_fitted(name):
         if bandwidth is not None:
             raise UserError(f"--bandwidth={bandwidth:g} is for EnCodec, but --codec is {_FITTED}: leave it out")
+        if backend != BACKENDS[0]:
+            raise UserError(f"--codec_backend={backend} is for EnCodec, but --codec is {_FITTED}: leave it out")
         return _FittedMelRVQ(_settings(name))
-    with hub.torch_needed(FLAG, name):
-        from data_prep import encodec
-    return _PretrainedEncodec(encodec.load(name, bandwidth), name)
+    return _PretrainedEncodec(_load_encodec(name, bandwidth, backend))
 
 
 def _settings(name: str) -> MelRVQConfig:
@@ -104,17 +115,18 @@ class _FittedMelRVQ:
 class _PretrainedEncodec:
     wants_songs = False
 
-    def __init__(self, codec, name: str):
-        self._codec, self._name = codec, name
+    def __init__(self, codec):
+        self._codec = codec
         self.sample_rate, self.channels = codec.sample_rate, codec.channels
 
     @property
     def in_workers(self):
         # This process has more than one thread: on a CPU, sums would be rounded in another way, and codes hang on that.
-        return self._codec.model.device.type == "cpu"
+        return self._codec.network.device.type == "cpu"
 
     def made_from(self):
-        return ["encodec", hub.revision(self._name, self._codec.model), self._codec.bandwidth]
+        network = self._codec.network
+        return ["encodec", network.revision, self._codec.bandwidth, *network.made_with.values()]
 
     def make(self, songs, directory):
         self._codec.save(directory)

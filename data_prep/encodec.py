@@ -1,4 +1,4 @@
-"""EnCodec through `transformers`: songs of any length to codes, in windows, exactly as if in one piece.
+"""EnCodec in PyTorch: songs of any length to codes, in windows, exactly as if in one piece.
 
 Shape letters: T frames, K codebooks, C channels or features. All arithmetic is in fp32: a nearest neighbour that
 differs in the first codebook changes every later one.
@@ -9,12 +9,12 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import transformers
 from torch import nn
-from transformers.models.encodec import modeling_encodec
 
 from autosong_jax.audio import encodec as facts
 from autosong_jax.audio import spectrum
@@ -23,8 +23,52 @@ from autosong_jax.pretrained.files import read_json
 from data_prep import hub
 
 
+class Network(Protocol):
+    """The model of one package, in fp32, where it is to run."""
+
+    config: dict[str, Any]  # the contents of `config.json`
+    device: torch.device
+    layers: list[nn.Module]  # of the encoder, which maps [B, C, samples] to [B, C', T]; one holds an `lstm`
+    codebooks: list[torch.Tensor]  # float32 [V, C'] each
+    revision: str  # what pins it: the hub's commit, or a digest of the files
+    made_with: dict[str, str]  # what `codec.json` says of the package, if it is not transformers
+
+    def quantize(self, features_BxCxT: torch.Tensor, bandwidth: float) -> torch.Tensor:
+        """Codes [K, B, T]."""
+
+    def decode(self, chunks: list[torch.Tensor], scale: float | None) -> torch.Tensor:
+        """Codes [B, K, T] of each chunk, the last of which may be shorter -> audio [B, C, samples], `scale` as loud."""
+
+    def save(self, directory: pathlib.Path) -> None:
+        """Writes `config.json` and the tensors, as the hub has them."""
+
+
+class Transformers:
+    """The model of `transformers`. Satisfies `Network`."""
+
+    def __init__(self, model: transformers.EncodecModel, source: str = ""):
+        """Args: in fp32, where it is to run; what it was loaded from."""
+        self.model, self.config, self.device = model, model.config.to_dict(), model.device
+        self.made_with, self._source = {}, source
+        self.layers, self.save = list(model.encoder.layers), model.save_pretrained
+        self.codebooks = [layer.codebook.embed for layer in model.quantizer.layers]
+
+    @property
+    def revision(self):
+        return hub.revision(self._source, self.model)
+
+    def quantize(self, features_BxCxT, bandwidth):
+        return self.model.quantizer.encode(features_BxCxT, bandwidth)
+
+    def decode(self, chunks, scale):
+        missing = chunks[0].shape[2] - chunks[-1].shape[2]
+        codes = torch.stack([*chunks[:-1], nn.functional.pad(chunks[-1], (0, missing))])
+        scale = None if scale is None else torch.full((1, 1), scale, device=self.device)
+        return self.model.decode(codes, [scale] * len(chunks), last_frame_pad_length=missing)[0]
+
+
 def load(name: str, bandwidth: float | None = None) -> "Encodec":
-    """Loads an EnCodec onto the GPU, if there is one.
+    """Loads an EnCodec of `transformers` onto the GPU, if there is one.
 
     Args:
       name: a key of `HUB_IDS`, a directory that a codec was saved in or that `save_pretrained` wrote, or a hub id.
@@ -35,14 +79,19 @@ def load(name: str, bandwidth: float | None = None) -> "Encodec":
       UserError: there is no such model, it is another kind of model, or it has no such bandwidth.
     """
     model = hub.load(transformers.EncodecModel, facts.HUB_IDS.get(name, name), "--codec")
+    return of(Transformers(model, name), name, bandwidth)
+
+
+def of(network: Network, name: str, bandwidth: float | None) -> "Encodec":
+    """The codec of a network loaded from `name`, used as `load` says. Raises UserError where it cannot be used so."""
     saved = pathlib.Path(name) / "codec.json"
     saved = read_json(saved) if saved.exists() else {}
-    bandwidth = saved.get("bandwidth") if bandwidth is None else bandwidth
-    bandwidth = facts.pick_bandwidth(facts.EncodecConfig.of(model.config.to_dict(), name), bandwidth, name)
-    if model.config.chunk_length_s is None and model.config.norm_type != "weight_norm":
-        raise UserError(f"--codec={name} normalises over a whole song ({model.config.norm_type}) and names no "
+    config = facts.EncodecConfig.of(network.config, name)
+    bandwidth = facts.pick_bandwidth(config, saved.get("bandwidth") if bandwidth is None else bandwidth, name)
+    if config.chunk_length_s is None and config.norm_type != "weight_norm":
+        raise UserError(f"--codec={name} normalises over a whole song ({config.norm_type}) and names no "
                         "chunk_length_s: such a model cannot code long songs")
-    return Encodec(model, bandwidth, stereo=bool(saved.get("stereo")))
+    return Encodec(network, bandwidth, stereo=bool(saved.get("stereo")))
 
 
 class Encodec:
@@ -53,28 +102,27 @@ class Encodec:
     a level that jumps every second would be heard. Such a model decodes every song to the same loudness.
     """
 
-    def __init__(self, model: transformers.EncodecModel, bandwidth: float, *, stereo: bool = False,
-                 window_seconds: float = 10.0, windows_at_once: int | None = None):
+    def __init__(self, network: Network, bandwidth: float, *, stereo: bool = False, window_seconds: float = 10.0,
+                 windows_at_once: int | None = None):
         """Args:
-          model: in fp32, where it is to run.
+          network: the model.
           bandwidth: kbit/s, one of the model's.
           stereo: whether a model of one channel is to code left and right, whose codebooks then alternate.
           window_seconds, windows_at_once: how much audio goes through the convolutions together. By default that is 8
             windows on a GPU and 1 on a CPU, where more are no faster.
         """
-        config = model.config
-        self.model, self.bandwidth = model, bandwidth
-        used = model.quantizer.layers[:model.quantizer.get_num_quantizers_for_bandwidth(bandwidth)]
-        digest = facts.digest(layer.codebook.embed.cpu().numpy() for layer in used)
-        self.description = facts.describe(config.to_dict(), bandwidth, stereo, digest)
+        config = facts.EncodecConfig.of(network.config)
+        self.network, self.config, self.bandwidth = network, config, bandwidth
+        used = network.codebooks[:config.codebooks_for(bandwidth)]
+        digest = facts.digest(codebook.cpu().numpy() for codebook in used)
+        self.description = facts.describe(network.config, bandwidth, stereo, digest)
         self.sample_rate, self.channels = self.description["sample_rate"], self.description["channels"]
         self.frame_rate, self.codebook_size = self.description["frame_rate"], self.description["codebook_size"]
         self.num_codebooks = self.description["num_codebooks"]
         self._sides = 2 if stereo else 1
-        self._hop = config.hop_length
-        self._chunked = config.chunk_length_s is not None
-        self._window = max(1, round(window_seconds * self.sample_rate / self._hop))  # frames
-        self._batch = windows_at_once or (8 if model.device.type == "cuda" else 1)
+        self._chunked = config.chunk_length is not None
+        self._window = max(1, round(window_seconds * self.sample_rate / config.hop))  # frames
+        self._batch = windows_at_once or (8 if network.device.type == "cuda" else 1)
 
     @torch.inference_mode()
     def encode(self, audio: np.ndarray) -> np.ndarray:
@@ -90,30 +138,31 @@ class Encodec:
     def _encode_whole(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields codes [K, frames]. The convolutions before the LSTM see overlapping windows, several at once; the LSTM
         goes through the song once, its state carried along; what follows sees overlapping windows again."""
-        layers = list(self.model.encoder.layers)
-        middle = next(i for i, layer in enumerate(layers) if isinstance(layer, modeling_encodec.EncodecLSTM))
+        layers, device = self.network.layers, self.network.device
+        middle = next(i for i, layer in enumerate(layers) if hasattr(layer, "lstm"))
         lstm, state, features = layers[middle].lstm, None, []
-        for x_BxCxT in _convolve(layers[:middle], x_1xCxN, self._window, self._batch, self.model.device):
+        for x_BxCxT in _convolve(layers[:middle], x_1xCxN, self._window, self._batch, device):
             x_TxC = x_BxCxT.transpose(1, 2).flatten(0, 1)
             y_TxC, state = lstm(x_TxC, state)
             features.append((x_TxC + y_TxC).T)
         features_1xCxT = torch.cat(features, 1)[None]
-        for x_BxCxT in _convolve(layers[middle + 1:], features_1xCxT, self._window, self._batch, self.model.device):
-            yield self.model.quantizer.encode(x_BxCxT, self.bandwidth).flatten(1)
+        for x_BxCxT in _convolve(layers[middle + 1:], features_1xCxT, self._window, self._batch, device):
+            yield self.network.quantize(x_BxCxT, self.bandwidth).flatten(1)
 
     def _encode_chunks(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields codes [K, frames], chunk by chunk; the last is filled up with silence and its surplus dropped."""
-        config = self.model.config
-        length, stride, samples = config.chunk_length, config.chunk_stride, x_1xCxN.shape[-1]
-        if config.normalize:
+        length, stride, samples = self.config.chunk_length, self.config.chunk_stride, x_1xCxN.shape[-1]
+        if self.config.normalize:
             x_1xCxN = x_1xCxN / (x_1xCxN.mean(1).square().mean().sqrt() + 1e-8)
         chunks = 1 + max(0, math.ceil((samples - length) / stride))
         x_1xCxN = nn.functional.pad(x_1xCxN, (0, (chunks - 1) * stride + length - samples))
-        frames = math.ceil((samples - (chunks - 1) * stride) / self._hop)
+        frames = math.ceil((samples - (chunks - 1) * stride) / self.config.hop)
         for first in range(0, chunks, self._batch):
             starts = range(first * stride, min(chunks, first + self._batch) * stride, stride)
-            batch = torch.cat([x_1xCxN[..., start:start + length] for start in starts]).to(self.model.device)
-            codes_KxBxT = self.model.quantizer.encode(self.model.encoder(batch), self.bandwidth)
+            x_BxCxT = torch.cat([x_1xCxN[..., start:start + length] for start in starts]).to(self.network.device)
+            for layer in self.network.layers:
+                x_BxCxT = layer(x_BxCxT)
+            codes_KxBxT = self.network.quantize(x_BxCxT, self.bandwidth)
             is_last = first + self._batch >= chunks
             codes = codes_KxBxT.flatten(1)
             yield codes[:, :codes.shape[1] - (codes_KxBxT.shape[2] - frames)] if is_last else codes
@@ -122,17 +171,11 @@ class Encodec:
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Integers [T, K] -> float32 [channels, samples], in one piece: for excerpts."""
         codes_BxTxK = facts.separate(np.asarray(codes, np.int64), self._sides)
-        codes_BxKxT = torch.from_numpy(codes_BxTxK).transpose(1, 2).to(self.model.device)
+        codes_BxKxT = torch.from_numpy(codes_BxTxK).transpose(1, 2).to(self.network.device)
         if not self._chunked:
-            return self.model.decode(codes_BxKxT[None], [None])[0].flatten(0, 1).cpu().numpy()
-        codes_KxT = codes_BxKxT[0]
-        config = self.model.config
-        frames = math.ceil(config.chunk_length / self._hop)
-        missing = -codes_KxT.shape[1] % frames
-        chunks = nn.functional.pad(codes_KxT, (0, missing)).unflatten(1, (-1, frames)).transpose(0, 1)
-        scale = torch.full((1, 1), facts.LEVEL, device=self.model.device) if config.normalize else None
-        audio_1xCxN = self.model.decode(chunks[:, None], [scale] * len(chunks), last_frame_pad_length=missing)[0]
-        return audio_1xCxN[0].cpu().numpy()
+            return self.network.decode([codes_BxKxT], None).flatten(0, 1).cpu().numpy()
+        chunks = codes_BxKxT.split(self.config.chunk_frames, dim=2)
+        return self.network.decode(list(chunks), facts.LEVEL if self.config.normalize else None)[0].cpu().numpy()
 
     def quality(self, songs: Iterable[np.ndarray]) -> dict:
         """How well excerpts survive being coded.
@@ -155,7 +198,7 @@ class Encodec:
         errors, samples = [], 0
         for audio in songs:
             decoded = self.decode(self.encode(audio))[:, :audio.shape[1]]
-            if self.model.config.normalize:  # codes carry no loudness
+            if self.config.normalize:  # codes carry no loudness
                 decoded *= np.sqrt(np.mean(audio**2) / max(float(np.mean(decoded**2)), 1e-12))
             ours, theirs = decibels(audio), decibels(decoded)
             errors.append(np.abs(ours - theirs)[np.maximum(ours, theirs) > -60])
@@ -166,8 +209,9 @@ class Encodec:
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `codec.json` beside the model as `save_pretrained` writes it (`config.json`, `model.safetensors`)."""
         directory = pathlib.Path(directory)
-        self.model.save_pretrained(directory)
-        (directory / "codec.json").write_text(json.dumps(self.description, indent=2) + "\n", encoding="utf-8")
+        self.network.save(directory)
+        description = self.description | self.network.made_with
+        (directory / "codec.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _convolve(layers: list[nn.Module], x_1xCxN: torch.Tensor, window: int, batch: int,
@@ -199,13 +243,18 @@ def _convolve(layers: list[nn.Module], x_1xCxN: torch.Tensor, window: int, batch
 
 
 def _reach(layers: list[nn.Module]) -> tuple[int, int, int]:
-    """Of convolutional layers: samples a frame, and the whole frames before and after a frame that can reach it."""
+    """Of convolutional layers: samples a frame, and the whole frames before and after a frame that can reach it.
+
+    Both packages have a module that pads, as its `causal` says, around each `Conv1d`.
+    """
     hop, before, after = 1, 0, 0
-    for conv in (module for layer in layers for module in layer.modules()
-                 if isinstance(module, modeling_encodec.EncodecConv1d)):
-        right = 0 if conv.causal else int(conv.padding_total) // 2
+    for conv in (module for layer in layers for module in layer.modules() if hasattr(module, "causal")):
+        inner = next(module for module in conv.modules() if isinstance(module, nn.Conv1d))
+        stride = inner.stride[0]
+        padding = (inner.kernel_size[0] - 1) * inner.dilation[0] + 1 - stride
+        right = 0 if conv.causal else padding // 2
         # Where the song ends, the padding may mirror what is further back than the convolution looks otherwise.
-        before += max(int(conv.padding_total) - right, right + int(conv.stride) - 1) * hop
+        before += max(padding - right, right + stride - 1) * hop
         after += right * hop
-        hop *= int(conv.stride)
+        hop *= stride
     return hop, math.ceil(before / hop), math.ceil(after / hop)

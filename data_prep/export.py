@@ -29,6 +29,10 @@ _CODEC = flags.DEFINE_string(
     "codec", "melrvq", "melrvq (fitted to your songs here, no download; melrvq:hop=1280,num_codebooks=8 and the like "
     "change its settings), encodec_24khz, encodec_32khz, encodec_48khz, or the directory or hub id of any "
     "EnCodec in the format of transformers.")
+_CODEC_BACKEND = flags.DEFINE_enum(
+    "codec_backend", "transformers", ["transformers", "encodec"], "The package that computes an EnCodec; the codes are "
+    "the same. encodec is Meta's own, for which --codec is encodec_24khz or encodec_48khz, to fetch Meta's checkpoint, "
+    "or the .th file of one, or the directory that holds it.")
 _BANDWIDTH = flags.DEFINE_float(
     "bandwidth", None, "Of EnCodec, in kbit/s: decides the number of codebooks. By default the lowest of the model.")
 _TEXT_ENCODER = flags.DEFINE_string(
@@ -64,8 +68,8 @@ def main() -> None:
     from data_prep import pipeline, report
 
     options = pipeline.Options(
-        input=_INPUT.value, output=_OUTPUT.value, codec=_CODEC.value, bandwidth=_BANDWIDTH.value,
-        text_encoder=_TEXT_ENCODER.value, text_states=_TEXT_STATES.value,
+        input=_INPUT.value, output=_OUTPUT.value, codec=_CODEC.value, codec_backend=_CODEC_BACKEND.value,
+        bandwidth=_BANDWIDTH.value, text_encoder=_TEXT_ENCODER.value, text_states=_TEXT_STATES.value,
         validation_fraction=_VALIDATION_FRACTION.value, test_fraction=_TEST_FRACTION.value, shards=_SHARDS.value,
         max_minutes=_MAX_MINUTES.value, require_lyrics=_REQUIRE_LYRICS.value, runner=_RUNNER.value,
         beam_options=tuple(option for text in _BEAM_OPTIONS.value for option in shlex.split(text)),

@@ -43,6 +43,13 @@ def load(model_class: type, source: str, flag: str, **options):
     if loading["missing_keys"]:
         raise UserError(f"{flag}={source} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, ...: "
                         "give a complete checkpoint")
+    return place(model)
+
+
+def place(model):
+    """The model for inference, on the GPU if there is one."""
+    import torch
+
     # The nearest codebook entry has to be the same as on a CPU: no TF32, no algorithm picked by timing.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True

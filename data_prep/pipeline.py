@@ -39,6 +39,7 @@ class Options:
     input: str
     output: str
     codec: str = "melrvq"
+    codec_backend: str = codecs.BACKENDS[0]
     bandwidth: float | None = None
     text_encoder: str = "bytes"
     text_states: str = "stored"
@@ -64,6 +65,8 @@ class Options:
         values = dataclasses.asdict(self)
         for name in ("input", "output", "runner", "beam_options", "workers", "strict", "overwrite"):
             del values[name]
+        if self.codec_backend == codecs.BACKENDS[0]:  # as in datasets made before there was a choice
+            del values["codec_backend"]
         return values | {"codec": codecs.made_from(self.codec), "text_encoder": texts.made_from(self.text_encoder)}
 
 
@@ -105,7 +108,7 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
         if finished:
             return finished, None
         encoder = texts.get_text_encoder(options.text_encoder, options.text_states)
-        source = codecs.get_codec(options.codec, options.bandwidth)
+        source = codecs.get_codec(options.codec, options.bandwidth, options.codec_backend)
         work = WorkDirectory(target)
         run = _Run(source, encoder, work, workers, left_out)
         items = run.check(items, options.max_minutes)

@@ -33,13 +33,7 @@ def main() -> None:
         raise UserError(f"--input={path} is missing or not a file")
     with hub.torch_needed("--input", FLAGS.input):
         import safetensors.torch
-        import torch
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler raises, some of it nobody's but its own
-        raise UserError(f"--input={path} holds more than weights, or is no checkpoint of PyTorch ({_reason(error)}): "
-                        "only tensors, numbers and texts are read") from error
-    tensors, rest = split(content)
+    tensors, rest = split(read(path, "--input"))
     if not (tensors or rest):
         raise UserError(f"--input={path} holds neither tensors nor texts: expected a state dictionary")
     output = pathlib.Path(FLAGS.output)
@@ -49,6 +43,17 @@ def main() -> None:
                                 output / "model.safetensors", metadata={"format": "pt"})
     (output / "metadata.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
     print(f"{output}: {len(tensors)} tensors")
+
+
+def read(path: pathlib.Path, flag: str) -> Any:
+    """What a pickle holds, on the CPU. Raises UserError, which names `flag`, where it holds more than weights."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler raises, some of it nobody's but its own
+        raise UserError(f"{flag}={path} holds more than weights, or is no checkpoint of PyTorch ({_reason(error)}): "
+                        "only tensors, numbers and texts are read") from error
 
 
 def _reason(error: Exception) -> str:

@@ -42,10 +42,13 @@ def pytest_terminal_summary(terminalreporter):
 
 def pytest_collection_modifyitems(config, items):
     network = pytest.mark.skip(reason="downloads something: give --network")
+    encodec = pytest.mark.skip(reason="the encodec package is not installed: make test-encodec")
     tensorflow = pytest.mark.skip(reason="TensorFlow is not installed: make test-tensorflow")
     for item in items:
         if "network" in item.keywords and not config.getoption("--network"):
             item.add_marker(network)
+        if "encodec" in item.keywords and not importlib.util.find_spec("encodec"):
+            item.add_marker(encodec)
         if "tensorflow" in item.keywords and not importlib.util.find_spec("tensorflow"):
             item.add_marker(tensorflow)
 

@@ -118,7 +118,7 @@ def requirement_names(requirements: list[str]) -> set[str]:
     ("modules", "extras"),
     [
         pytest.param(AUTOSONG_JAX, [], id="autosong_jax"),
-        pytest.param(DATA_PREP, ["beam", "prep"], id="data_prep"),
+        pytest.param(DATA_PREP, ["beam", "encodec", "prep"], id="data_prep"),
     ],
 )
 def test_every_import_is_a_declared_dependency(modules, extras):

@@ -63,12 +63,12 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
 
 
 def digest(source: str | pathlib.Path) -> str:
-    """Of a local directory, a digest of its files' names and contents; of anything else, the text itself."""
-    folder = pathlib.Path(source)
-    if not folder.is_dir():
+    """A digest of the name and the contents of a file, or of each file in a directory; of else, the text itself."""
+    place = pathlib.Path(source)
+    if not place.exists():
         return str(source)
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+    for path in [place] if place.is_file() else sorted(path for path in place.iterdir() if path.is_file()):
         total.update(f"{path.name}\n{file_digest(path)}\n".encode())
     return total.hexdigest()[:16]
 

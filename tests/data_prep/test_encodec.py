@@ -32,6 +32,10 @@ def make_model(**settings):
     return model
 
 
+def codec_of(model, *args, **options):
+    return encodec.Encodec(encodec.Transformers(model), *args, **options)
+
+
 def make_audio(samples, channels=1):
     return np.random.default_rng(samples).standard_normal((channels, samples)).astype(np.float32)
 
@@ -54,7 +58,7 @@ def test_a_last_window_of_one_sample(samples, same_codes):
     """The padding at its end mirrors what is further back than the convolutions look otherwise."""
     model = make_model(use_causal_conv=False, upsampling_ratios=[8, 5, 4], sampling_rate=16000)
     audio = make_audio(samples)
-    codes = encodec.Encodec(model, 2.4, window_seconds=0.2).encode(audio)
+    codes = codec_of(model, 2.4, window_seconds=0.2).encode(audio)
     same_codes(codes, encode_in_one_piece(model, audio, 2.4), *exact_in_one_piece(model, audio, 2.4))
 
 
@@ -69,7 +73,7 @@ def test_windows_give_the_codes_of_one_piece(samples, causal, pad_mode, same_cod
     assert expected.shape == (-(-samples // HOP), 4)
     assert samples < 200 * HOP or len(np.unique(expected)) > 32  # the comparison is of something
     for seconds, batch in ((0.1, 1), (0.1, 3), (0.2, 8)):
-        codes = encodec.Encodec(model, 2.4, window_seconds=seconds, windows_at_once=batch).encode(audio)
+        codes = codec_of(model, 2.4, window_seconds=seconds, windows_at_once=batch).encode(audio)
         assert codes.dtype == np.uint16
         same_codes(codes, expected, *exact)
 
@@ -80,7 +84,7 @@ def test_windows_without_their_surroundings_give_other_codes(monkeypatch, same_c
     audio = make_audio(200 * HOP)
     expected = encode_in_one_piece(model, audio, 2.4)
     monkeypatch.setattr(encodec, "_reach", lambda layers, reach=encodec._reach: (reach(layers)[0], 0, 0))
-    codes = encodec.Encodec(model, 2.4, window_seconds=0.5).encode(audio)
+    codes = codec_of(model, 2.4, window_seconds=0.5).encode(audio)
     with pytest.raises(AssertionError, match=r"codes: .* not the nearest"):
         same_codes(codes, expected, *exact_in_one_piece(model, audio, 2.4))
 
@@ -94,7 +98,7 @@ def make_chunked_model(**settings):
 @pytest.mark.parametrize("samples", [7, RATE, RATE + 1, 3 * 1188 + 12, 3 * 1188 + 13, 5000])
 def test_chunks_of_the_model(samples, same_codes):
     model = make_chunked_model()
-    codec = encodec.Encodec(model, 1.2, windows_at_once=2)
+    codec = codec_of(model, 1.2, windows_at_once=2)
     assert codec.frame_rate == pytest.approx(100 / 0.99)
     audio = make_audio(samples, channels=2)
     # transformers asks for whole chunks: its feature extractor fills up the last one.
@@ -107,12 +111,12 @@ def test_chunks_of_the_model(samples, same_codes):
 
 def test_loudness_is_normalised_once_a_song(same_codes):
     audio = make_audio(3000, channels=2) * np.linspace(0.1, 1, 3000, dtype=np.float32)
-    plain, normalising = (encodec.Encodec(make_chunked_model(normalize=value), 1.2) for value in (False, True))
+    plain, normalising = (codec_of(make_chunked_model(normalize=value), 1.2) for value in (False, True))
     codes = normalising.encode(audio)
     loud = audio / (np.sqrt(np.mean(audio.mean(axis=0) ** 2)) + 1e-8)
     exact = Exact(plain.model)
     vectors = np.concatenate([x.reshape(-1, x.shape[2]) for x in exact.vectors(
-        lambda model: encodec.Encodec(model, 1.2).encode(loud.astype(np.float64)))])[:len(codes)]
+        lambda model: codec_of(model, 1.2).encode(loud.astype(np.float64)))])[:len(codes)]
     for others in plain.encode(loud), normalising.encode(audio * 0.5):
         same_codes(codes, others, vectors, exact.codebooks)
     np.testing.assert_allclose(normalising.decode(codes), plain.decode(codes) * 0.1, rtol=1e-4, atol=1e-6)
@@ -120,7 +124,7 @@ def test_loudness_is_normalised_once_a_song(same_codes):
 
 def test_decode_is_that_of_transformers():
     model = make_model()
-    codec = encodec.Encodec(model, 2.4)
+    codec = codec_of(model, 2.4)
     codes = codec.encode(make_audio(2000))
     assert codes.shape == (167, 4)
     np.testing.assert_allclose(codec.decode(codes), decode_in_one_piece(model, codes), rtol=1e-4, atol=1e-5)
@@ -128,7 +132,7 @@ def test_decode_is_that_of_transformers():
 
 def test_decode_of_chunks_is_that_of_each_where_they_do_not_overlap():
     model = make_chunked_model()
-    codec = encodec.Encodec(model, 2.4)
+    codec = codec_of(model, 2.4)
     codes = codec.encode(make_audio(2000, channels=2))
     assert codes.shape == (168, 4)  # 100 of the first chunk, which goes on for 12 samples where the second has begun
     decoded = codec.decode(codes)
@@ -145,7 +149,7 @@ def decode_in_one_piece(model, codes):
 
 
 def test_quality_tells_good_from_bad():
-    codec = encodec.Encodec(make_model(sampling_rate=12000), 24.0)
+    codec = codec_of(make_model(sampling_rate=12000), 24.0)
     noise = make_audio(12000)
     codec.encode = lambda audio: audio
     codec.decode = lambda codes: np.pad(codes, ((0, 0), (0, 11)))
@@ -173,13 +177,13 @@ def test_saved_model_is_the_same_model(tmp_path):
 
 def test_a_saved_codec_says_how_it_is_used(tmp_path):
     """Bandwidth and stereo, where left and right have codebooks that alternate."""
-    codec = encodec.Encodec(make_model(), 2.4, stereo=True)
+    codec = codec_of(make_model(), 2.4, stereo=True)
     codec.save(tmp_path)
     loaded = encodec.load(str(tmp_path))
     assert (loaded.channels, loaded.num_codebooks, loaded.bandwidth) == (2, 8, 2.4)
     audio = make_audio(999, channels=2)
     codes = loaded.encode(audio)
-    alone = encodec.Encodec(make_model(), 2.4)
+    alone = codec_of(make_model(), 2.4)
     for side in range(2):
         np.testing.assert_array_equal(codes[:, side::2], alone.encode(audio[side:side + 1]))
         np.testing.assert_allclose(loaded.decode(codes)[side:side + 1], alone.decode(codes[:, side::2]), atol=1e-6)
