@@ -24,7 +24,7 @@ def run(environment_without):
 
     def run(*arguments):
         return subprocess.run([sys.executable, "-m", "autosong_jax.codec", *map(str, arguments)], cwd=ROOT,
-                              env=environment, capture_output=True, text=True, timeout=240)
+                              env=environment, capture_output=True, text=True)
 
     return run
 

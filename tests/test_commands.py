@@ -21,7 +21,7 @@ def command(environment_without):
 
     def run(module, *arguments):
         return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, env=environment,
-                              capture_output=True, text=True, timeout=280)
+                              capture_output=True, text=True)
 
     return run
 

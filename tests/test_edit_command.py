@@ -19,7 +19,7 @@ def generate(environment_without):
 
     def run(*arguments):
         return subprocess.run([sys.executable, "-m", "autosong_jax.generate", *map(str, arguments)], cwd=ROOT,
-                              env=environment, capture_output=True, text=True, timeout=240)
+                              env=environment, capture_output=True, text=True)
 
     return run
 

@@ -60,7 +60,7 @@ def is_shared(module: str) -> bool:
 
 
 def run_python(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240)
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 def test_hiding_a_package_hides_it(environment_without):
