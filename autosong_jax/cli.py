@@ -1,15 +1,18 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
 import logging
+import os
 import pathlib
 import sys
 import time
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
 
 from autosong_jax.errors import UserError
+from autosong_jax.inputs import reason
 
 STARTED = time.perf_counter()  # when the command began
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
@@ -30,6 +33,7 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    warnings.showwarning = lambda message, *_: log.warning("%s", message)  # not where in the code it is from
     try:
         if any(a in ("--help", "-help", "-h") for a in argv[1:]):
             print((module.__doc__ or "").strip(), "\n")
@@ -46,8 +50,15 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
         fail(str(error).replace("FATAL Flags parsing error:", "").strip())
     except UserError as error:
         fail(str(error))
-    except PermissionError as error:
+    except OSError as error:  # that no part has said more of
         fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error})")
+    except MemoryError as error:
+        fail(f"out of memory ({error or 'the system gives no more'}): ask for less at once")
+    except Exception as error:
+        # Of a device that has none left; jax, which the error is from, need not have been imported.
+        if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError") or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail(f"out of memory on the device ({str(error).splitlines()[0]}): ask for less at once")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -102,14 +113,50 @@ def say(text: str) -> None:
     print(printable(text), flush=True)
 
 
-def check_output(path: str | None, suffixes: Sequence[str]) -> None:
-    """Raises UserError unless `path`, if one is given, ends in one of `suffixes` and can be a file where it says."""
-    if path and pathlib.Path(path).suffix.lower() not in suffixes:
-        raise UserError(f"output {path}: expected a name that ends in {' or '.join(suffixes)}")
-    if path and not pathlib.Path(path).absolute().parent.is_dir():
-        raise UserError(f"output {path}: there is no directory {pathlib.Path(path).absolute().parent}; make it first")
-    if path and pathlib.Path(path).is_dir():
-        raise UserError(f"output {path} is a directory: expected the name of a file")
+def check_output(path: str | None, suffixes: Sequence[str], flag: str = "output",
+                 inputs: Iterable[str | None] = ()) -> None:
+    """Raises UserError unless `path`, if one is given, can be written: looked at before the work is done.
+
+    Args:
+      suffixes: one of which it must end in.
+      flag: what it was given by, for errors.
+      inputs: files that are read, none of which it may be.
+    """
+    if not path:
+        return
+    output = pathlib.Path(path).absolute()
+    if output.suffix.lower() not in suffixes:
+        raise UserError(f"{flag} {path}: expected a name that ends in {' or '.join(suffixes)}")
+    try:
+        if not output.parent.is_dir():
+            raise UserError(f"{flag} {path}: there is no directory {output.parent}; make it first")
+        output.with_name(f".unfinished-00000{output.name}").exists()  # the longest name that it has on the way
+        if output.is_dir():
+            raise UserError(f"{flag} {path} is a directory: expected the name of a file")
+        if os.path.lexists(output) and not output.is_file():
+            raise UserError(f"{flag} {path} is no file that could be replaced")
+        for name in filter(None, inputs):
+            if os.path.exists(name) and output.exists() and os.path.samefile(name, output):
+                raise UserError(f"{flag} {path} is {name}, which is read: choose another name")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {path} cannot be written: {reason(error)}") from error
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise UserError(f"{flag} {path} cannot be written: permission denied")
+
+
+def check_directory(path: pathlib.Path, flag: str) -> None:
+    """Raises UserError unless `path` is a directory that can be written to, or can become one."""
+    try:
+        known = path.absolute()
+        while not os.path.lexists(known):
+            known = known.parent
+        if not known.is_dir():
+            what = "is a file" if known == path.absolute() else f"is below {known}, which is no directory"
+            raise UserError(f"{flag}={path} {what}: expected a directory")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag}={path} cannot be a directory: {reason(error)}") from error
+    if not os.access(known, os.W_OK):
+        raise UserError(f"{flag}={path} cannot be written: permission denied")
 
 
 def fail(message: str) -> None:

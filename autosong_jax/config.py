@@ -7,12 +7,15 @@ the command line with `--config.field=value`; what comes after a colon in `--con
 import json
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ml_collections
 
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
+
+SOURCES = ("lyrics", "genre", "description", "chroma")
 
 
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
@@ -28,7 +31,9 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
             raise UserError(f"config argument {name!r}: expected one of {', '.join(defaults)}")
         kind = type(defaults[name])
         try:
-            values[name] = {"true": True, "false": False, "": not given}[text.lower()] if kind is bool else kind(text)
+            if given and not text:
+                raise ValueError("nothing after the =")
+            values[name] = {"true": True, "false": False, "": True}[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError):
             raise UserError(f"config argument {name}={text}: expected a value of type {kind.__name__}") from None
     return values
@@ -71,22 +76,220 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
     Raises:
       UserError: if there is no such file or it is not a config.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if "sources" not in values:  # a released model has a config.json, too
-            raise ValueError("it says nothing of sources")
-        config = _with_defaults(values)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is no config of a trained model ({error}): expected a workdir that "
-                        "`python -m autosong_jax.train` or `python -m autosong_jax.convert` wrote") from None
-    return config
+    values = inputs.read_json(path, dict[str, Any], "config", limit=_LIMIT)
+    if "sources" not in values:  # a released model has a config.json, too
+        raise UserError(f"{path} is no config of a trained model: expected a workdir that `python -m "
+                        "autosong_jax.train` or `python -m autosong_jax.convert` wrote")
+    return check(_with_defaults(values, str(path)), str(path))
 
 
-def _with_defaults(values: dict[str, Any]) -> ml_collections.ConfigDict:
+def _with_defaults(values: dict[str, Any], where: str) -> ml_collections.ConfigDict:
+    """A config of the values; lists become tuples, as config files have them."""
     from configs import default
+
+    def overlay(config: ml_collections.ConfigDict, values: Any, place: str) -> None:
+        if not isinstance(values, dict):
+            raise UserError(f"{where} has {place} {_shown(values)}: expected fields by name")
+        for name, value in values.items():
+            field = f"{place}.{name}" if place else name
+            if place in _NAMED:  # any names, such as those of sources
+                if place == "sources":
+                    config[name] = dict.fromkeys(default.source(max_length=1, width=0, heads=0, layers=0))
+                else:
+                    config[name] = value
+            elif name not in config:
+                raise UserError(f"{where} has the field {field}, which this version does not know: use the version "
+                                "that wrote it")
+            if isinstance(config[name], ml_collections.ConfigDict):
+                overlay(config[name], value, field)
+            elif isinstance(value, dict):
+                raise UserError(f"{where} has {field} {_shown(value)}: expected a value like {config[name]!r}")
+            elif place not in _NAMED:
+                with config.ignore_type():
+                    config[name] = tuple(value) if isinstance(value, list) else value
 
     config = default.base()
     config.sources = ml_collections.ConfigDict()  # those of the defaults are not the model's
-    with config.ignore_type():  # JSON has no tuples
-        config.update(ml_collections.ConfigDict(values))
+    overlay(config, values, "")
     return config
+
+
+def check(config: ml_collections.ConfigDict, where: str = "the config") -> ml_collections.ConfigDict:
+    """`config`, if every field is of its type and within its range and none contradicts another.
+
+    Args:
+      where: what it is, for errors.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    for field, value in _fields(config):
+        parent, _, name = field.rpartition(".")
+        if parent in ("sampling.cfg_scales", "sampling.masked.cfg_scales"):
+            rule = _number(-1000, 1000)
+        else:
+            rule = _RULES["sources.*." + name if parent.startswith("sources.") else field]
+        expected = rule(value)
+        if expected:
+            raise UserError(f"{where} has {field} {_shown(value)}: expected {expected}")
+    for field, problem in _contradictions(config):
+        raise UserError(f"{where} has {field}: {problem}")
+    return config
+
+
+def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
+    """Fields that mean nothing beside others, and why."""
+    model, objective = config.model, config.objective.name
+    if model.width % (2 * model.heads):
+        yield f"model.width {model.width}", f"expected an even width for each of the {model.heads} model.heads"
+    if objective == "masked_spans" and model.pattern != "parallel":
+        yield (f"model.pattern {model.pattern!r}", "expected 'parallel' with objective.name 'masked_spans', which "
+               "reads and writes whole frames")
+    if model.delays and model.pattern != "delay":
+        yield f"model.delays {list(model.delays)}", f"they mean nothing with model.pattern {model.pattern!r}"
+    for name, source in config.sources.items():
+        if name not in SOURCES:
+            yield f"a source {name!r}", f"expected some of {', '.join(SOURCES)}"
+        if name == "chroma" and source.kind != "chroma":
+            yield f"sources.chroma.kind {source.kind!r}", "expected 'chroma'"
+        if source.layers and (not source.heads or source.width % (2 * source.heads)):
+            yield (f"sources.{name}.width {source.width}", f"expected an even width for each of the {source.heads} "
+                   f"sources.{name}.heads")
+    for part, scales in [("sampling", config.sampling.cfg_scales),
+                         ("sampling.masked", config.sampling.masked.cfg_scales)]:
+        for name in scales:
+            if name not in config.sources:
+                yield f"{part}.cfg_scales of {name!r}", f"its sources are {', '.join(config.sources) or 'none'}"
+
+
+def _fields(config: ml_collections.ConfigDict, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of every field."""
+    for name, value in config.items():
+        field = f"{place}.{name}" if place else name
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _fields(value, field)
+        else:
+            yield field, value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# Rules: what was expected of a value, or nothing where it is that.
+
+
+def _number(low: float, high: float, kinds: tuple[type, ...] = (int, float)) -> Callable[[Any], str]:
+    def rule(value: Any) -> str:
+        fine = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high  # NaN is not
+        return "" if fine else f"{'an integer' if kinds == (int,) else 'a number'} from {low:,} to {high:,}"
+
+    return rule
+
+
+def _integer(low: int, high: int) -> Callable[[Any], str]:
+    return _number(low, high, (int,))
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str]:
+    return lambda value: "" if isinstance(value, str) and value in allowed else f"one of {', '.join(allowed)}"
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) and "\0" not in value else "a text"
+
+
+def _switch(value: Any) -> str:
+    return "" if isinstance(value, bool) else "true or false"
+
+
+def _tuple_of(rule: Callable[[Any], str], fewest: int = 0) -> Callable[[Any], str]:
+    def of_all(value: Any) -> str:
+        if not isinstance(value, tuple) or not fewest <= len(value) <= 256:
+            return f"a tuple of {fewest} to 256 values"
+        return next((f"of each value {expected}" for expected in map(rule, value) if expected), "")
+
+    return of_all
+
+
+_MOST = 10**9
+_EVERY = _integer(0, _MOST)
+_NAMED = ("sources", "sampling.cfg_scales", "sampling.masked.cfg_scales")
+_LIMIT = 2**22  # bytes of a config.json
+# Of every field of configs/default.py, which says what it means. The bounds of sizes are far beyond any model's: they
+# are there for slips of a key.
+_RULES = {
+    "seed": _integer(0, 2**32 - 1),
+    "data.path": _text,
+    "data.seconds": _number(0.01, 36_000),
+    "data.batch_size": _integer(1, 2**20),
+    "data.end_of_song": _switch,
+    "sources.*.kind": _one_of("text", "chroma"),
+    "sources.*.max_length": _integer(1, 2**20),
+    "sources.*.dropout": _number(0, 1),
+    "sources.*.width": _integer(0, 2**16),
+    "sources.*.heads": _integer(0, 2**12),
+    "sources.*.layers": _integer(0, 2**10),
+    "model.width": _integer(2, 2**16),
+    "model.heads": _integer(1, 2**12),
+    "model.layers": _integer(1, 2**10),
+    "model.mlp_width": _integer(1, 2**18),
+    "model.norm": _one_of("pre", "post"),
+    "model.activation": _one_of("gelu", "relu"),
+    "model.positions": _one_of("sinusoidal", "learned", "rotary"),
+    "model.max_positions": _integer(1, 2**24),
+    "model.bias": _switch,
+    "model.dropout": _number(0, 0.99),
+    "model.fusion": _one_of("cross", "prefix"),
+    "model.dropped": _one_of("absent", "null"),
+    "model.pattern": _one_of("delay", "flatten", "parallel", "coarse_first"),
+    "model.delays": _tuple_of(_integer(0, 2**16)),
+    "model.dtype": _one_of("auto", "bfloat16", "float32", "float16"),
+    "objective.name": _one_of("next_step", "masked_spans", "both"),
+    "objective.span_length": _integer(1, 2**16),
+    "objective.context_ms": _number(0, 3.6e7),
+    "lora.rank": _integer(0, 2**12),
+    "lora.alpha": _number(0, 1e6),
+    "lora.targets": _tuple_of(_text),
+    "init.workdir": _text,
+    "optimizer.learning_rate": _number(0, 1e3),
+    "optimizer.final_learning_rate": _number(0, 1e3),
+    "optimizer.warmup_steps": _integer(0, _MOST),
+    "optimizer.b1": _number(0, 0.999999),
+    "optimizer.b2": _number(0, 0.999999),
+    "optimizer.eps": _number(1e-30, 1),
+    "optimizer.weight_decay": _number(0, 1e3),
+    "optimizer.clip_norm": _number(1e-12, 1e12),
+    "train.steps": _integer(1, _MOST),
+    "train.trainable": _tuple_of(_text, 1),
+    "train.accumulation": _integer(1, 2**20),
+    "train.ema_decay": _number(0, 0.999999999),
+    "train.ema_every": _integer(1, _MOST),
+    "train.remat": _one_of("none", "dots", "full"),
+    "train.log_every": _integer(1, _MOST),
+    "train.eval_every": _EVERY,
+    "train.checkpoint_every": _integer(1, _MOST),
+    "train.keep_last": _integer(1, _MOST),
+    "train.keep_best": _EVERY,
+    "train.sample_every": _EVERY,
+    "train.prompts": _tuple_of(_text),
+    "mesh.data": _integer(-1, 2**20),
+    "mesh.fsdp": _integer(-1, 2**20),
+    "mesh.tensor": _integer(-1, 2**20),
+    "sampling.temperature": _number(0, 1e6),
+    "sampling.top_k": _integer(0, 2**31 - 1),
+    "sampling.top_p": _number(1e-9, 1),
+    "sampling.cfg_scale": _number(-1000, 1000),
+    "sampling.overlap": _number(0, 0.999),
+    "sampling.masked.steps": _tuple_of(_integer(1, 10_000), 1),
+    "sampling.masked.temperature": _number(0, 1e6),
+    "sampling.masked.top_k": _integer(0, 2**31 - 1),
+    "sampling.masked.top_p": _number(1e-9, 1),
+    "sampling.masked.cfg_scale": _number(-1000, 1000),
+    "sampling.masked.cfg_scale_min": _number(-1000, 1000),
+    "sampling.masked.arrangement": _one_of("nonoverlap", "stride1"),
+    "sampling.masked.confidence": _one_of("max", "product"),
+    "sampling.masked.hybrid_seconds": _number(0, 36_000),
+    "sampling.masked.rescore_weight": _number(0, 1),
+}

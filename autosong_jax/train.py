@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from autosong_jax import cli, compiled
+from autosong_jax import config as config_file
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -49,11 +50,13 @@ def main() -> int:
         dataset = config.data.path
     except OSError as error:  # the file could not be loaded; ml_collections says so at the first use
         raise UserError(cli.config_error(error)) from error
+    config_file.check(config)
     if FLAGS.plan:
         return _plan(config)
     if not dataset:
         raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
                         "--output DATASET` makes one from a folder of songs")
+    cli.check_directory(pathlib.Path(FLAGS.workdir), "--workdir")
     compiled.keep()
     from autosong_jax.parallel import distributed
     from autosong_jax.training import loop
@@ -77,7 +80,7 @@ def _plan(config) -> int:
     from autosong_jax.training.plan_report import report
 
     for line in report(config, config_flags.get_config_filename(FLAGS["config"]), FLAGS.mesh):
-        print(line, flush=True)
+        cli.say(line)
     return 0
 
 

@@ -109,5 +109,8 @@ def test_arguments_are_typed_and_unknown_ones_named():
     assert parse_arg("a=false", a=True).a is False
     with pytest.raises(UserError, match="'d'"):
         parse_arg("d", a=False)
-    with pytest.raises(UserError, match="type int"):
-        parse_arg("b=x", b=1)
+    for text in ("b=x", "b="):
+        with pytest.raises(UserError, match="type int"):
+            parse_arg(text, b=1)
+    with pytest.raises(UserError, match="a=: expected a value of type bool"):
+        parse_arg("a=", a=True)
