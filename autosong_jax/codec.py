@@ -5,14 +5,14 @@ python -m autosong_jax.codec decode --codec encodec_32khz --input codes.npy --ou
 python -m autosong_jax.codec roundtrip --codec encodec_32khz --input song.wav --output coded.wav
 """
 
-import pathlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
-from autosong_jax import cli, compiled
+from autosong_jax import cli, compiled, inputs
 from autosong_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ def define_flags() -> None:
 
 
 def main(verb: str) -> None:
-    cli.check_output(FLAGS.output, _CODES if verb == "encode" else _AUDIO)
-    if not pathlib.Path(FLAGS.input).is_file():
-        raise UserError(f"--input={FLAGS.input} is missing or not a file")
+    inputs.stat_regular(FLAGS.input, "--input")
+    cli.check_output(FLAGS.output, _CODES if verb == "encode" else _AUDIO, inputs=[FLAGS.input])
     compiled.keep()
     codec = _open_codec(FLAGS.codec, FLAGS.bandwidth)
     if verb == "decode":
@@ -60,18 +59,19 @@ def main(verb: str) -> None:
     if verb == "encode":
         frames = np.concatenate(list(_counted(codes, seconds, codec.frame_rate)))
         np.save(FLAGS.output, frames)
-        print(f"{FLAGS.output}: {len(frames)} frames of {codec.num_codebooks} codes "
-              f"({len(frames) / codec.frame_rate:.2f} s)")
+        cli.say(f"{FLAGS.output}: {len(frames)} frames of {codec.num_codebooks} codes "
+                f"({len(frames) / codec.frame_rate:.2f} s)")
     else:
         _write(_decode(codec, codes, loudness), codec, seconds, max(1, round(seconds * codec.sample_rate)))
 
 
 def _open_codec(name: str, bandwidth: float | None) -> "Codec":
     from autosong_jax.audio.codec import load_codec
+    from autosong_jax.audio.description import CodecInfo
     from autosong_jax.audio.encodec import HUB_IDS
     from autosong_jax.pretrained import encodec, files
 
-    if name == "melrvq" and not pathlib.Path(name).is_dir():
+    if name == "melrvq" and not os.path.isdir(name):
         raise UserError("--codec=melrvq is fitted to the songs of a dataset: expected DATASET/codec")
     directory = files.locate(HUB_IDS.get(name, name), "--codec")
     if (directory / "codec" / "codec.json").exists():
@@ -79,7 +79,7 @@ def _open_codec(name: str, bandwidth: float | None) -> "Codec":
     if (directory / "codec.json").exists():
         if bandwidth is None:
             return load_codec(directory)
-        if (kind := files.read_json(directory / "codec.json").get("name")) != "encodec":
+        if (kind := CodecInfo.load(directory).name) != "encodec":
             raise UserError(f"--bandwidth={bandwidth:g} is of EnCodec, but {directory} holds a {kind}: leave it out")
     return encodec.load(directory, bandwidth)
 
@@ -113,7 +113,7 @@ def _write(blocks: Iterable[np.ndarray], codec: "Codec", seconds: float, samples
             left = None if left is None else max(0, left - len(block))
 
     clipped = io.write_blocks(FLAGS.output, cut(), codec.sample_rate, codec.channels)
-    print(f"{FLAGS.output}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
+    cli.say(f"{FLAGS.output}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
 
 
 def _counted(blocks: Iterable[np.ndarray], seconds: float, rate: float) -> Iterator[np.ndarray]:

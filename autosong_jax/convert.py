@@ -9,12 +9,13 @@ training from it. With a single file as source, a checkpoint of the encodec pack
 directory.
 """
 
+import os
 import pathlib
 import shlex
 
 from absl import flags
 
-from autosong_jax import cli, compiled
+from autosong_jax import cli, compiled, inputs
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -41,26 +42,28 @@ def main() -> None:
                         "and --workdir")
     compiled.keep()
     if given == {"source", "workdir"}:
-        from autosong_jax.pretrained import released
+        from autosong_jax.pretrained import files, released
 
+        files.check_new(pathlib.Path(FLAGS.workdir), "--workdir")
         released.read(FLAGS.source, text_encoder=FLAGS.text_encoder).write(pathlib.Path(FLAGS.workdir))
-        print(f"{FLAGS.workdir}: sing from it with `python -m autosong_jax.generate "
+        cli.say(f"{FLAGS.workdir}: sing from it with `python -m autosong_jax.generate "
               f"--workdir={shlex.quote(FLAGS.workdir)}`")
     elif given == {"workdir", "export"}:
         from autosong_jax.pretrained import export
 
         form = export.export(pathlib.Path(FLAGS.workdir), pathlib.Path(FLAGS.export), FLAGS.format)
-        print(f"{FLAGS.export}: written as {form}")
+        cli.say(f"{FLAGS.export}: written as {form}")
     elif given == {"source", "export"}:
         source = pathlib.Path(FLAGS.source)
-        if source.is_dir():
+        if os.path.isdir(source):
             raise UserError(f"--source={source} is a directory, which needs --workdir: to --export, expected a file, a "
                             "checkpoint of the encodec package")
+        inputs.stat_regular(source, "--source")
         from autosong_jax.pretrained import audiocraft, files
 
         with files.writing(pathlib.Path(FLAGS.export), "--export"):
             audiocraft.read_codec(source).save(FLAGS.export)
-        print(f"{FLAGS.export}: a codec directory")
+        cli.say(f"{FLAGS.export}: a codec directory")
     else:
         raise UserError("expected two of --source, --workdir and --export: --source and --workdir bring a model in, "
                         "--workdir and --export out, --source=FILE and --export a codec of the encodec package")

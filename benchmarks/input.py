@@ -67,7 +67,7 @@ def make_dataset(path: pathlib.Path, kind: str, songs: int) -> int:
     """Writes a dataset and returns its bytes."""
     rng = np.random.default_rng(0)
     (path / "codec").mkdir(parents=True)
-    codec = {"kind": "none", "num_codebooks": CODEBOOKS, "codebook_size": SIZE, "frame_rate": float(RATE),
+    codec = {"name": "melrvq", "num_codebooks": CODEBOOKS, "codebook_size": SIZE, "frame_rate": float(RATE),
              "channels": 1, "sample_rate": 32000}
     (path / "codec" / "codec.json").write_text(json.dumps(codec))
     encoder = get_text_encoder("bytes")

@@ -4,13 +4,14 @@ A codec turns audio into K streams of small integers and back. Its directory hol
 has `name`, `sample_rate`, `channels`, `frame_rate`, `num_codebooks` and `codebook_size` beside settings of its own.
 """
 
-import json
 import pathlib
 from typing import Protocol
 
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.audio import melrvq
+from autosong_jax.audio.description import CodecInfo
 from autosong_jax.errors import UserError
 
 
@@ -39,15 +40,7 @@ def load_codec(directory: str | pathlib.Path) -> Codec:
     Raises:
       UserError: there is no readable `codec.json`, or it names a codec that cannot be loaded here.
     """
-    path = pathlib.Path(directory) / "codec.json"
-    try:
-        name = str(json.loads(path.read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a codec description ({error!r}): give a directory that a codec was saved in"
-                        ) from error
-    if name not in _LOADERS:
-        raise UserError(f"{path} names the codec {name!r}, expected one of {', '.join(_LOADERS)}")
-    return _LOADERS[name](directory)
+    return _LOADERS[CodecInfo.load(directory).name](directory)
 
 
 def _load_encodec(directory: str | pathlib.Path) -> Codec:
@@ -66,10 +59,11 @@ def read_codes(path: str | pathlib.Path, num_codebooks: int, codebook_size: int)
       UserError: it holds something else, nothing, or codes that a codec of K codebooks of V entries does not have.
     """
     expected = f"expected integers [frames, {num_codebooks}] in [0, {codebook_size})"
+    inputs.stat_regular(path, "codes file")
     try:
         codes = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a .npy file of codes ({error}): {expected}") from error
+    except Exception as error:  # its header is a literal of Python's, of which the parser has errors of its own
+        raise UserError(f"{path} is not a .npy file of codes ({_short(error)}): {expected}") from error
     if codes.dtype.kind not in "iu" or codes.ndim != 2 or codes.shape[1] != num_codebooks:
         raise UserError(f"{path} holds {codes.dtype} {list(codes.shape)}: {expected}; an EnCodec's bandwidth decides "
                         "the number of codebooks")
@@ -78,3 +72,9 @@ def read_codes(path: str | pathlib.Path, num_codebooks: int, codebook_size: int)
     if not 0 <= codes.min() <= codes.max() < codebook_size:
         raise UserError(f"{path} holds codes from {codes.min()} to {codes.max()}: {expected}; they are another codec's")
     return codes
+
+
+def _short(error: Exception) -> str:
+    """What NumPy found, without the header itself, which may be as long as it likes."""
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -17,6 +17,14 @@ NORMS = ("weight_norm", "time_group_norm")
 PAD_MODES = ("reflect", "constant")
 
 
+# Far beyond any released model's.
+_BOUNDS = {"sampling_rate": (100, 768_000), "target_bandwidths": (1e-3, 1e4), "chunk_length_s": (1e-2, 3600),
+           "overlap": (0, 0.99), "hidden_size": (1, 2**14), "num_filters": (1, 2**12), "num_residual_layers": (1, 64),
+           "upsampling_ratios": (1, 2**10), "kernel_size": (1, 2**8), "last_kernel_size": (1, 2**8),
+           "residual_kernel_size": (1, 2**8), "dilation_growth_rate": (1, 16), "compress": (1, 2**12),
+           "num_lstm_layers": (1, 64), "trim_right_ratio": (0, 1), "codebook_size": (2, 2**16)}
+
+
 @dataclasses.dataclass(frozen=True)
 class EncodecConfig:
     """The shape of an EnCodec; names and defaults are those of `config.json` (the defaults are the 24 kHz model's)."""
@@ -46,6 +54,19 @@ class EncodecConfig:
     use_conv_shortcut: bool = True
 
     def __post_init__(self):
+        for name, (low, high) in _BOUNDS.items():
+            given = getattr(self, name)
+            for value in given if isinstance(given, tuple) else (given,):
+                if value is not None and not low <= value <= high:
+                    raise ValueError(f"{name} is {given!r}, expected {low:g} to {high:g}")
+        if len(self.upsampling_ratios) > 8 or self.num_filters << len(self.upsampling_ratios) > 2**16:
+            raise ValueError(f"num_filters {self.num_filters} and upsampling_ratios {self.upsampling_ratios}: expected "
+                             f"at most 8 ratios, which double the filters to at most {2**16}")
+        if not 1 <= self.num_codebooks <= 256:
+            raise ValueError(f"target_bandwidths {self.target_bandwidths} pay for {self.num_codebooks} codebooks, "
+                             "expected 1 to 256")
+        if self.num_filters % self.compress:
+            raise ValueError(f"compress is {self.compress}, expected a divisor of num_filters {self.num_filters}")
         for name, allowed in [("norm_type", NORMS), ("pad_mode", PAD_MODES), ("codebook_dim", (None, self.hidden_size)),
                               ("audio_channels", (1, 2))]:
             if getattr(self, name) not in allowed:
@@ -59,7 +80,7 @@ class EncodecConfig:
           UserError: `source` is another kind of model, or of a shape that cannot be used.
         """
         if config.get("model_type", "encodec") != "encodec":
-            raise UserError(f"{source} is a {config['model_type']} model, expected encodec")
+            raise UserError(f"{source} is a {config['model_type']!r} model, expected encodec")
         given = {}
         for field in dataclasses.fields(cls):
             value = config.get(field.name, field.default)
@@ -69,7 +90,7 @@ class EncodecConfig:
                                 f"{field.default!r}")
         try:
             return cls(**given)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UserError(f"{source} is no EnCodec that can be used here: {error}") from error
 
     @property
@@ -116,9 +137,9 @@ def _is_like(value: Any, example: Any) -> bool:
     if isinstance(example, tuple):
         return isinstance(value, tuple) and len(value) > 0 and all(_is_like(item, example[0]) for item in value)
     if example is None or isinstance(example, float):
-        return value is example or (isinstance(value, int | float) and value >= 0)
-    if isinstance(example, int) and not isinstance(example, bool):
-        return isinstance(value, int) and value > 0
+        return value is example or (type(value) in (int, float) and value >= 0)
+    if type(example) is int:
+        return type(value) is int and value > 0
     return isinstance(value, type(example))
 
 

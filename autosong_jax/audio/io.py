@@ -1,18 +1,24 @@
 """Audio files in and out: whatever libsndfile reads, at the rate and with the channels asked for."""
 
 import contextlib
+import os
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
 
 if TYPE_CHECKING:
     import soundfile
 
 _BLOCK_SECONDS = 60
+_BLOCK_SAMPLES = 2**24  # of all channels, at most
+RATES = (100, 768_000)  # Hz, of files
+_LARGEST = 2**32  # bytes that `read` returns: twelve hours at 24 kHz
 _SUFFIXES = (".wav", ".flac")
 
 
@@ -37,6 +43,10 @@ def read(path: str | pathlib.Path, sample_rate: int | None = None,
     """
     with _open(path) as file:
         rate, width = sample_rate or file.samplerate, channels or file.channels
+        size = 4 * width * rate * file.frames / file.samplerate
+        if size > _LARGEST:
+            raise UserError(f"audio file {path} lasts {file.frames / file.samplerate:.0f} s, {size / 2**30:.1f} GiB at "
+                            f"{rate} Hz: expected at most {_LARGEST / 2**30:g} GiB; cut it")
     return np.concatenate(list(read_blocks(path, rate, width)), axis=1), rate
 
 
@@ -49,7 +59,8 @@ def read_blocks(path: str | pathlib.Path, sample_rate: int, channels: int) -> It
         if sample_rate != file.samplerate:
             resampler = soxr.ResampleStream(file.samplerate, sample_rate, channels)
         samples = resampled = 0
-        while len(block := file.read(_BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
+        most = min(_BLOCK_SECONDS * file.samplerate, max(1, _BLOCK_SAMPLES // file.channels))
+        while len(block := _read(file, most)):
             if not np.isfinite(block).all():
                 raise UserError(f"audio file {path} holds NaN or infinite samples: repair or replace it")
             samples += len(block)
@@ -78,13 +89,44 @@ def _open(path: str | pathlib.Path) -> Iterator["soundfile.SoundFile"]:
     """The open file; what goes wrong inside libsndfile becomes a UserError."""
     import soundfile
 
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"audio file {path} is missing or not a file")
+    inputs.stat_regular(path, "audio file")
     try:
-        with soundfile.SoundFile(path) as file:
+        with _quiet():
+            file = soundfile.SoundFile(path)
+        with file:
+            if not RATES[0] <= file.samplerate <= RATES[1]:
+                raise UserError(f"audio file {path} has {file.samplerate} samples a second, expected {RATES[0]} to "
+                                f"{RATES[1]}")
             yield file
     except soundfile.LibsndfileError as error:
         raise UserError(f"audio file {path} is not readable audio (libsndfile: {error.error_string})") from error
+
+
+def _read(file: "soundfile.SoundFile", samples: int) -> np.ndarray:
+    """float32 [at most samples, channels]."""
+    with _quiet():
+        return file.read(samples, dtype="float32", always_2d=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what libmpg123 writes to stderr by itself from the terminal; what it means is said by libsndfile's errors.
+
+    It writes to the file descriptor, so that is turned away for as long as one call takes.
+    """
+    with _TURNING:
+        kept = os.dup(2)
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+_TURNING = threading.Lock()  # of two threads, the second would keep the first one's nowhere
 
 
 def _mix(block: np.ndarray, channels: int) -> np.ndarray:
@@ -113,6 +155,8 @@ def write_blocks(path: str | pathlib.Path, blocks: Iterable[np.ndarray], sample_
     import soundfile
 
     path = pathlib.Path(path)
+    if not RATES[0] <= sample_rate <= RATES[1]:
+        raise UserError(f"cannot write {path}: its rate is {sample_rate} Hz, expected {RATES[0]} to {RATES[1]}")
     if path.suffix.lower() not in _SUFFIXES:
         raise UserError(f"cannot write {path}: its suffix is {path.suffix!r}, expected {' or '.join(_SUFFIXES)}")
     clipped, unfinished = 0, path.with_name(f".unfinished-{path.name}")

@@ -8,11 +8,19 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
+import pydantic
 
+from autosong_jax import inputs
 from autosong_jax.audio import kmeans, spectrum
+from autosong_jax.audio.description import FILE, CodecInfo
 from autosong_jax.errors import UserError
+
+# Of the settings; beyond them is nothing that anybody would want to hear, or that a machine could hold.
+_BOUNDS = {"sample_rate": (1000, 384_000), "hop": (1, 2**20), "subframes": (1, 64), "n_fft": (2, 2**16),
+           "n_mels": (1, 2048), "dynamic_range": (1.0, 200.0), "num_codebooks": (1, 256), "codebook_size": (1, 65_536)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +37,27 @@ class MelRVQConfig:
     codebook_size: int = 512
 
     def __post_init__(self):
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} is {getattr(self, name)}, expected {low} to {high}")
         if self.hop % self.subframes or self.n_fft < self.hop // self.subframes:
             raise UserError(f"hop is {self.hop}, expected a multiple of subframes ({self.subframes}), at most "
                             f"subframes * n_fft ({self.subframes * self.n_fft})")
-        if not 1 <= self.codebook_size <= 65536:
-            raise UserError(f"codebook_size is {self.codebook_size}, expected 1 to 65536: codes are 16-bit")
+        if self.num_codebooks * self.codebook_size * self.subframes * self.n_mels > 2**28:
+            raise UserError(f"num_codebooks {self.num_codebooks}, codebook_size {self.codebook_size}, subframes "
+                            f"{self.subframes} and n_mels {self.n_mels} of a melrvq: their codebooks take GiB")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved(CodecInfo):
+    """What `codec.json` says of a MelRVQ: also the other fields of its `MelRVQConfig`, and the floor."""
+
+    hop: int = dataclasses.field(kw_only=True)
+    subframes: int = dataclasses.field(kw_only=True)
+    n_fft: int = dataclasses.field(kw_only=True)
+    n_mels: int = dataclasses.field(kw_only=True)
+    dynamic_range: float = dataclasses.field(kw_only=True)
+    floor: Annotated[float, pydantic.Field(gt=0, le=1e6)] = dataclasses.field(kw_only=True)
 
 
 class MelRVQ:
@@ -50,6 +74,8 @@ class MelRVQ:
         expected = (config.num_codebooks, config.codebook_size, config.subframes * config.n_mels)
         if codebooks.shape != expected:
             raise UserError(f"the codebooks have the shape {codebooks.shape}, expected {expected} of these settings")
+        if codebooks.dtype != np.float32 or not np.isfinite(codebooks).all():
+            raise UserError(f"the codebooks are {codebooks.dtype} or not finite, expected finite float32")
         self.config = config
         self.floor = floor
         self.codebooks = codebooks
@@ -153,13 +179,19 @@ class MelRVQ:
         import safetensors.numpy
 
         directory = pathlib.Path(directory)
+        saved = _Saved.load(directory)
+        config = MelRVQConfig(**{field.name: getattr(saved, field.name) for field in dataclasses.fields(MelRVQConfig)})
+        path = directory / "codebooks.safetensors"
+        inputs.stat_regular(path, "the codec's codebooks")
         try:
-            description = json.loads((directory / "codec.json").read_text(encoding="utf-8"))
-            config = MelRVQConfig(**{field.name: description[field.name] for field in dataclasses.fields(MelRVQConfig)})
-            codebooks = safetensors.numpy.load_file(directory / "codebooks.safetensors")["codebooks"]
-            return cls(config, description["floor"], codebooks)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise UserError(f"the codec in {directory} is damaged ({error!r}): save it again") from error
+            codebooks = safetensors.numpy.load_file(path)["codebooks"]
+        except Exception as error:  # the library's, NumPy's of a dtype that it does not have, ...
+            raise UserError(f"{path} holds no codebooks ({error!r}): save the codec again") from error
+        codec = cls(config, saved.floor, codebooks)
+        if (saved.name, saved.channels, saved.frame_rate) != ("melrvq", cls.channels, codec.frame_rate):
+            raise UserError(f"{directory / FILE} contradicts itself: expected channels {cls.channels} and frame_rate "
+                            f"{codec.frame_rate:g} of these settings; save the codec again")
+        return codec
 
     def _features(self, audio: np.ndarray) -> np.ndarray:
         """float32 [1, samples] -> float32 [T, D], what is quantised."""

@@ -9,13 +9,13 @@ Letters: B batch, T frames of a window, K codebooks, V codebook size, L length o
 
 import bisect
 import itertools
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autosong_jax.audio.description import CodecInfo
 from autosong_jax.cli import log
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.data.text import TextEncoderInfo
@@ -32,7 +32,7 @@ class SongDataset:
 
     Attributes:
       path: the dataset's directory.
-      codec: what `codec/codec.json` holds.
+      codec: the fields of its `CodecInfo`.
       num_codebooks, codebook_size: K and V.
       frame_rate: frames a second.
       features: of one record, see `schema.song_features`.
@@ -52,9 +52,10 @@ class SongDataset:
             others = ", ".join(f"{name} ({sum(lengths)} songs)" for name, lengths in shard_lengths.items())
             raise UserError(f"{self.path} has no songs in the split {split!r}, but these splits: {others or 'none'}")
         self.text = TextEncoderInfo.load(self.path)
-        self.codec = _read_codec(self.path / "codec" / "codec.json")
+        self.codec = CodecInfo.load(self.path / "codec").facts()
         self.num_codebooks, self.codebook_size = self.codec["num_codebooks"], self.codec["codebook_size"]
-        self.frame_rate = float(self.codec["frame_rate"])
+        self.frame_rate = self.codec["frame_rate"]
+        self._check_features()
         codebooks = self.features["codes"].shape[1]
         if codebooks != self.num_codebooks:
             raise UserError(f"the songs in {self.path} have {codebooks} codebooks, but its codec has "
@@ -69,6 +70,16 @@ class SongDataset:
             self._shards.append(shard)
             self._offsets.append(offsets)
         self._ends = list(itertools.accumulate(shard_lengths[split]))  # songs in a shard and all shards before it
+
+    def _check_features(self) -> None:
+        """Raises UserError unless records hold what the text encoder's kind says, in its shapes and dtypes."""
+        known = dict(self.features.items())
+        for name, expected in schema.song_features(self.num_codebooks, self.text).items():
+            found = known.get(name)
+            same = found is not None and found.np_dtype == expected.np_dtype and len(found.shape) == len(expected.shape)
+            if not same or (name != "codes" and found.shape != expected.shape):
+                raise UserError(f"{self.path}/features.json does not describe {name!r} as {self.text.name} texts have "
+                                "it: copy the dataset again from where it came from, or export again")
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -208,17 +219,6 @@ class _Windows:
             for name, text in texts.items():
                 batch["sources"][source][name][row, :length] = text[:max_length]
             batch["sources"][source]["length"][row] = min(length, max_length)
-
-
-def _read_codec(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        codec = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"num_codebooks", "codebook_size", "frame_rate"} - codec.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} does not describe a codec ({error}): export the songs again") from error
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: export the songs again")
-    return codec
 
 
 def _rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:

@@ -8,6 +8,7 @@ Letters: T frames, K codebooks, L length of a text, D width of a frozen encoder.
 """
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 
+from autosong_jax import inputs
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 
@@ -129,6 +131,13 @@ def read_dataset_info(directory: str | pathlib.Path) -> tuple[tfds.features.Feat
       UserError: the directory is not a dataset, or one of a format that this version cannot read.
     """
     directory = pathlib.Path(directory)
+    for name in ("dataset_info.json", "features.json"):
+        path = directory / name
+        try:
+            inputs.read_json(path, dict[str, Any], "the dataset's")
+        except UserError as error:
+            raise UserError(f"{directory} is not a dataset ({error}): make one with `python -m data_prep.export "
+                            f"--input SONGS --output {directory}`") from error
     try:
         proto = tfds.core.dataset_info.read_proto_from_builder_dir(directory)
         features = tfds.features.FeaturesDict.from_config(str(directory))
@@ -138,4 +147,9 @@ def read_dataset_info(directory: str | pathlib.Path) -> tuple[tfds.features.Feat
     if proto.name != DATASET_NAME or proto.version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise UserError(f"{directory} holds the dataset {proto.name!r} of format {proto.version}, expected "
                         f"{DATASET_NAME!r} of format {FORMAT_VERSION}: export the songs again with this version")
-    return features, {split.name: list(split.shard_lengths) for split in proto.splits}
+    lengths = {split.name: list(split.shard_lengths) for split in proto.splits}
+    for name, counts in lengths.items():
+        if not re.fullmatch(r"\w{1,100}", name) or any(count < 0 for count in counts):
+            raise UserError(f"{directory}/dataset_info.json has the split {name!r} with shards of {counts[:10]} songs: "
+                            "export the songs again")
+    return features, lengths

@@ -52,7 +52,8 @@ def section_id(tag: str) -> int:
     for name in ("".join(words), words[-1] if words else ""):
         if name in _IDS:
             return _IDS[name]
-    warnings.warn(f"section tag [{tag}] is not known and counts as 'other'; known tags: {', '.join(KINDS[1:])}",
+    shown = tag if len(tag) <= 60 else f"{tag[:57]}..."
+    warnings.warn(f"section tag [{shown}] is not known and counts as 'other'; known tags: {', '.join(KINDS[1:])}",
                   stacklevel=2)
     return KINDS.index("other")
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.data import sections
 from autosong_jax.errors import UserError
 
@@ -28,6 +29,8 @@ VOCAB_SIZE = FIRST_BYTE + 256
 NUM_LINES = 256  # lines from this one on share the last line id
 INFO_FILE = "text_encoder.json"
 DIRECTORY = "text_encoder"  # beside it: a frozen encoder itself, as a checkpoint
+
+_LARGEST = 2**20  # of a table's size or a width
 
 # CJK ideographs, their extensions and the ideographic zero.
 _HAN = re.compile("([\u3007\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]+)")
@@ -59,8 +62,9 @@ class TextEncoderInfo:
         if self.kind not in sizes:
             raise UserError(f"text encoder {self.name!r} is of kind {self.kind!r}, expected one of {', '.join(sizes)}")
         for field in sizes[self.kind]:
-            if getattr(self, field) < 1:
-                raise UserError(f"text encoder {self.name!r} has {field} {getattr(self, field)}, expected at least 1")
+            if not 1 <= getattr(self, field) <= _LARGEST:
+                raise UserError(f"text encoder {self.name!r} has {field} {getattr(self, field)}, expected at least 1 "
+                                f"and at most {_LARGEST}")
 
     @property
     def frozen(self) -> bool:
@@ -77,8 +81,8 @@ class TextEncoderInfo:
         """Reads `text_encoder.json`. Raises UserError where there is none or it is not one."""
         path = pathlib.Path(directory) / INFO_FILE
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            return inputs.read_json(path, cls, "its JSON", limit=2**20)
+        except UserError as error:
             raise UserError(f"{path} does not describe a text encoder ({error}): export the songs again") from error
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 import google_crc32c
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
 
 _HEADER = struct.Struct("<QI")  # length, checksum of the length
@@ -46,6 +47,8 @@ def record_offsets(path: str | pathlib.Path) -> np.ndarray:
     """
     path = pathlib.Path(path)
     try:
+        if path.exists():
+            inputs.stat_regular(path, "the dataset's")
         stat = path.stat()
         cached = _cached_offsets(path, stat)
         if cached is not None:
@@ -100,9 +103,12 @@ def _cache_path(path: pathlib.Path) -> pathlib.Path:
 
 def _cached_offsets(path: pathlib.Path, stat: os.stat_result) -> np.ndarray | None:
     """The offsets kept for a file of this size and modification time, if any."""
-    with contextlib.suppress(OSError, ValueError, EOFError):
+    with contextlib.suppress(OSError, ValueError, EOFError, UserError, LookupError, MemoryError):
+        inputs.stat_regular(_cache_path(path), "")
         table = np.load(_cache_path(path), allow_pickle=False)
-        if table[0].tolist() == [stat.st_size, stat.st_mtime_ns]:
+        whole = table.ndim == 2 and table.shape[1] == 2 and table.dtype == np.int64 and (table >= 0).all()
+        if whole and table[0].tolist() == [stat.st_size, stat.st_mtime_ns] and (
+                table[1:].sum(axis=1) <= stat.st_size).all():
             return table[1:]
     return None
 

@@ -4,20 +4,22 @@ Checkpoints come with a `tokenizer.json`; older ones only with what one can be m
 mT5 with a model of SentencePiece, which is a protocol buffer.
 """
 
-import json
 import pathlib
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
 
 FILE = "tokenizer.json"
 FILES = (FILE, "vocab.txt", "spiece.model")  # any of which will do; the first is taken
 SETTINGS = "tokenizer_config.json"  # beside BERT's, about case and accents
+_LARGEST = 2**28  # bytes of any of them
 _UNIGRAM = 1  # the type of SentencePiece models that T5 and its kin have
 
 
@@ -43,9 +45,14 @@ class Tokenizer:
         """Reads a `tokenizer.json`, `vocab.txt` or `spiece.model`. Raises UserError where it is none."""
         path = pathlib.Path(path)
         read = {"vocab.txt": _from_vocabulary, "spiece.model": _from_sentencepiece}.get(path.name, _from_json)
+        inputs.read_bytes(path, "the tokenizer", _LARGEST)
         try:
             return cls(read(path), limit)
-        except Exception as error:  # the library raises nothing more special
+        except UserError:
+            raise
+        except BaseException as error:  # the library raises nothing more special, and panics where it did not expect it
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             raise UserError(f"{path} is not a tokenizer ({error}): expected the {FILE} that belongs to the checkpoint"
                             ) from error
 
@@ -113,9 +120,13 @@ def _from_vocabulary(path: pathlib.Path) -> tokenizers.Tokenizer:
 def _bert_settings(path: pathlib.Path) -> dict[str, bool | None]:
     """What the file beside a tokenizer says of case, accents and Chinese."""
     settings = path.with_name(SETTINGS)
-    values = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+    values = inputs.read_json(settings, dict[str, Any], "the tokenizer's settings") if settings.exists() else {}
     names = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
              "tokenize_chinese_chars": "handle_chinese_chars"}
+    wrong = [name for name in names if not isinstance(values.get(name), bool | None)]
+    if wrong:
+        raise UserError(f"the tokenizer's settings {settings} have {wrong[0]} {values[wrong[0]]!r}: expected true, "
+                        "false or nothing")
     return {names[name]: value for name, value in values.items() if name in names}
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from autosong_jax import inputs
 from autosong_jax.models.bert import BertConfig
 from autosong_jax.models.frozen import ACTIVATIONS
+from autosong_jax.pretrained import shapes
 from autosong_jax.pretrained.files import Tensors
 from autosong_jax.pretrained.parameters import Recipe
 
@@ -17,19 +19,22 @@ def read_config(config: Mapping[str, Any], begin: int, end: int) -> BertConfig:
     """From a `config.json` and the ids of [CLS] and [SEP].
 
     Raises:
-      KeyError: for a size that it lacks.
+      UserError: a size is missing or out of range.
       ValueError: for an activation or a kind of positions that is not known.
     """
-    activation, positions = config["hidden_act"], config.get("position_embedding_type", "absolute")
+    shape = inputs.check(dict(config), shapes.Bert, "the text encoder's config.json")
+    activation, positions = shape.hidden_act, shape.position_embedding_type
+    if shape.hidden_size % shape.num_attention_heads:
+        raise ValueError(f"hidden_size {shape.hidden_size}, expected a multiple of num_attention_heads "
+                         f"{shape.num_attention_heads}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"hidden_act {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
     if positions != "absolute":
         raise ValueError(f"position_embedding_type {positions!r}, expected 'absolute'")
     return BertConfig(
-        vocab_size=config["vocab_size"], max_positions=config["max_position_embeddings"],
-        token_types=config.get("type_vocab_size", 2), width=config["hidden_size"],
-        heads=config["num_attention_heads"], layers=config["num_hidden_layers"], mlp_width=config["intermediate_size"],
-        activation=activation, epsilon=config.get("layer_norm_eps", 1e-12), begin=begin, end=end)
+        vocab_size=shape.vocab_size, max_positions=shape.max_position_embeddings, token_types=shape.type_vocab_size,
+        width=shape.hidden_size, heads=shape.num_attention_heads, layers=shape.num_hidden_layers,
+        mlp_width=shape.intermediate_size, activation=activation, epsilon=shape.layer_norm_eps, begin=begin, end=end)
 
 
 def standard_names(tensors: Tensors) -> Tensors:

@@ -3,6 +3,7 @@
 Letters: B batch, T frames, K codebooks, C channels, V entries of a codebook.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -15,7 +16,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from autosong_jax.audio import description
 from autosong_jax.audio import encodec as facts
+from autosong_jax.audio.description import CodecInfo, EncodecInfo
 from autosong_jax.audio.encodec import EncodecConfig
 from autosong_jax.errors import UserError
 from autosong_jax.models.encodec import Carry, Encodec
@@ -39,12 +42,19 @@ def load(directory: str | pathlib.Path, bandwidth: float | None = None) -> "Enco
       UserError: a file is missing, damaged, or of another model.
     """
     directory = pathlib.Path(directory)
-    saved = files.read_json(directory / "codec.json") if (directory / "codec.json").exists() else {}
-    if saved.get("name", "encodec") != "encodec":
-        raise UserError(f"{directory / 'codec.json'} names the codec {saved['name']!r}, expected encodec")
-    return EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory),
-                        saved.get("bandwidth") if bandwidth is None else bandwidth, stereo=bool(saved.get("stereo")),
-                        source=str(directory))
+    if not (directory / description.FILE).exists():
+        return EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), bandwidth,
+                            source=str(directory))
+    saved = EncodecInfo.load(directory)
+    if saved.name != "encodec":
+        raise UserError(f"{directory / description.FILE} names the codec {saved.name!r}, expected encodec")
+    wanted = saved.bandwidth if bandwidth is None else bandwidth
+    codec = EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), wanted,
+                         stereo=saved.stereo, source=str(directory))
+    if wanted == saved.bandwidth and CodecInfo.of(codec.description) != CodecInfo(
+            **{field.name: getattr(saved, field.name) for field in dataclasses.fields(CodecInfo)}):
+        raise UserError(f"{directory / description.FILE} says other things than the codec beside it: save it again")
+    return codec
 
 
 class EncodecCodec:

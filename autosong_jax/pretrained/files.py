@@ -5,16 +5,21 @@ several such files and `model.safetensors.index.json`, which says what is in whi
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
+import os
 import pathlib
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from autosong_jax import inputs
+from autosong_jax.cli import check_directory
 from autosong_jax.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -34,12 +39,19 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
     Raises:
       UserError: there is no such directory, and nothing could be fetched.
     """
-    path = pathlib.Path(source).expanduser()
-    if path.is_dir():
-        return path
     text = str(source)
-    if path.exists() or text.startswith(("/", ".", "~")) or text.count("/") > 1:
-        raise UserError(f"{flag}={source} is not a directory: expected one that holds a checkpoint, or a hub id")
+    try:
+        path = pathlib.Path(source).expanduser()
+        if path.is_dir():
+            return path
+        # A typing error in a path is none of the hub's business.
+        on_disk = os.path.lexists(path) or (text.count("/") == 1 and path.parent.is_dir())
+    except (OSError, ValueError, RuntimeError) as error:
+        why = inputs.reason(error) if isinstance(error, (OSError, ValueError)) else str(error).lower()
+        raise UserError(f"{flag}={source} cannot be read: {why}") from error
+    if on_disk or not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", text, re.ASCII) or text.startswith((".", "-")):
+        raise UserError(f"{flag}={source} is not a directory here: expected that of a checkpoint, or a hub id, "
+                        "OWNER/NAME")
     import huggingface_hub
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what fails is said below
@@ -81,13 +93,14 @@ def file_digest(path: str | pathlib.Path) -> str:
 
 def read_json(path: str | pathlib.Path) -> dict[str, Any]:
     """A JSON object. Raises UserError where there is none."""
-    try:
-        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): expected a JSON file of a checkpoint") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
+    return inputs.read_json(path, dict[str, Any], "the checkpoint's")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """What is read of `model.safetensors.index.json`: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 class Tensors(Mapping):
@@ -109,7 +122,10 @@ class Tensors(Mapping):
         """
         directory = pathlib.Path(directory)
         if (directory / INDEX).exists():
-            placed = read_json(directory / INDEX).get("weight_map", {})
+            placed = inputs.read_json(directory / INDEX, _Index, "the checkpoint's").weight_map
+            for name in set(placed.values()):
+                if pathlib.PurePath(name).name != name or "\0" in name:
+                    raise UserError(f"{directory / INDEX} names the file {name[:100]!r}, expected one beside it")
             for name in sorted(set(placed.values())):
                 if not (directory / name).is_file():
                     raise UserError(f"{directory / name} is missing, although {INDEX} names it: copy or download the "
@@ -128,8 +144,15 @@ class Tensors(Mapping):
                 raise UserError(f"{directory / shard} lacks the tensor {name}, although {INDEX} says it is there: copy "
                                 "or download the whole checkpoint again")
         slices = {name: shards[shard].get_slice(name) for name, shard in placed.items()}
-        return cls({name: tuple(s.get_shape()) for name, s in slices.items()},
-                   lambda name, index: shards[placed[name]].get_tensor(name) if index == () else slices[name][index],
+
+        def read(name: str, index: tuple[slice, ...]) -> np.ndarray:
+            try:
+                return shards[placed[name]].get_tensor(name) if index == () else slices[name][index]
+            except Exception as error:  # of a dtype that NumPy does not have, ...
+                raise UserError(f"{directory / placed[name]} holds the tensor {name}, which cannot be read ({error})"
+                                ) from error
+
+        return cls({name: tuple(s.get_shape()) for name, s in slices.items()}, read,
                    lambda name: str(directory / placed.get(name, "")))
 
     @classmethod
@@ -175,7 +198,7 @@ def _open(path: pathlib.Path):
     """`safetensors.safe_open` after a look at the file, so that what is wrong can be said."""
     import safetensors
 
-    size = path.stat().st_size
+    size = inputs.stat_regular(path, "the checkpoint's").st_size
     with open(path, "rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
@@ -186,16 +209,23 @@ def _open(path: pathlib.Path):
                 header = json.loads(file.read(length))
                 expected = 8 + length + max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"),
                                             default=0)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                expected = size
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                expected = size  # the library says what is wrong
         else:
             expected = 8 + length
     if size < expected:
         raise UserError(f"{path} is cut off: found {size} bytes, expected {expected}: copy or download it again")
     try:
         return safetensors.safe_open(path, "numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a safetensors file ({error}): copy or download it again") from error
+    except Exception as error:  # its own, the system's
+        raise UserError(f"{path} is not a safetensors file ({str(error)[:100]}): copy or download it again") from error
+
+
+def check_new(directory: pathlib.Path, flag: str) -> None:
+    """Raises UserError unless a directory is empty, or can be made."""
+    check_directory(directory, flag)
+    if directory.is_dir() and any(directory.iterdir()):
+        raise UserError(f"{flag}={directory} is not empty: choose another directory")
 
 
 @contextlib.contextmanager
@@ -211,10 +241,8 @@ def writing(directory: pathlib.Path, flag: str) -> Iterator[None]:
     """
     import safetensors
 
+    check_new(directory, flag)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            if any(directory.iterdir()):
-                raise UserError(f"{flag}={directory} is not empty: choose another directory")
         yield
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{flag}={directory} cannot be written ({error}): choose another directory") from error

@@ -5,6 +5,7 @@ the states of T5 by cross-attention. The melody models read a prefix: the chroma
 a source that is dropped stays in the prefix as empty slots.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import parameters
+from autosong_jax.pretrained import parameters, shapes
 from autosong_jax.pretrained.files import Tensors
 from autosong_jax.pretrained.parameters import Recipe
 
@@ -42,7 +44,10 @@ def model_config(released: Mapping[str, Any], codec: Mapping[str, Any]) -> ml_co
     """
     from configs import default
 
-    decoder = released["decoder"]
+    decoder = dataclasses.asdict(inputs.check(released["decoder"], shapes.Decoder, "config.json of the decoder"))
+    if decoder["hidden_size"] % (2 * decoder["num_attention_heads"]):
+        raise UserError(f"config.json says hidden_size {decoder['hidden_size']} of the decoder, expected an even width "
+                        f"for each of its {decoder['num_attention_heads']} heads")
     _expect(decoder, {"scale_embedding": (False,), "activation_function": ("gelu", "relu"),
                       "audio_channels": (codec["channels"],), "num_codebooks": (codec["num_codebooks"],),
                       "vocab_size": (codec["codebook_size"],)})
@@ -68,12 +73,15 @@ def model_config(released: Mapping[str, Any], codec: Mapping[str, Any]) -> ml_co
 
 def _make_masked(config: ml_collections.ConfigDict, released: Mapping[str, Any], frame_rate: float) -> None:
     """What MAGNeT has besides, with its own defaults of sampling."""
+    parts = ("seconds", "span_length", "subcodes_context", "sampling")
+    inputs.check({name: released[name] for name in parts}, shapes.Masked, "the training config")
     config.model.update(pattern="parallel", delays=())
     config.data.seconds = float(released["seconds"])
     context = max(released["subcodes_context"], 0)  # -1 is the whole song
     config.objective.update(name="masked_spans", span_length=released["span_length"],
                             context_ms=1000.0 * context / frame_rate)
     defaults = released["sampling"]
+    _expect(defaults, {"span_scoring": ("max", "prod"), "span_arrangement": ("nonoverlap", "stride1")})
     config.sampling.masked.update(
         steps=tuple(defaults["decoding_steps"]), temperature=float(defaults["temp"]), top_k=defaults["top_k"],
         top_p=float(defaults["top_p"]), cfg_scale=float(defaults["max_cfg_coef"]),

@@ -8,11 +8,12 @@ from typing import Any
 import ml_collections
 
 from autosong_jax import config as config_file
+from autosong_jax import inputs
 from autosong_jax.data import tokenizer
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, held_in
 from autosong_jax.parallel.sharding import make_mesh, tree_shardings
-from autosong_jax.pretrained import audiocraft, files, musicgen
+from autosong_jax.pretrained import audiocraft, files, musicgen, shapes
 from autosong_jax.pretrained import text as frozen_text
 from autosong_jax.pretrained.encodec import EncodecCodec
 from autosong_jax.pretrained.files import Tensors
@@ -59,6 +60,8 @@ class Released:
 
 def locate(source: str | pathlib.Path, flag: str) -> pathlib.Path:
     """`files.locate` of any model that sings: of a repository without `config.json`, the pickles are fetched."""
+    if "/" not in str(source) and not pathlib.Path(source).is_dir():
+        raise UserError(f"{flag}={source} does not exist: expected the directory of a model, or a hub id, OWNER/NAME")
     directory = files.locate(source, flag)
     if (directory / "config.json").exists():
         return directory
@@ -90,14 +93,14 @@ def read(source: str, flag: str = "--source", text_encoder: str | None = None) -
         return _read_audiocraft(directory, text_encoder)
     settings = files.read_json(path)
     kind, known = settings.get("model_type"), (musicgen.CROSS, musicgen.PREFIX)
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         expected = ", ".join(known) if flag == "--source" else f"{', '.join(known)}, or a workdir"
         raise UserError(f"{path} is of a model of type {kind!r}, expected one of {expected}")
     if text_encoder is not None:
         raise UserError(f"--text_encoder={text_encoder}: {directory} holds its own; leave it out")
-    for part in ("decoder", "audio_encoder", "text_encoder"):
-        if not isinstance(settings.get(part), dict):
-            raise UserError(f"{path} says nothing of {part}: expected the config of a whole MusicGen")
+    shape = inputs.check(settings, shapes.MusicGen, str(path))
+    if kind == musicgen.PREFIX and shape.chroma_length is None:
+        raise UserError(f"{path} lacks chroma_length")
     tensors = Tensors.open(directory)
     codec = EncodecCodec(settings["audio_encoder"], tensors.under("audio_encoder."), stereo=_is_stereo(settings))
     text = FrozenTextEncoder(settings["text_encoder"], tensors.under("text_encoder."), tokenizer.find(directory),
@@ -114,7 +117,8 @@ def _read_audiocraft(directory: pathlib.Path, text_encoder: str | None) -> Relea
     settings = audiocraft.settings(metadata, path)
     codec = audiocraft.read_codec(directory / audiocraft.COMPRESSION, stereo=_is_stereo(settings))
     name = text_encoder or settings["text_encoder_name"]
-    text = FrozenTextEncoder.open(files.locate(name, "--text_encoder"), f"t5:{name}")
+    of = "--text_encoder" if text_encoder else f"{path} wants a text encoder, which convert takes by --text_encoder; it"
+    text = FrozenTextEncoder.open(files.locate(name, of), f"t5:{name}")
     config = musicgen.model_config(settings, codec.description)
     return Released(config, codec, text, audiocraft.standard_names(tensors))
 

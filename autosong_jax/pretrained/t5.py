@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from autosong_jax import inputs
 from autosong_jax.models.frozen import ACTIVATIONS
 from autosong_jax.models.t5 import T5Config
+from autosong_jax.pretrained import shapes
 from autosong_jax.pretrained.files import Tensors
 from autosong_jax.pretrained.parameters import Recipe
 
@@ -13,21 +15,25 @@ IGNORED = r"^(decoder|lm_head|classification_head|classifier)\.|^encoder\.embed_
 
 
 def read_config(config: Mapping[str, Any]) -> T5Config:
-    """From a `config.json`. Raises KeyError for a size that it lacks, ValueError for an activation that is unknown."""
-    default = "relu" if config["model_type"] == "t5" else "gated-gelu"
-    gate, _, activation = config.get("feed_forward_proj", default).rpartition("-")
+    """From a `config.json`.
+
+    Raises:
+      UserError: a size is missing or out of range.
+      ValueError: for an activation that is unknown.
+    """
+    shape = inputs.check(dict(config), shapes.T5, "the text encoder's config.json")
+    default = "relu" if shape.model_type == "t5" else "gated-gelu"
+    gate, _, activation = (shape.feed_forward_proj or default).rpartition("-")
     if activation not in ACTIVATIONS or gate not in ("", "gated"):
-        raise ValueError(f"feed_forward_proj {config['feed_forward_proj']!r}, expected gated-ACTIVATION or ACTIVATION, "
+        raise ValueError(f"feed_forward_proj {shape.feed_forward_proj!r}, expected gated-ACTIVATION or ACTIVATION, "
                          f"which is one of {', '.join(ACTIVATIONS)}")
     if gate and activation == "gelu":
         activation = "gelu_new"  # the released configs mean the approximation by it
     return T5Config(
-        vocab_size=config["vocab_size"], width=config["d_model"], heads=config["num_heads"], head_width=config["d_kv"],
-        layers=config["num_layers"], mlp_width=config["d_ff"],
-        buckets=config.get("relative_attention_num_buckets", 32),
-        max_distance=config.get("relative_attention_max_distance", 128),
-        shared_bias=config["model_type"] != "umt5", activation=activation, gated=bool(gate),
-        epsilon=config.get("layer_norm_epsilon", 1e-6))
+        vocab_size=shape.vocab_size, width=shape.d_model, heads=shape.num_heads, head_width=shape.d_kv,
+        layers=shape.num_layers, mlp_width=shape.d_ff, buckets=shape.relative_attention_num_buckets,
+        max_distance=shape.relative_attention_max_distance, shared_bias=shape.model_type != "umt5",
+        activation=activation, gated=bool(gate), epsilon=shape.layer_norm_epsilon)
 
 
 def standard_names(tensors: Tensors) -> Tensors:

@@ -90,13 +90,14 @@ class FrozenTextEncoder:
           UserError: the config is of another kind of model, or the tensors or the tokenizer do not fit it.
         """
         path, kind = f"{tensors.origin('')}/config.json", config.get("model_type")
-        if kind not in _MODELS:
+        if not isinstance(kind, str) or kind not in _MODELS:
             raise UserError(f"{path} is of a model of type {kind!r}, expected one of {', '.join(_MODELS)}")
-        self.tokenizer = Tokenizer.load(tokenizer_file, config.get("max_position_embeddings"))
+        positions = config.get("max_position_embeddings")
+        if positions is not None and (not isinstance(positions, int) or not 4 <= positions <= 2**20):
+            raise UserError(f"{path} has max_position_embeddings {positions!r}: expected 4 to {2**20}")
+        self.tokenizer = Tokenizer.load(tokenizer_file, positions)
         try:
             model = _MODELS[kind](config, self.tokenizer)
-        except KeyError as error:
-            raise UserError(f"{path} lacks {error}, which that of a {kind} model has: copy it again") from error
         except ValueError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
         self._config, self._model = dict(config), model

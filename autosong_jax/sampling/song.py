@@ -5,7 +5,6 @@ Letters: B songs, T frames, K codebooks, V codebook size, L length of a source.
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from jax import Array
 
 from autosong_jax import config as config_file
 from autosong_jax.audio.codec import Codec, load_codec
+from autosong_jax.audio.description import CodecInfo
 from autosong_jax.cli import progress
 from autosong_jax.codebooks.patterns import Pattern, get_pattern
 from autosong_jax.data.text import TextEncoder, TextEncoderInfo, rebuild_text_encoder
@@ -52,7 +52,7 @@ class Singer:
       config: of the run.
       text: which text encoder it was trained with.
       model: `unstacked`.
-      facts: what `codec.json` says.
+      facts: the fields of the codec's `CodecInfo`.
       load_codec, load_text_encoder: give them; called when they are first needed.
     """
 
@@ -196,7 +196,8 @@ class Singer:
                             f"{len(prompt) / self.frame_rate:.2f} s")
         draft = Draft.begin([prompt] * len(seeds), total, len(prompt))
         if "masked_spans" not in self._windows:
-            self._want_masked(leader=leader, rescorer=rescorer, hybrid_seconds=options.hybrid_seconds)
+            self._want_masked(leader=leader, rescorer=rescorer, hybrid_seconds=options.hybrid_seconds,
+                              steps=options.steps, rescore_weight=options.rescore_weight)
             return self._fill(draft, sources, seeds, options, show_progress)
         lead = min(round(options.lead_seconds(self.config.sampling.masked) * self.frame_rate), total)
         if leader is not None and lead <= len(prompt):
@@ -269,7 +270,7 @@ class Singer:
 
     def _want_masked(self, **wanted: Any) -> None:
         """Raises UserError if anything is wanted of a model that can only sing step by step."""
-        asked = [name for name, value in wanted.items() if value]
+        asked = [name for name, value in wanted.items() if value is not None and value is not False]
         if asked and "masked_spans" not in self._windows:
             raise UserError(f"{asked[0]}: this model sings step by step; expected one that was trained to fill in "
                             "(objective masked_spans or both)")
@@ -364,7 +365,7 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
 def _load_released(model: released.Released) -> Singer:
     graph, params = model.load(compute_dtype(model.config.model.dtype))
     return Singer(model.config, model.text.info, nnx.merge(graph, params).unstacked(consume=True),
-                  model.codec.description, lambda: model.codec, lambda: model.text)
+                  CodecInfo.of(model.codec.description).facts(), lambda: model.codec, lambda: model.text)
 
 
 def parts_of(workdir: pathlib.Path, text: TextEncoderInfo) -> dict[str, Any]:
@@ -377,13 +378,8 @@ def parts_of(workdir: pathlib.Path, text: TextEncoderInfo) -> dict[str, Any]:
 
 
 def read_codec_facts(directory: pathlib.Path) -> dict[str, Any]:
-    """What `codec.json` says. Raises UserError where there is none."""
-    path = directory / "codec.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} does not describe a codec ({error}): expected a workdir that "
-                        "`python -m autosong_jax.train` wrote") from error
+    """The fields of the `CodecInfo` of a codec's directory. Raises UserError where there is none."""
+    return CodecInfo.load(directory).facts()
 
 
 def window_pattern(config: ml_collections.ConfigDict, codec: Mapping[str, Any]) -> Pattern:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from autosong_jax.audio.codec import load_codec
+from autosong_jax.audio.description import CodecInfo
 from autosong_jax.audio.melrvq import MelRVQ
 from autosong_jax.errors import UserError
 
@@ -44,7 +45,8 @@ def test_no_codec(tmp_path, text):
 
 
 def test_encodec_without_its_files(tmp_path):
-    (tmp_path / "codec.json").write_text('{"name": "encodec"}')
+    facts = CodecInfo("encodec", 24000, 1, 75.0, 2, 1024, "0" * 16).facts()
+    (tmp_path / "codec.json").write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         load_codec(tmp_path)
 

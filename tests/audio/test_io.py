@@ -1,5 +1,8 @@
 """Audio files: every format, mixing, resampling, and files that cannot be used."""
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -58,7 +61,7 @@ def test_unusable_files_are_named(tmp_path):
     (tmp_path / "text.wav").write_text("no audio at all " * 100)
     (tmp_path / "bytes.wav").write_bytes(b"")
     reasons = {"none.wav": "no samples", "nan.wav": "NaN", "cut.flac": "not readable", "cut.mp3": "ends early",
-               "text.wav": "not readable", "bytes.wav": "not readable", "away.wav": "missing"}
+               "text.wav": "not readable", "bytes.wav": "not readable", "away.wav": "does not exist"}
     for name, reason in reasons.items():
         with pytest.raises(UserError, match=reason) as error:
             io.read(tmp_path / name)
@@ -72,6 +75,40 @@ def test_write_clips_and_counts(tmp_path, suffix):
     assert io.write(path, audio, 8000) == 2
     assert soundfile.info(path).subtype == "PCM_16"
     np.testing.assert_allclose(io.read(path)[0], np.clip(audio, -1, 1), atol=1e-4)
+
+
+def test_recordings_at_rates_that_nobody_records_at_are_refused(tmp_path):
+    path = tmp_path / "song.wav"
+    for rate in (1, 2**30):
+        soundfile.write(path, np.zeros(8000), rate)
+        with pytest.raises(UserError, match=f"has {rate} samples a second, expected 100 to 768000"):
+            io.read(path, 16000)
+
+
+def test_what_would_take_the_memory_is_refused_by_its_header(tmp_path, monkeypatch):
+    io.write(tmp_path / "song.wav", tone(8000), 8000)
+    monkeypatch.setattr(io, "_LARGEST", 8000 * 4 * 2)
+    io.read(tmp_path / "song.wav", 16000)
+    with pytest.raises(UserError, match=r"lasts 1 s, .* cut it"):
+        io.read(tmp_path / "song.wav", 16000, 2)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "song.wav")
+    for path in (tmp_path / "song.wav", "/dev/zero", tmp_path):
+        with pytest.raises(UserError, match="expected a file"):
+            io.read(path)
+
+
+def test_libraries_write_nothing_to_the_terminal_by_themselves(tmp_path, capfd):
+    noise = np.random.default_rng(0).bytes(20_000)
+    soundfile.write(tmp_path / "song.mp3", 0.3 * tone(44100)[0], 44100)
+    data = (tmp_path / "song.mp3").read_bytes()
+    for number, damaged in enumerate((data[:3000] + noise, noise + data, data[:-700], b"ID3" + noise)):
+        (tmp_path / f"{number}.mp3").write_bytes(damaged)
+        with contextlib.suppress(UserError):
+            io.read(tmp_path / f"{number}.mp3")
+    assert capfd.readouterr().err == ""
 
 
 def test_write_takes_channels_and_plain_samples(tmp_path):

@@ -50,7 +50,8 @@ def write_dataset(tmp_path):
     def write(splits: dict[str, list[list[dict]]], text: TextEncoderInfo = IDS):
         directory = tmp_path / "dataset"
         (directory / "codec").mkdir(parents=True)
-        codec = {"name": "melrvq", "num_codebooks": NUM_CODEBOOKS, "codebook_size": CODEBOOK_SIZE, "frame_rate": 50.0}
+        codec = {"name": "melrvq", "num_codebooks": NUM_CODEBOOKS, "codebook_size": CODEBOOK_SIZE, "frame_rate": 50.0,
+                 "sample_rate": 16000, "channels": 1}
         (directory / "codec" / "codec.json").write_text(json.dumps(codec))
         features = schema.song_features(NUM_CODEBOOKS, text)
         shard_lengths = {

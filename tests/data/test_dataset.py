@@ -276,10 +276,10 @@ def test_parts_that_contradict_each_other(directory):
     with pytest.raises(UserError, match="have 3 codebooks, but its codec has 4: export the songs again"):
         SongDataset(directory, "train")
     path.write_text(json.dumps({"name": "melrvq"}))
-    with pytest.raises(UserError, match=r"codec.json lacks codebook_size, frame_rate, num_codebooks"):
+    with pytest.raises(UserError, match=r"codec.json lacks sample_rate"):
         SongDataset(directory, "train")
     path.unlink()
-    with pytest.raises(UserError, match=r"codec.json does not describe a codec .*export the songs again"):
+    with pytest.raises(UserError, match=r"codec.json cannot be read: it does not exist"):
         SongDataset(directory, "train")
     path.write_text(json.dumps(codec))
     first, _, third = sorted(directory.glob("autosong-train*"))

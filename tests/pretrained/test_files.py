@@ -120,7 +120,7 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch, tmp_path):
 
 
 def test_a_hub_id_that_is_none():
-    with pytest.raises(UserError, match="could not be fetched"):
+    with pytest.raises(UserError, match="is not a directory here"):
         files.locate("what is this?", "--source")
 
 
