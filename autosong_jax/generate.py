@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from autosong_jax import cli, compiled
+from autosong_jax import cli, compiled, inputs
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
+AT_ONCE = 64  # songs that are made together, whatever is asked for
+MAX_SONGS = 10_000  # of one command
+MAX_STEPS = 10_000  # passes of a codebook
 
 
 def define_flags() -> None:
@@ -58,10 +61,15 @@ def define_flags() -> None:
 def main() -> None:
     if not (FLAGS.output or FLAGS.codes_output):
         raise UserError("nothing to write: give --output=song.wav or --codes_output=codes.npy, or both")
-    cli.check_output(FLAGS.output, (".wav", ".flac"))
-    cli.check_output(FLAGS.codes_output, (".npy",))
+    read = [*FLAGS.lyrics, *FLAGS.edit, FLAGS.prompt_audio, FLAGS.melody]
+    cli.check_output(FLAGS.output, (".wav", ".flac"), inputs=read)
+    cli.check_output(FLAGS.codes_output, (".npy",), "codes_output", inputs=read)
     _check_edit()
+    scales, steps = _scales(FLAGS.cfg_scales), _steps(FLAGS.steps)
+    count = _count()
     songs = _conditions()
+    for path in filter(None, (*FLAGS.edit, FLAGS.prompt_audio, FLAGS.melody)):
+        inputs.stat_regular(path, "audio file")
     compiled.keep()
 
     import autosong_jax
@@ -75,61 +83,86 @@ def main() -> None:
     if FLAGS.melody:
         melody = io.read(FLAGS.melody, singer.codec.sample_rate, 1)[0]
         songs = [song | {"chroma": melody} for song in songs]
-    helpers = {name: singer.helper(other, songs) for name, other in helpers.items()}
     options = SamplingOptions(
         duration=FLAGS.duration, temperature=0.0 if FLAGS.greedy else FLAGS.temperature, top_k=FLAGS.top_k,
-        top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=_scales(FLAGS.cfg_scales), steps=_steps(FLAGS.steps),
+        top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=scales, steps=steps,
         hybrid_seconds=FLAGS.hybrid_seconds, rescore_weight=FLAGS.rescore_weight)
-    sources, seeds = singer.encode_conditions(songs), range(FLAGS.seed, FLAGS.seed + len(songs))
     if FLAGS.edit:
         codes, given = timeline([_clip(path, singer) for path in FLAGS.edit], singer.frame_rate, spans=_spans(),
                                 before=FLAGS.before, between=FLAGS.between, after=FLAGS.after)
-        all_codes = singer.resing(sources, seeds, codes, given, show_progress=True, options=options, **helpers)
     else:
         prompt = _clip(FLAGS.prompt_audio, singer) if FLAGS.prompt_audio else None
-        all_codes = singer.sing(sources, seeds, prompt=prompt, show_progress=True, options=options, **helpers)
-    for i, codes in enumerate(all_codes):
-        seconds = len(codes) / singer.frame_rate
-        if FLAGS.codes_output:
-            path = _numbered(FLAGS.codes_output, i, len(songs))
-            np.save(path, codes)
-            print(f"{path}: {len(codes)} frames ({seconds:.2f} s)")
-        if FLAGS.output:
-            path = _numbered(FLAGS.output, i, len(songs))
-            clipped = io.write(path, singer.codec.decode(codes), singer.codec.sample_rate)
-            print(f"{path}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
+    for first in range(0, count, AT_ONCE):
+        some = [songs[i // FLAGS.num_samples] for i in range(first, min(first + AT_ONCE, count))]
+        sources, seeds = singer.encode_conditions(some), range(FLAGS.seed + first, FLAGS.seed + first + len(some))
+        making = {"show_progress": True, "options": options,
+                  **{name: singer.helper(other, some) for name, other in helpers.items()}}
+        made = (singer.resing(sources, seeds, codes, given, **making) if FLAGS.edit else
+                singer.sing(sources, seeds, prompt=prompt, **making))
+        for i, song in enumerate(made, start=first):
+            _write(song, singer, i, count)
+
+
+def _write(codes: np.ndarray, singer, i: int, count: int) -> None:
+    """Writes song `i` of `count`, and says so."""
+    from autosong_jax.audio import io
+
+    seconds = len(codes) / singer.frame_rate
+    if FLAGS.codes_output:
+        path = _numbered(FLAGS.codes_output, i, count)
+        np.save(path, codes)
+        cli.say(f"{path}: {len(codes)} frames ({seconds:.2f} s)")
+    if FLAGS.output:
+        path = _numbered(FLAGS.output, i, count)
+        clipped = io.write(path, singer.codec.decode(codes), singer.codec.sample_rate)
+        cli.say(f"{path}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
+
+
+def _count() -> int:
+    """How many songs are asked for. Raises UserError where they are more than anybody waits for."""
+    count = max(len(FLAGS.lyrics), 1) * FLAGS.num_samples
+    if count > MAX_SONGS:
+        raise UserError(f"--num_samples={FLAGS.num_samples} of {max(len(FLAGS.lyrics), 1)} songs: expected at most "
+                        f"{MAX_SONGS} in all")
+    if FLAGS.seed + count > 2**32:
+        raise UserError(f"--seed={FLAGS.seed} of the first of {count} songs: expected that of the last to be at most "
+                        f"{2**32 - 1}")
+    return count
 
 
 def _conditions() -> list[dict[str, Any]]:
-    """The texts of each song to make."""
+    """The texts of each song to make, of which there may be several samples."""
     shared = {"genre": FLAGS.genre, "description": FLAGS.text}
     shared = {name: text for name, text in shared.items() if text is not None}
-    songs = [{"lyrics": _read(path)} | shared for path in FLAGS.lyrics] or [shared]
-    return [song for song in songs for _ in range(FLAGS.num_samples)]
+    return [{"lyrics": _read(path)} | shared for path in FLAGS.lyrics] or [shared]
 
 
 def _read(path: str) -> str:
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--lyrics={path} cannot be read ({error}): expected a text file in UTF-8") from error
-    if not re.sub(r"\[.*?\]", "", text).strip():
+    text = inputs.read_text(path, "--lyrics")
+    if not re.sub(r"\[[^\[\]]*\]", "", text).strip():
         cli.log.warning("--lyrics=%s holds no words to sing", path)
     return text
 
 
 def _scales(items: list[str]) -> dict[str, float]:
     try:
-        return {name: float(scale) for name, scale in (item.split("=") for item in items)}
+        pairs = [(name, float(scale)) for name, scale in (item.split("=") for item in items)]
+        if len(dict(pairs)) < len(pairs) or not np.isfinite([scale for _, scale in pairs]).all():
+            raise ValueError("a source twice, or a scale that is no number")
     except ValueError:
-        raise UserError(f"--cfg_scales={','.join(items)}: expected SOURCE=SCALE,...") from None
+        raise UserError(f"--cfg_scales={','.join(items)}: expected SOURCE=SCALE,... with each source once") from None
+    return dict(pairs)
 
 
 def _steps(items: list[str] | None) -> list[int] | None:
     try:
-        return None if items is None else [int(item) for item in items]
+        steps = None if items is None else [int(item) for item in items]
+        if steps is not None and not (steps and 1 <= min(steps) <= max(steps) <= MAX_STEPS):
+            raise ValueError("none, or out of range")
     except ValueError:
-        raise UserError(f"--steps={','.join(items)}: expected a number of passes for each codebook") from None
+        raise UserError(f"--steps={','.join(items)}: expected for each codebook a number of passes from 1 to "
+                        f"{MAX_STEPS}") from None
+    return steps
 
 
 def _spans() -> list[tuple[float, float]]:
@@ -139,6 +172,11 @@ def _spans() -> list[tuple[float, float]]:
 def _check_edit() -> None:
     """Raises UserError where the flags of edits do not go together."""
     starts, stops = FLAGS["from"].value, FLAGS.to
+    for name in ("temperature", "top_k", "top_p"):
+        if FLAGS.greedy and FLAGS[name].value is not None:
+            raise UserError(f"--{name} with --greedy, which takes the most probable code: expected one of them")
+    if FLAGS.rescore_weight is not None and not FLAGS.rescorer:
+        raise UserError(f"--rescore_weight={FLAGS.rescore_weight:g} without --rescorer: it is the weight of that model")
     if len(starts) != len(stops):
         raise UserError(f"{len(starts)} --from and {len(stops)} --to: expected one --to for each --from")
     if not FLAGS.edit and (starts or FLAGS.before or FLAGS.between or FLAGS.after):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autosong_jax.errors import UserError
+from autosong_jax.sampling.options import MAX_SECONDS
 
 
 def timeline(clips: Sequence[np.ndarray], frame_rate: float, *, spans: Sequence[tuple[float, float]] = (),
@@ -29,8 +30,8 @@ def timeline(clips: Sequence[np.ndarray], frame_rate: float, *, spans: Sequence[
       UserError: a span is empty, outside the row or overlaps another; a time is negative; or there is nothing to make.
     """
     for name, seconds in [("before", before), ("between", between), ("after", after)]:
-        if not 0 <= seconds < math.inf:
-            raise UserError(f"{seconds} s {name} a clip: expected at least 0")
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise UserError(f"{seconds} s {name} a clip: expected at least 0, and at most {MAX_SECONDS}")
     gap = np.zeros((round(between * frame_rate), clips[0].shape[1]), np.int32)
     pieces = [piece for clip in clips for piece in (gap, clip)][1:]
     codes = np.concatenate(pieces).astype(np.int32)

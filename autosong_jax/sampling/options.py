@@ -12,6 +12,8 @@ from autosong_jax.errors import UserError
 from autosong_jax.sampling.masked import Plan
 from autosong_jax.sampling.tokens import Choice
 
+MAX_SECONDS = 6 * 3600  # of a song: its audio is made in one piece, and takes a few GiB then
+
 
 @dataclasses.dataclass(frozen=True)
 class Song:
@@ -78,8 +80,8 @@ class SamplingOptions:
         """How long songs are to be, in frames. Raises UserError for a duration that is none."""
         if self.duration is None:
             return window
-        if not 0 < self.duration < math.inf:
-            raise UserError(f"duration {self.duration}: expected more than 0 s")
+        if not 0 < self.duration <= MAX_SECONDS:
+            raise UserError(f"duration {self.duration}: expected more than 0 s, and at most {MAX_SECONDS}")
         return round(self.duration * frame_rate)
 
     def plan(self, config: ml_collections.ConfigDict, num_codebooks: int) -> Plan:
@@ -93,8 +95,8 @@ class SamplingOptions:
     def lead_seconds(self, defaults: ml_collections.ConfigDict) -> float:
         """What is sung step by step before the rest is filled in. Raises UserError where that means nothing."""
         seconds = self._pick("hybrid_seconds", defaults)
-        if not 0 <= seconds < float("inf"):
-            raise UserError(f"hybrid_seconds {seconds}: expected at least 0")
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise UserError(f"hybrid_seconds {seconds}: expected at least 0, and at most {MAX_SECONDS}")
         return seconds
 
     def weight(self, defaults: ml_collections.ConfigDict) -> float:

@@ -32,8 +32,10 @@ from autosong_jax.training.trainable import Parameters, combine, partition
 
 T = TypeVar("T")
 
-# Orbax logs the traceback of every failure, from several threads, before it raises it; here all of them become errors.
-logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
+# Orbax logs every failure, from several threads and with its traceback, before it raises it, and its event loop those
+# of the tasks beside the first that failed; here all of them become errors.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
 class Checkpoints:

@@ -8,6 +8,9 @@ import google_crc32c
 import jax
 import numpy as np
 
+from autosong_jax import inputs
+from autosong_jax.errors import UserError
+
 _NAME = "digests.json"
 _BLOCK = 1 << 20  # bytes
 
@@ -39,17 +42,22 @@ def find_damage(directory: pathlib.Path,
     damage = None
     if are_known(directory):
         try:
-            digests = json.loads((directory / _NAME).read_text(encoding="utf-8"))
+            digests = inputs.read_json(directory / _NAME, dict[str, tuple[int, int]], "the checksums")
             items = choose({name.partition("/")[0] for name in digests})
             names = [name for name in digests if name.partition("/")[0] in items]
             for name in sorted(names)[jax.process_index() :: jax.process_count()]:
                 if not (directory / name).is_file():
                     damage = f"{name} is missing"
-                elif _digest(directory / name) != digests[name]:
+                elif _digest(directory / name) != list(digests[name]):
                     damage = f"{name} differs from its checksum"
                 if damage:
                     break
-        except (OSError, ValueError, AttributeError) as error:
+            # Of what is not read, the size alone: a checkpoint that was cut off while it was copied is none to sing
+            # from, even if that part of it is whole.
+            for name in digests.keys() - set(names):
+                if not damage and (path := directory / name).is_file() and path.stat().st_size != digests[name][0]:
+                    damage = f"{name} is cut off"
+        except (OSError, ValueError, UserError) as error:
             damage = f"{_NAME} or what it lists cannot be read ({error})"
     if jax.process_count() == 1:
         return damage

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
 import signal
 import time
@@ -94,6 +95,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
         return build_model(config, dataset.codec, dataset.text, rngs=rngs)
 
     trainer = make_trainer(config, create_model, pattern, mesh)
+    _check_memory(trainer)
     if config.train.sample_every and "masked_spans" in trainer.objectives:
         DEFAULTS.plan(config, dataset.codec["num_codebooks"])  # wrong, it would stop the run at the first samples
     if base:
@@ -316,3 +318,13 @@ def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         raise UserError(f"train.checkpoint_every {config.train.checkpoint_every}: expected a multiple of "
                         f"train.log_every {config.train.log_every}")
     check_batch(config, mesh)
+
+
+def _check_memory(trainer: Trainer) -> None:
+    """Raises UserError where a CPU's machine cannot hold the parameters and what training keeps of them."""
+    kept = 4 * 4 * count(trainer.abstract.params)  # weights, gradients and AdamW's two moments, float32
+    known = "SC_PHYS_PAGES" in os.sysconf_names
+    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
+    if jax.default_backend() == "cpu" and kept > room:
+        raise UserError(f"the model has {count(trainer.abstract.params):,} parameters, which take {kept / 2**30:.0f} "
+                        f"GiB to train, but this machine has {room / 2**30:.0f}: `--plan` says where it fits")

@@ -9,7 +9,7 @@ import ml_collections
 
 from autosong_jax import config as config_file
 from autosong_jax.data.dataset import SongDataset
-from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.data.text import DIRECTORY, INFO_FILE, TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sampling.song import read_codec_facts
 from autosong_jax.training.checkpoints import is_exported
@@ -26,6 +26,7 @@ def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workd
         raise UserError(f"{workdir} holds an exported model: start from it with --config.init.workdir={workdir} and "
                         "choose another --workdir")
     if not (workdir / "config.json").exists():
+        _check_nobody_elses(workdir)
         return
     old = config_file.load(workdir / "config.json")
     checks = {"text encoder": same_text_encoder(TextEncoderInfo.load(workdir), dataset.text),
@@ -40,6 +41,17 @@ def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workd
         if not same:
             raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
                             "--workdir")
+
+
+def _check_nobody_elses(workdir: pathlib.Path) -> None:
+    """Raises UserError if a directory without a run holds more than the beginning of one, or what a shell put there."""
+    known = ("config.tmp", INFO_FILE, "codec", DIRECTORY, "checkpoints", "frozen", "samples", "metrics.jsonl",
+             "tensorboard")
+    for path in sorted(workdir.iterdir()) if workdir.is_dir() else ():
+        if path.name not in known and not path.name.startswith(".") and path.suffix not in (
+                ".log", ".out", ".err"):
+            raise UserError(f"--workdir={workdir} holds {path.name} and no run: expected a new or empty directory, or "
+                            "that of a run to go on with")
 
 
 def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
