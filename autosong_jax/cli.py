@@ -1,5 +1,6 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -130,7 +131,8 @@ def check_output(path: str | None, suffixes: Sequence[str], flag: str = "output"
     try:
         if not output.parent.is_dir():
             raise UserError(f"{flag} {path}: there is no directory {output.parent}; make it first")
-        output.with_name(f".unfinished-00000{output.name}").exists()  # the longest name that it has on the way
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(output.with_name(f".unfinished-00000{output.name}"))  # the longest name that it has on the way
         if output.is_dir():
             raise UserError(f"{flag} {path} is a directory: expected the name of a file")
         if os.path.lexists(output) and not output.is_file():
@@ -147,6 +149,8 @@ def check_output(path: str | None, suffixes: Sequence[str], flag: str = "output"
 def check_directory(path: pathlib.Path, flag: str) -> None:
     """Raises UserError unless `path` is a directory that can be written to, or can become one."""
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)
         known = path.absolute()
         while not os.path.lexists(known):
             known = known.parent

@@ -140,6 +140,9 @@ def check(config: ml_collections.ConfigDict, where: str = "the config") -> ml_co
 def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
     """Fields that mean nothing beside others, and why."""
     model, objective = config.model, config.objective.name
+    for axis, size in config.mesh.items():
+        if not size:
+            yield f"mesh.{axis} 0", "expected at least 1 device, or -1 for all that are left"
     if model.width % (2 * model.heads):
         yield f"model.width {model.width}", f"expected an even width for each of the {model.heads} model.heads"
     if objective == "masked_spans" and model.pattern != "parallel":

@@ -100,7 +100,7 @@ def _all(kinds: list[str], work: pathlib.Path, fixtures: pathlib.Path) -> int:
         tasks = [pool.submit(run, i) for i in range(FLAGS.cases)]
         for done in concurrent.futures.as_completed(tasks):
             kind, number, outcome = done.result()
-            counts[kind][outcome.verdict.partition(" in the working")[0]] += 1
+            counts[kind][outcome.verdict.partition(" where nothing")[0]] += 1
             if outcome.verdict != "well":
                 last = (outcome.stderr.strip().splitlines() or [""])[-1]
                 cli.say(f"{outcome.verdict} ({outcome.seconds:.0f} s, {outcome.memory} MiB): {last[:160]}\n    "

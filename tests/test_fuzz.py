@@ -27,8 +27,8 @@ def main():
     if what == "work":
         while True: pass
     if what == "take": _ = b"x" * 2**30; time.sleep(60)
-    if what == "touch": pathlib.Path("given/file").write_text("other")
-    if what == "stray": pathlib.Path("stray").touch()
+    if what == "touch": pathlib.Path("../given/file").write_text("other")
+    if what == "stray": pathlib.Path("../stray").touch()
     if what == "steer": print("\\x1b[2J")
     if what == "warn": print("WARNING: a library", file=sys.stderr)
     if what == "twice": print("error: one", file=sys.stderr); raise UserError("two")
@@ -37,7 +37,7 @@ def main():
     if what == "status": return 3
 """
 ENDS = {"raise": "traceback", "wait": "ended for time", "work": "ended for time", "take": "ended for memory",
-        "touch": "touched what was there", "stray": "left stray in the working directory",
+        "touch": "touched what was there", "stray": "left stray where nothing is for it",
         "steer": "control characters", "warn": "noise of libraries", "twice": "2 lines of error with status 2",
         "leave": "left a process behind", "refuse": "well", "status": "status 3", "": "taken without a word"}
 
@@ -73,3 +73,10 @@ def test_a_case_can_be_drawn_again(given, tmp_path):
         one, _ = draw(kind, 7, 0, tmp_path / "scene", given)
         other, _ = draw(kind, 7, 0, tmp_path / "scene", given)
         assert one == other
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_commands_end_as_promised(server, given, tmp_path, kind):
+    case, scene = draw(kind, 0, 0, tmp_path / "scene", given)
+    outcome = server.run(case, scene)
+    assert outcome.verdict == "well", outcome

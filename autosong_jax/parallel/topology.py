@@ -61,13 +61,13 @@ def parse_mesh(text: str, config: ml_collections.ConfigDict) -> tuple[Kind, Abst
     Raises:
       UserError: if it is no such text, or the axes do not multiply to the number of devices.
     """
-    found = re.fullmatch(r"([a-z][a-z0-9]*)(?:-(\d+))?(?::(.*))?", text.strip().lower())
+    found = re.fullmatch(r"([a-z][a-z0-9]*)(?:-(\d{1,6}))?(?::(.*))?", text.strip().lower())
     if not found or found[1] not in KINDS or not 1 <= int(found[2] or 1) <= MAX_COUNT:
         raise UserError(f"--mesh={text}: expected {WANTED}")
     sizes = {axis: config[axis] for axis in AXES}
     for item in filter(None, (found[3] or "").split(",")):
         axis, _, size = item.partition("=")
-        if axis not in sizes or not re.fullmatch(r"-1|[1-9]\d*", size):
+        if axis not in sizes or not re.fullmatch(r"-1|[1-9]\d{0,5}", size):
             raise UserError(f"--mesh={text}: {item!r} is no axis with its size, expected {WANTED}")
         sizes[axis] = int(size)
     return KINDS[found[1]], abstract_mesh(sizes, int(found[2] or 1))

@@ -215,7 +215,7 @@ def train_paths(scene: Scene) -> Case:
     """Places that are none."""
     rng = scene.rng
     name = rng.choice(("workdir", "workdir", "config.data.path", "config.init.workdir", "config"))
-    odd = damage.path(rng, scene.given, scene.take(_BYSTANDER))
+    odd = damage.path(rng, scene.made if name == "workdir" else scene.given, scene.take(_BYSTANDER))
     return _train(scene, f"--{name}={odd}")
 
 

@@ -120,7 +120,7 @@ def _wrong(case: Case, answer: dict[str, Any], stdout: str, stderr: str, touched
     if touched:
         yield "touched what was there"
     if strays:
-        yield f"left {min(strays)} in the working directory"
+        yield f"left {min(strays)} where nothing is for it"
     if status not in case.wanted:
         yield "taken without a word" if status == 0 else "refused, but it is right"
 
@@ -154,7 +154,7 @@ def main() -> None:
         file = os.open(name, mode, 0o600)
         os.dup2(file, number)
         os.close(file)
-    os.chdir(folder)
+    os.chdir(folder / "made")  # where a relative path may lead to
     limits = {resource.RLIMIT_AS: _ADDRESS_SPACE, resource.RLIMIT_FSIZE: _FILE, resource.RLIMIT_CORE: 0}
     for limit, most in limits.items():
         resource.setrlimit(limit, (most, most))

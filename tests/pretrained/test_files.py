@@ -106,6 +106,21 @@ def test_a_source_that_is_not_there(tmp_path):
     assert files.locate(str(tmp_path), "--source") == tmp_path
 
 
+def test_a_typing_error_in_a_path_is_not_asked_of_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for source in ("runs/mien", "x" * 300, "nul\0", "a/" + "x" * 300, "\x1b[2J"):
+        with pytest.raises(UserError, match=r"not a directory here|cannot be read"):
+            files.locate(source, "--workdir")
+
+
+def test_an_index_names_only_files_beside_it(tmp_path, arrays):
+    for name in ("../model.safetensors", "/dev/zero", 5):
+        (tmp_path / files.INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(UserError, match=r"expected one beside it|weight_map"):
+            Tensors.open(tmp_path)
+
+
 def test_a_hub_id_that_cannot_be_fetched(monkeypatch, tmp_path):
     import huggingface_hub
 

@@ -299,5 +299,9 @@ def test_digests_see_every_file_and_only_what_is_asked_for(tmp_path):
     (tmp_path / "b" / "d" / "x").write_bytes(b"123456780")
     assert digests.find_damage(tmp_path) == "b/d/x differs from its checksum"
     assert digests.find_damage(tmp_path, lambda items: items - {"b"}) is None
+    (tmp_path / "b" / "d" / "x").write_bytes(b"1234")
+    assert digests.find_damage(tmp_path, lambda items: items - {"b"}) == "b/d/x is cut off"
+    (tmp_path / "digests.json").write_text('{"a/d/x": "x"}')
+    assert "digests.json" in digests.find_damage(tmp_path)
     (tmp_path / "digests.json").write_text("{")
     assert "digests.json" in digests.find_damage(tmp_path)

@@ -210,6 +210,19 @@ def test_a_workdir_of_another_model_is_refused_and_left_as_it_is(toy_config, toy
     assert (toy_workdir / "config.json").read_bytes() == before
 
 
+def test_a_directory_of_somebody_elses_is_no_workdir(toy_config, tmp_path):
+    (tmp_path / "run.log").touch()  # of the shell that started this
+    (tmp_path / "song 1").mkdir()
+    with pytest.raises(UserError, match="holds song 1 and no run: expected a new or empty directory"):
+        loop.train(toy_config(), tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["run.log", "song 1"]
+
+
+def test_a_model_that_no_machine_holds_is_refused(toy_config, tmp_path):
+    with pytest.raises(UserError, match=r"parameters, which take \d+ GiB to train, but this machine has \d+: `--plan`"):
+        loop.train(toy_config(**{"model.width": 2**16, "model.layers": 64}), tmp_path)
+
+
 def test_a_workdir_that_is_a_file_is_named(toy_config, tmp_path):
     (tmp_path / "workdir").write_text("")
     with pytest.raises(UserError, match="workdir"):
