@@ -2,12 +2,21 @@
 
 import codecs
 import dataclasses
-import json
+import os
 import pathlib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
+import pydantic
+
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
 
 _AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".m4a", ".aac", ".wma"}
+_SHORT = 2**14  # characters of a name, a genre or a description
+_LINE_LIMIT = 8 * inputs.TEXT_LIMIT  # bytes of a manifest's line: of lyrics as long as may be, with their escapes
+_MANIFEST_LIMIT = 2**33  # bytes of a manifest: those of a million songs
+_BROKEN_LINES = 1000  # a file that begins with so many lines that are not JSON is no manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,64 +61,66 @@ def find_songs(source: str | pathlib.Path, *, require_lyrics: bool = True) -> tu
       Songs with distinct ids in the order of their ids, and what was left out in the order it was met.
 
     Raises:
-      UserError: `source` does not exist or cannot be read.
+      UserError: `source` does not exist, cannot be read or is nothing of the kind.
     """
     source = pathlib.Path(source)
-    try:
-        if source.is_dir():
-            entries = _folder_entries(source)
-        elif source.is_file():
-            entries = _manifest_entries(source)
-        else:
-            raise UserError(f"--input={source} does not exist: give a folder of songs or a JSONL manifest")
-    except OSError as error:
-        raise UserError(f"--input={source} cannot be read: {error.strerror}") from error
     songs: dict[str, Song] = {}
     left_out = []
-    for name, load in entries:
-        try:
-            song = load()
-            if not song.lyrics and require_lyrics:
-                raise _Unusable("no lyrics (--norequire_lyrics keeps songs without)")
-            _check_encodable(song)
-            if song.id in songs:
-                raise _Unusable(f"the id {song.id!r} has already been used")
-            songs[song.id] = song
-        except _Unusable as error:
-            left_out.append(LeftOut(name.encode(errors="replace").decode(), str(error)))
+    try:
+        for name, load in _folder_entries(source) if _is_folder(source) else _manifest_entries(source):
+            try:
+                song = load()
+                if not song.lyrics and require_lyrics:
+                    raise _Unusable("no lyrics (--norequire_lyrics keeps songs without)")
+                _check_texts(song)
+                if song.id in songs:
+                    raise _Unusable(f"the id {song.id!r} has already been used")
+                songs[song.id] = song
+            except _Unusable as error:
+                left_out.append(LeftOut(name.encode(errors="replace").decode(), str(error)))
+    except OSError as error:
+        raise UserError(f"--input={source} cannot be read: {inputs.reason(error)}") from error
     return [songs[key] for key in sorted(songs)], left_out
 
 
-def _folder_entries(root: pathlib.Path):
+def _is_folder(source: pathlib.Path) -> bool:
+    """Raises UserError if it is no file either."""
+    if not source.is_dir():
+        inputs.stat_regular(source, "--input, a folder of songs or a JSONL manifest,")
+        return False
+    return True
+
+
+def _folder_entries(root: pathlib.Path) -> Iterator[tuple[str, Callable[[], Song]]]:
     """(name, function that loads the song) for each song's folder; loose audio files are reported, others ignored."""
-    entries = []
+    whole = root.resolve()
     for path in sorted(root.iterdir(), key=lambda path: path.name):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            entries.append((path.name, lambda path=path: _load_folder(path, root.resolve())))
+            yield path.name, lambda path=path: _load_folder(path, whole)
         elif path.suffix.lower() in _AUDIO_SUFFIXES:
-            entries.append((path.name, _refuse("a loose audio file: put it into a folder of its own, with lyrics.txt")))
-    return entries
+            yield path.name, _refuse("a loose audio file: put it into a folder of its own, with lyrics.txt")
+        elif path.is_symlink() and not path.exists():
+            yield path.name, _refuse("a link that leads nowhere")
 
 
 def _load_folder(folder: pathlib.Path, root: pathlib.Path) -> Song:
-    _check_inside(folder, root)
-
     def text(name: str) -> str:
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             return ""
         _check_inside(path, root)
         return _read_text(path)
 
     try:
+        _check_inside(folder, root)
         audio = _audio_in(folder)
+        _check_inside(audio, root)
+        return Song(id=folder.name, audio=audio, group=text("group.txt") or folder.name, lyrics=text("lyrics.txt"),
+                    genre=text("genre.txt"), description=text("description.txt"))
     except OSError as error:
-        raise _Unusable(f"the folder cannot be read: {error.strerror}") from error
-    _check_inside(audio, root)
-    return Song(id=folder.name, audio=audio, group=text("group.txt") or folder.name, lyrics=text("lyrics.txt"),
-                genre=text("genre.txt"), description=text("description.txt"))
+        raise _Unusable(f"the folder cannot be read: {inputs.reason(error)}") from error
 
 
 def _audio_in(folder: pathlib.Path) -> pathlib.Path:
@@ -120,85 +131,129 @@ def _audio_in(folder: pathlib.Path) -> pathlib.Path:
     if not found:
         raise _Unusable("no audio file (audio.wav, .flac, .ogg or .mp3)")
     if len(found) > 1:
-        raise _Unusable(f"several audio files ({', '.join(path.name for path in found)}): keep one")
+        raise _Unusable(f"several audio files ({_shortened(', '.join(path.name for path in found))}): keep one")
     return found[0]
 
 
 def _check_inside(path: pathlib.Path, root: pathlib.Path) -> None:
-    if not path.resolve().is_relative_to(root):
+    try:
+        inside = path.resolve().is_relative_to(root)
+    except RuntimeError as error:  # what Python before 3.13 says of links that lead in a circle
+        raise _Unusable(f"{path.name}: its links lead in a circle") from error
+    if not inside:
         raise _Unusable(f"{path.name} is a link out of the songs folder (a manifest may name files anywhere)")
 
 
-def _manifest_entries(manifest: pathlib.Path):
+_Id = Annotated[str, pydantic.BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    id: _Id
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """What a line of a manifest says of a song; null is as good as nothing."""
+
+    id: _Id
+    audio: str
+    lyrics: str | None = None
+    lyrics_file: str | None = None
+    genre: str | None = None
+    description: str | None = None
+    group: str | None = None
+
+
+def _manifest_entries(manifest: pathlib.Path) -> Iterator[tuple[str, Callable[[], Song]]]:
     """(name, function that loads the song) for each line that is not blank."""
-    entries = []
-    for number, line in enumerate(manifest.read_bytes().splitlines(), start=1):
+    all_broken = True
+    for number, line in enumerate(_lines(manifest), start=1):
+        if line is None:
+            yield f"line {number}", _refuse(f"longer than {_LINE_LIMIT} bytes")
+            continue
         line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
-        where = f"line {number}"
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            entries.append((where, _refuse(f"not a JSON object: {error}")))
+            inputs.parse_json(line, dict[str, Any], "the line")
+        except UserError as error:
+            if all_broken and number >= _BROKEN_LINES:
+                raise UserError(f"--input={manifest} is no manifest: none of its first {number} lines is a JSON object"
+                                ) from error
+            yield f"line {number}", _refuse(f"not a JSON object: {error}")
             continue
-        if not isinstance(record, dict):
-            entries.append((where, _refuse(f"not a JSON object but {type(record).__name__}")))
-            continue
-        name = str(record["id"]) if record.get("id") is not None else where
-        entries.append((name, lambda record=record: _load_record(record, manifest.parent)))
-    return entries
+        all_broken = False
+        try:
+            name = inputs.parse_json(line, _Named, "the line").id
+        except UserError:
+            name = ""
+        yield name[:_SHORT] or f"line {number}", lambda line=line: _load_line(line, manifest.parent)
 
 
-def _load_record(record: dict, folder: pathlib.Path) -> Song:
-    def text(key: str) -> str:
-        value = record.get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise _Unusable(f"{key!r} is {value!r}, expected a string")
-        return _tidy(value)
-
-    if isinstance(record.get("id"), int):
-        record = {**record, "id": str(record["id"])}
-    if not text("id"):
-        raise _Unusable("no 'id' in the manifest")
-    if not text("audio"):
-        raise _Unusable("no 'audio' in the manifest")
-    if text("lyrics") and text("lyrics_file"):
-        raise _Unusable("both 'lyrics' and 'lyrics_file' in the manifest")
-    lyrics = _read_text(folder / text("lyrics_file")) if text("lyrics_file") else text("lyrics")
-    return Song(id=text("id"), audio=folder / text("audio"), group=text("group") or text("id"), lyrics=lyrics,
-                genre=text("genre"), description=text("description"))
+def _lines(manifest: pathlib.Path) -> Iterator[bytes | None]:
+    """The lines of a file, None for one that is too long. Raises UserError if the file is."""
+    size = inputs.stat_regular(manifest, "--input").st_size
+    if size > _MANIFEST_LIMIT:
+        raise UserError(f"--input={manifest} holds {size} bytes, expected at most {_MANIFEST_LIMIT}: give its songs in "
+                        "several manifests, or a folder")
+    with open(os.open(manifest, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        while line := file.readline(_LINE_LIMIT + 1):
+            if len(line) <= _LINE_LIMIT:
+                yield line
+                continue
+            while line and not line.endswith(b"\n"):
+                line = file.readline(_LINE_LIMIT)
+            yield None
 
 
-def _check_encodable(song: Song) -> None:
-    """File names and JSON escapes can hold halves of characters, which no file format takes."""
+def _load_line(data: bytes, folder: pathlib.Path) -> Song:
     try:
-        "".join((song.id, song.group, song.lyrics, song.genre, song.description)).encode()
-    except UnicodeEncodeError as error:
-        raise _Unusable(f"its name or a text holds {error.object[error.start]!r}, which is no character") from error
+        line = inputs.parse_json(data, _Line, "the line")
+    except UserError as error:
+        raise _Unusable(f"in the manifest, {error}") from error
+    text = {name: _tidy(value or "") for name, value in dataclasses.asdict(line).items()}
+    for name in ("id", "audio"):
+        if not text[name]:
+            raise _Unusable(f"in the manifest, the line has an empty {name}")
+    if text["lyrics"] and text["lyrics_file"]:
+        raise _Unusable("in the manifest, the line has both lyrics and lyrics_file")
+    lyrics = _read_text(folder / text["lyrics_file"]) if text["lyrics_file"] else text["lyrics"]
+    return Song(id=text["id"], audio=folder / text["audio"], group=text["group"] or text["id"], lyrics=lyrics,
+                genre=text["genre"], description=text["description"])
 
 
-def _refuse(reason: str):
+def _check_texts(song: Song) -> None:
+    """File names and JSON escapes can hold halves of characters, which no file format takes, and NUL; and there is a
+    length from which on a name is none."""
+    limits = {"id": _SHORT, "group": _SHORT, "lyrics": inputs.TEXT_LIMIT, "genre": _SHORT, "description": _SHORT}
+    for name, limit in limits.items():
+        text = getattr(song, name)
+        if len(text) > limit:
+            raise _Unusable(f"its {name} is {len(text)} characters long, expected at most {limit}")
+        if "\0" in text:
+            raise _Unusable(f"its {name} holds NUL")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _Unusable(f"its {name} holds {text[error.start]!r}, which is no character") from error
+
+
+def _refuse(reason: str) -> Callable[[], Song]:
     def load():
         raise _Unusable(reason)
     return load
 
 
 def _read_text(path: pathlib.Path) -> str:
-    """A UTF-8 file (or UTF-16 with a byte order mark). Other encodings are refused: guessing garbles lyrics."""
     try:
-        data = path.read_bytes()
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _Unusable(f"{path.name} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    except OSError as error:
-        raise _Unusable(f"{path.name} cannot be read: {error.strerror}") from error
-    if "\0" in text:
-        raise _Unusable(f"{path.name} is not a text file")
-    return _tidy(text)
+        return inputs.read_text(path, "text")
+    except UserError as error:  # what is said must not hang on where the songs are
+        raise _Unusable(_shortened(path.name) + str(error).removeprefix(f"text {path}")) from error
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _tidy(text: str) -> str:

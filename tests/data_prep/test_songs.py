@@ -60,7 +60,7 @@ def test_lyrics_that_cannot_be_read_are_never_guessed(tmp_path):
     make_song(tmp_path, "utf16", lyrics_txt="corazón".encode("utf-16"))
     songs, left_out = find_songs(tmp_path)
     assert [(song.id, song.lyrics) for song in songs] == [("utf16", "corazón")]
-    assert left_out == [LeftOut("binary", "lyrics.txt is not a text file"),
+    assert left_out == [LeftOut("binary", "lyrics.txt is not a text file: it holds NUL"),
                         LeftOut("latin1", "lyrics.txt is not UTF-8 (byte 5): save it as UTF-8")]
 
 
@@ -122,9 +122,66 @@ def test_broken_manifest_lines(tmp_path):
     songs, left_out = find_songs(manifest)
     assert [song.id for song in songs] == ["good"] and songs[0].audio.name == "a.wav"
     found = reasons(left_out)
-    assert found.keys() == {"line 2", "line 3", "good", "line 5", "no audio", "number", "both", "missing", "half"}
+    assert found.keys() == {"line 2", "line 3", "good", "line 5", "no audio", "number", "both", "missing", "line 10"}
     assert "not a JSON object" in found["line 2"] and "already been used" in found["good"]
-    assert "3, expected a string" in found["number"]
+    assert found["number"] == "in the manifest, the line has genre 3: input should be a valid string"
+    assert "hex escape" in found["line 10"]
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    ('{"id": "a\\u0000", "audio": "a.wav", "lyrics": "la"}', "its id holds NUL"),
+    ('{"id": "a", "audio": "a.wav", "lyrics": "l\\u0000a"}', "its lyrics holds NUL"),
+    ('{"id": "%s", "audio": "a.wav", "lyrics": "la"}' % ("a" * 20000), "its id is 20000 characters long"),
+    ('{"id": "a", "audio": "a.wav", "lyrics": "%s"}' % ("la" * 2**20), "its lyrics is 2097152 characters long"),
+    ('{"id": "a", "audio": ["a.wav"], "lyrics": "la"}', "has audio ['a.wav']"),
+    ('{"id": true, "audio": "a.wav", "lyrics": "la"}', "has id True"),
+    ('{"id": %s, "audio": "a.wav", "lyrics": "la"}' % ("9" * 5000), "number out of range"),
+    ('{"id": "a", "audio": "a.wav", "lyrics_file": "%s"}' % ("a" * 300), "its name is longer than"),
+    ('{"id": "a", "audio": "a.wav", "lyrics_file": "a\\u0000"}', "NUL"),
+    ('{"id": "a", "audio": "a.wav", "lyrics_file": "/dev/zero"}', "a pipe, socket or device"),
+    ('{"id": "a", "audio": "a.wav", "lyrics_file": "pipe"}', "pipe is a pipe"),
+    ('{"id": "a", "audio": "a.wav", "lyrics_file": "."}', "is a directory"),
+    ('{"id": "a", "audio": "a.wav", "lyrics": NaN}', "not a JSON object"),
+    ("[" * 100_000, "not a JSON object"),
+    ('{"id":' * 100_000, "not a JSON object"),
+    ('{"id": "a", "audio": "a.wav", "lyrics": "%s"}' % (" " * 9 * 2**20), "longer than 8388608 bytes"),
+])
+def test_a_line_that_cannot_be_used_is_left_out(tmp_path, line, reason):
+    os.mkfifo(tmp_path / "pipe")
+    manifest = write_manifest(tmp_path / "songs.jsonl", line, {"id": "good", "audio": "a.wav", "lyrics": "la"})
+    songs, [left_out] = find_songs(manifest)
+    assert [song.id for song in songs] == ["good"]
+    assert reason in left_out.reason and len(left_out.reason) < 300 and "\n" not in left_out.reason
+
+
+def test_what_is_no_file_in_a_folder(tmp_path):
+    """Nothing waits for a pipe, nothing goes round in circles."""
+    os.mkfifo(make_song(tmp_path, "pipe", lyrics_txt=None) / "lyrics.txt")
+    (make_song(tmp_path, "circle", lyrics_txt=None) / "lyrics.txt").symlink_to("lyrics.txt")
+    (make_song(tmp_path, "nowhere", lyrics_txt=None) / "lyrics.txt").symlink_to("other.txt")
+    (make_song(tmp_path, "directory", lyrics_txt=None) / "lyrics.txt").mkdir()
+    make_song(tmp_path, "large", lyrics_txt="la" * 2**20)
+    (tmp_path / "loop").symlink_to("loop")
+    songs, left_out = find_songs(tmp_path)
+    found = reasons(left_out)
+    assert songs == [] and found.keys() == {"pipe", "circle", "nowhere", "directory", "large", "loop"}
+    assert "a pipe" in found["pipe"] and "in a circle" in found["circle"] and "does not exist" in found["nowhere"]
+    assert "a directory" in found["directory"] and "at most 1048576" in found["large"]
+
+
+def test_a_file_that_is_no_manifest(tmp_path):
+    (tmp_path / "songs.csv").write_text("a,b\n" * 5000)
+    with pytest.raises(UserError, match="none of its first 1000 lines is a JSON object"):
+        find_songs(tmp_path / "songs.csv")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for source in (tmp_path / "pipe", tmp_path / "loop", "/dev/zero", tmp_path / ("a" * 300)):
+        with pytest.raises(UserError, match="--input"):
+            find_songs(source)
+    with open(tmp_path / "huge.jsonl", "wb") as file:
+        file.truncate(2**40)  # a hole: it takes no disk
+    with pytest.raises(UserError, match="at most"):
+        find_songs(tmp_path / "huge.jsonl")
 
 
 def test_a_name_that_is_no_text(tmp_path):
