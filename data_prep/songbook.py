@@ -17,15 +17,20 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import pydantic
 from absl import flags
 
-from autosong_jax import cli
+from autosong_jax import cli, inputs
 from autosong_jax.audio import io as audio_io
 from autosong_jax.errors import UserError
 from autosong_jax.evaluation.notes import CONSONANTS, VOWELS, syllable_note, syllables
+from data_prep import directories
 from data_prep.synthesis import GAP, RATE, Instrument, Voice, drum, sing, strike
+
+FLAGS = flags.FLAGS
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,9 @@ DRUM_LEVELS = {"kick": 0.15, "snare": 0.06, "hat": 0.03}
 
 MARKER = "songbook.json"
 """Stands in a folder that this command made, and may therefore change."""
+
+MOST_SONGS = 100_000
+"""Their names have five digits."""
 
 SONG_FILES = ("lyrics.txt", "genre.txt", "audio.wav", "notes.json")
 
@@ -238,64 +246,93 @@ def song_name(index: int) -> str:
 def write_song(directory: Path, song: Song) -> None:
     """Writes the files of a song (see this module's docstring) into `directory`."""
     directory.mkdir(exist_ok=True)
-    (directory / "lyrics.txt").write_text(song.lyrics)
-    (directory / "genre.txt").write_text(song.genre + "\n")
+    _write(directory / "lyrics.txt", song.lyrics)
+    _write(directory / "genre.txt", song.genre + "\n")
     notes = ",\n".join(json.dumps(vars(note)) for note in song.notes)
-    (directory / "notes.json").write_text(f"[{notes}]\n")
+    _write(directory / "notes.json", f"[{notes}]\n")
     audio_io.write(directory / "audio.wav", song.audio, RATE)
 
 
-def open_book(output: Path, songs: int, **facts: float) -> None:
-    """Makes `output` ready for `songs` songs and marks it as a songbook. A larger book's other songs are removed.
+def _write(path: Path, text: str) -> None:
+    """In a new file: what was there, a pipe or a link to elsewhere for all we know, is not written to."""
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    unfinished.unlink(missing_ok=True)
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+@dataclass(frozen=True)
+class Book:
+    """What `MARKER` says of a book."""
+
+    songs: Annotated[int, pydantic.Field(ge=1, le=MOST_SONGS)]
+    seconds: float | None = None
+    seed: int | None = None
+
+
+def open_book(output: Path, book: Book, *, overwrite: bool = False) -> None:
+    """Makes `output` ready for a book and marks it as a songbook.
+
+    A book may grow. What would be lost of another or a larger one, songs that `book` has not, goes if `overwrite`.
 
     Raises:
-      UserError: `output` is a file, or a folder that holds something else than a songbook.
+      UserError: `output` cannot be written, holds something else than a songbook, or a book that would be lost.
     """
     marker = output / MARKER
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={output} is a file: expected a folder; give another name")
-    output.mkdir(parents=True, exist_ok=True)
-    if marker.is_file():
+    directories.check(output, "--output")
+    if marker.exists():
         try:
-            earlier = int(json.loads(marker.read_text())["songs"])
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{marker} is damaged: delete the folder {output} or give another --output") from None
-        for index in range(songs, earlier):
+            earlier = inputs.read_json(marker, Book, "--output:")
+        except UserError as error:
+            raise UserError(f"{error}; delete the folder {output} or give another --output") from error
+        lost = earlier.songs - book.songs if (earlier.seconds, earlier.seed) == (book.seconds, book.seed) else (
+            earlier.songs)
+        if lost > 0 and not overwrite:
+            raise UserError(f"--output={output} holds a book of {earlier.songs} songs (--seconds={earlier.seconds} "
+                            f"--seed={earlier.seed}), of which {lost} would be lost: give another --output, or "
+                            "--overwrite")
+        for index in range(book.songs, earlier.songs):
             _remove_song(output / song_name(index))
-    elif any(output.iterdir()):
+    elif output.exists() and any(output.iterdir()):
         raise UserError(f"--output={output} holds other files and no {MARKER}: give a new or empty folder")
-    marker.write_text(json.dumps({"songs": songs, **facts}) + "\n")
+    output.mkdir(parents=True, exist_ok=True)
+    _write(marker, json.dumps(vars(book)) + "\n")
 
 
 def _remove_song(directory: Path) -> None:
     """Deletes what `write_song` wrote; files that somebody has added stay."""
     for file in SONG_FILES:
         (directory / file).unlink(missing_ok=True)
-    if directory.is_dir() and not any(directory.iterdir()):
+    if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
         directory.rmdir()
+
+
+def define_flags() -> None:
+    """In a function, so that several commands can be imported into one process."""
+    flags.DEFINE_string("output", "songs", "Folder to write the songs into.")
+    flags.DEFINE_integer("songs", 64, "Number of songs.")
+    flags.DEFINE_float("seconds", 12.0, "Longest that a song may be, 5 to 600.")
+    flags.DEFINE_integer("seed", 0, "The same seed writes the same songs.")
+    flags.DEFINE_bool("overwrite", False, "Let songs of another book that lies in --output be lost.")
 
 
 def main() -> None:
     output, songs, seconds, seed = Path(FLAGS.output), FLAGS.songs, FLAGS.seconds, FLAGS.seed
-    if songs < 1:
-        raise UserError(f"--songs={songs}: expected 1 or more")
+    if not 1 <= songs <= MOST_SONGS:
+        raise UserError(f"--songs={songs}: expected 1 to {MOST_SONGS}")
     if not 5 <= seconds <= 600:
         raise UserError(f"--seconds={seconds}: expected 5 to 600")
-    if seed < 0:
-        raise UserError(f"--seed={seed}: expected 0 or more")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed={seed}: expected 0 or more, below 2^63")
     try:
-        open_book(output, songs, seconds=seconds, seed=seed)
+        open_book(output, Book(songs, seconds, seed), overwrite=FLAGS.overwrite)
         for index in cli.progress(range(songs), desc="songbook", unit="song"):
             write_song(output / song_name(index), make_song(seed, index, seconds))
     except OSError as error:
-        raise UserError(f"--output={output} cannot be written: {error}") from error
-    print(f"{songs} songs in {output}")
+        raise UserError(f"--output={output} cannot be written: {error.filename}: {inputs.reason(error)}") from error
+    cli.say(f"{songs} songs in {output}")
 
 
-if __name__ == "__main__":  # flags are not defined at import: other commands have an --output, too
-    FLAGS = flags.FLAGS
-    flags.DEFINE_string("output", "songs", "folder to write the songs into")
-    flags.DEFINE_integer("songs", 64, "number of songs")
-    flags.DEFINE_float("seconds", 12.0, "longest that a song may be, 5 to 600")
-    flags.DEFINE_integer("seed", 0, "the same seed writes the same songs")
+if __name__ == "__main__":
+    define_flags()
     cli.run(main)

@@ -13,6 +13,7 @@ from autosong_jax.audio import io as audio_io
 from autosong_jax.errors import UserError
 from autosong_jax.evaluation.notes import PITCHES, frequency, lyric_notes, syllables
 from data_prep import songbook, synthesis
+from data_prep.songbook import Book
 from data_prep.synthesis import GAP, RATE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,32 +122,54 @@ def test_command_writes_the_same_songs_whatever_their_number(tmp_path):
 
 def test_a_book_can_grow_shrink_and_change_but_not_take_over_a_folder(tmp_path):
     book = tmp_path / "book"
-    songbook.open_book(book, 3)
+    songbook.open_book(book, Book(2))
+    songbook.open_book(book, Book(3))
     for index in range(3):
         songbook.write_song(book / songbook.song_name(index), songbook.make_song(0, index, 5))
     (book / "song_00001" / "mine.txt").write_text("keep")
     (book / "own").mkdir()
-    songbook.open_book(book, 1)
+    before = contents(book)
+    for smaller in (Book(1), Book(3, seed=1), Book(4, seconds=6.0)):
+        with pytest.raises(UserError, match=r"would be lost.*--overwrite"):
+            songbook.open_book(book, smaller)
+    assert contents(book) == before
+    songbook.open_book(book, Book(1), overwrite=True)
     assert sorted(path.name for path in book.iterdir()) == ["own", "song_00000", "song_00001", "songbook.json"]
     assert [path.name for path in (book / "song_00001").iterdir()] == ["mine.txt"]
     assert len(list((book / "song_00000").iterdir())) == 4
 
-    (book / "songbook.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        songbook.open_book(book, 1)
+    for damaged in ("{", "[]", '{"songs": "3"}', '{"songs": 1e12}', "[" * 100_000):
+        (book / "songbook.json").write_text(damaged)
+        with pytest.raises(UserError, match="delete the folder"):
+            songbook.open_book(book, Book(1), overwrite=True)
     (tmp_path / "file").write_text("")
     for foreign, reason in ((tmp_path, "holds other files"), (tmp_path / "file", "is a file")):
         with pytest.raises(UserError, match=reason):
-            songbook.open_book(foreign, 1)
+            songbook.open_book(foreign, Book(1), overwrite=True)
+
+
+def test_songs_are_written_into_new_files(tmp_path):
+    """Whatever stands in their place: writing to a pipe would wait, to a link change what it leads to."""
+    (tmp_path / "song").mkdir()
+    os.mkfifo(tmp_path / "song" / "lyrics.txt")
+    (tmp_path / "else.txt").write_text("somebody's")
+    (tmp_path / "song" / "genre.txt").symlink_to(tmp_path / "else.txt")
+    songbook.write_song(tmp_path / "song", songbook.make_song(0, 0, 5))
+    assert (tmp_path / "song" / "lyrics.txt").read_text().startswith("[verse]")
+    assert (tmp_path / "else.txt").read_text() == "somebody's"
+    assert sorted(path.name for path in (tmp_path / "song").iterdir()) == sorted(songbook.SONG_FILES)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--songs=0"], "--songs=0: expected 1 or more"),
+    (["--songs=0"], "--songs=0: expected 1 to 100000"),
+    (["--songs=1000000000"], "--songs=1000000000"),
     (["--seconds=2"], "--seconds=2.0: expected 5 to 600"),
     (["--seconds=nan"], "--seconds=nan"),
     (["--seed=-1"], "--seed=-1"),
     (["--songs=many"], "songs"),
-    (["--output=/dev/null/songs"], "/dev/null/songs"),
+    (["--output=/dev/null/songs"], "/dev/null/songs lies below /dev/null"),
+    (["--output=" + "x" * 300], "longer than this system allows"),
+    (["--output=x/" + "x" * 300], "longer than this system allows"),
 ])
 def test_wrong_usage_is_one_line_and_status_2(arguments, words, tmp_path):
     result = run(f"--output={tmp_path / 'songs'}", *arguments, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
