@@ -88,6 +88,8 @@ def _settings(name: str) -> MelRVQConfig:
     settings = {}
     for item in filter(None, name.partition(":")[2].split(",")):
         setting, _, value = item.partition("=")
+        if setting in settings:
+            raise UserError(f"{FLAG}={name}: {setting} is given twice")
         try:
             settings[setting] = kinds[setting](value)
         except (KeyError, ValueError):

@@ -22,6 +22,8 @@ from autosong_jax.errors import UserError
 from autosong_jax.pretrained.files import read_json
 from data_prep import hub
 
+_FLAG = "--codec"
+
 
 class Network(Protocol):
     """The model of one package, in fp32, where it is to run."""
@@ -55,7 +57,7 @@ class Transformers:
 
     @property
     def revision(self):
-        return hub.revision(self._source, self.model)
+        return hub.revision(self._source)
 
     def quantize(self, features_BxCxT, bandwidth):
         return self.model.quantizer.encode(features_BxCxT, bandwidth)
@@ -78,8 +80,10 @@ def load(name: str, bandwidth: float | None = None) -> "Encodec":
     Raises:
       UserError: there is no such model, it is another kind of model, or it has no such bandwidth.
     """
-    model = hub.load(transformers.EncodecModel, facts.HUB_IDS.get(name, name), "--codec")
-    return of(Transformers(model, name), name, bandwidth)
+    source = facts.HUB_IDS.get(name, name)
+    config = facts.EncodecConfig.of(hub.read_config(source, _FLAG, "encodec"), f"{_FLAG}={name}")
+    model = hub.load(transformers.EncodecModel, source, _FLAG, config)
+    return of(Transformers(model, source), name, bandwidth)
 
 
 def of(network: Network, name: str, bandwidth: float | None) -> "Encodec":
@@ -89,7 +93,7 @@ def of(network: Network, name: str, bandwidth: float | None) -> "Encodec":
     config = facts.EncodecConfig.of(network.config, name)
     bandwidth = facts.pick_bandwidth(config, saved.get("bandwidth") if bandwidth is None else bandwidth, name)
     if config.chunk_length_s is None and config.norm_type != "weight_norm":
-        raise UserError(f"--codec={name} normalises over a whole song ({config.norm_type}) and names no "
+        raise UserError(f"{_FLAG}={name} normalises over a whole song ({config.norm_type}) and names no "
                         "chunk_length_s: such a model cannot code long songs")
     return Encodec(network, bandwidth, stereo=bool(saved.get("stereo")))
 

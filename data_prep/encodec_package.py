@@ -36,7 +36,7 @@ def load(name: str, bandwidth: float | None = None) -> encodec.Encodec:
         return encodec.of(Package(files.read_json(path / "config.json"), files.Tensors.open(path), name), name,
                           bandwidth)
     file = locate(name)
-    state, _ = unpickle.split(unpickle.read(file, "--codec"))
+    state, _ = unpickle.split(unpickle.load(file, "--codec"))
     tensors = files.Tensors.of({key: value.numpy() for key, value in state.items()}, str(file))
     return encodec.of(Package(*encodec_names.from_package(tensors), name), name, bandwidth)
 

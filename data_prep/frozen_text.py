@@ -3,24 +3,73 @@
 Shape letters: L tokens, D width.
 """
 
+import dataclasses
 import functools
 import pathlib
+from typing import Annotated, Literal
 
 import ml_dtypes
 import numpy as np
 import torch
 import transformers
+from pydantic import Field
 
+from autosong_jax import inputs
 from autosong_jax.data import tokenizer
 from autosong_jax.data.text import TextEncoderInfo, weights_revision
-from autosong_jax.pretrained import files
+from autosong_jax.errors import UserError
 from data_prep import hub
 
 _FLAG = "--text_encoder"
+_Size = Annotated[int, Field(ge=1, le=2**22)]
+_Count = Annotated[int, Field(ge=1, le=1000)]
+_Epsilon = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _T5Settings:
+    """Those of a `config.json` that the encoder's states depend on."""
+
+    vocab_size: _Size
+    d_model: _Size
+    d_kv: _Size
+    d_ff: _Size
+    num_layers: _Count
+    num_heads: _Count
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=2**16)] | None = None
+    relative_attention_max_distance: _Size | None = None
+    layer_norm_epsilon: _Epsilon | None = None
+    feed_forward_proj: str | None = None
+
+    @property
+    def width(self) -> int:
+        return self.d_model
+
+
+@dataclasses.dataclass(frozen=True)
+class _BertSettings:
+    """Likewise. There have been kinds of positions that `transformers` no longer has."""
+
+    vocab_size: _Size
+    hidden_size: _Size
+    num_hidden_layers: _Count
+    num_attention_heads: _Count
+    intermediate_size: _Size
+    max_position_embeddings: Annotated[int, Field(ge=8, le=2**22)]
+    hidden_act: str | None = None
+    type_vocab_size: _Size | None = None
+    layer_norm_eps: _Epsilon | None = None
+    position_embedding_type: Literal["absolute"] | None = None
+
+    @property
+    def width(self) -> int:
+        return self.hidden_size
+
+
 # The pooling layer, which not every BERT has, is of no use here.
-_MODELS = {"bert": (transformers.BertModel, {"add_pooling_layer": False}),
-           "t5": (transformers.T5EncoderModel, {}), "mt5": (transformers.MT5EncoderModel, {}),
-           "umt5": (transformers.UMT5EncoderModel, {})}
+_MODELS = {"bert": (transformers.BertModel, _BertSettings, {"add_pooling_layer": False}),
+           "t5": (transformers.T5EncoderModel, _T5Settings, {}), "mt5": (transformers.MT5EncoderModel, _T5Settings, {}),
+           "umt5": (transformers.UMT5EncoderModel, _T5Settings, {})}
 
 
 class FrozenTextEncoder:
@@ -42,20 +91,24 @@ class FrozenTextEncoder:
         Raises:
           UserError: there is no such model, or it is of another kind.
         """
-        self._kind, self._source = kind, source
-        config = self._model.config if info is None else hub.from_pretrained(transformers.AutoConfig, source, _FLAG)
-        directory = files.locate(source, _FLAG, (*tokenizer.FILES, tokenizer.SETTINGS))
-        self._tokenizer = tokenizer.Tokenizer.load(tokenizer.find(directory),
-                                                   getattr(config, "max_position_embeddings", None))
+        self._source = source
+        self._class, settings, self._options = _MODELS[kind]
+        config = hub.read_config(source, _FLAG, kind)
+        self._settings = inputs.check(config, settings, f"{_FLAG}={kind}:{source}: its config.json")
+        with hub.plainly(_FLAG, f"{kind}:{source}"):
+            self._tokenizer = tokenizer.Tokenizer.load(tokenizer.find(hub.locate(source, _FLAG)),
+                                                       getattr(self._settings, "max_position_embeddings", None))
+        if self._tokenizer.num_ids > self._settings.vocab_size:
+            raise UserError(f"{_FLAG}={kind}:{source}: its tokenizer has {self._tokenizer.num_ids} ids, but the model "
+                            f"{self._settings.vocab_size} embeddings: they do not belong together")
         self.info = info or TextEncoderInfo(f"{kind}:{source}", self._revision(), records_hold,
-                                            width=config.hidden_size)
+                                            width=self._settings.width)
         # Genres and descriptions repeat; lyrics do not, and are long.
         self.encode_short = functools.lru_cache(maxsize=1024)(self.encode)
 
     @functools.cached_property
     def _model(self) -> transformers.PreTrainedModel:
-        model_class, options = _MODELS[self._kind]
-        return hub.load(model_class, self._source, _FLAG, **options)
+        return hub.load(self._class, self._source, _FLAG, self._settings, **self._options)
 
     def _revision(self) -> str:
         weights = self._model.named_parameters()

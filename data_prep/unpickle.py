@@ -7,60 +7,89 @@ and `metadata.json` with the rest.
 """
 
 import json
+import math
 import pathlib
 import re
+import warnings
+import zipfile
 from typing import Any
 
 from absl import flags
 
-from autosong_jax import cli
+from autosong_jax import cli, inputs
 from autosong_jax.errors import UserError
-from data_prep import hub
+from autosong_jax.pretrained import files
+from data_prep import directories, hub
 
 FLAGS = flags.FLAGS
+_COPIES = 8  # how often the bytes of a file may be in its tensors: views of one another, of which each is written
 
 
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
     flags.DEFINE_string("input", None, "A .bin, .th or .pt file.")
-    flags.DEFINE_string("output", None, "Directory to write.")
+    flags.DEFINE_string("output", None, "Directory to write, new or empty.")
     flags.mark_flags_as_required(["input", "output"])
 
 
 def main() -> None:
-    path = pathlib.Path(FLAGS.input)
-    if not path.is_file():
-        raise UserError(f"--input={path} is missing or not a file")
+    path, output = pathlib.Path(FLAGS.input), pathlib.Path(FLAGS.output)
+    inputs.stat_regular(path, "--input")
+    directories.check(output, "--output", empty=True)
     with hub.torch_needed("--input", FLAGS.input):
         import safetensors.torch
-    tensors, rest = split(read(path, "--input"))
+    tensors, rest = split(load(path, "--input"))
     if not (tensors or rest):
-        raise UserError(f"--input={path} holds neither tensors nor texts: expected a state dictionary")
-    output = pathlib.Path(FLAGS.output)
-    output.mkdir(parents=True, exist_ok=True)
-    # Tensors of a pickle may share memory or be views; safetensors wants each by itself.
-    safetensors.torch.save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()},
-                                output / "model.safetensors", metadata={"format": "pt"})
-    (output / "metadata.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
-    print(f"{output}: {len(tensors)} tensors")
+        raise UserError(f"--input {path} holds neither tensors nor texts: expected a state dictionary")
+    with hub.plainly("--input", FLAGS.input), files.writing(output, "--output"):
+        # Tensors of a pickle may share memory or be views; safetensors wants each by itself.
+        copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        output.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(copies, output / "model.safetensors", metadata={"format": "pt"})
+        (output / "metadata.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+    cli.say(f"{output}: {len(tensors)} tensors")
 
 
-def read(path: pathlib.Path, flag: str) -> Any:
-    """What a pickle holds, on the CPU. Raises UserError, which names `flag`, where it holds more than weights."""
+def load(path: pathlib.Path, what: str) -> Any:
+    """What PyTorch pickled into a file: tensors, numbers, texts, and lists and dictionaries of them.
+
+    Args:
+      path: the file.
+      what: what it was given by, for errors.
+
+    Raises:
+      UserError: it is no file, or holds anything else, of which nothing has been run.
+    """
     import torch
 
+    size = inputs.stat_regular(path, what).st_size
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > size:  # PyTorch compresses nothing
+                raise UserError(f"{what} {path} unpacks to {unpacked} bytes from {size}: no checkpoint of PyTorch does")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        claimed = sum(tensor.numel() * tensor.element_size() for tensor in split(content)[0].values())
+    except UserError:
+        raise
     except Exception as error:  # whatever the unpickler raises, some of it nobody's but its own
-        raise UserError(f"{flag}={path} holds more than weights, or is no checkpoint of PyTorch ({_reason(error)}): "
+        raise UserError(f"{what} {path} holds more than weights, or is no checkpoint of PyTorch ({_reason(error)}): "
                         "only tensors, numbers and texts are read") from error
+    if claimed > _COPIES * size:
+        raise UserError(f"{what} {path} claims tensors of {claimed} bytes, but holds {size}: it is damaged")
+    return content
 
 
 def _reason(error: Exception) -> str:
     """What PyTorch found, without its advice to trust the file."""
     if found := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it names {found[1]}"
-    return str(error).split(". ")[0] if isinstance(error, (RuntimeError, OSError)) else type(error).__name__
+    if isinstance(error, RuntimeError | OSError):
+        return hub.first_line(error).partition(": ")[2].split(". ")[0]
+    return type(error).__name__
 
 
 def split(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,8 +102,11 @@ def split(content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(content, dict):
         return {}, {}
     state = content.get("best_state", content)
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    rest = {name: value for name, value in content.items() if isinstance(value, (str, bool, int, float))}
+    state = state if isinstance(state, dict) else content
+    tensors = {name: value for name, value in state.items()
+               if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    rest = {name: value for name, value in content.items() if isinstance(name, str) and (
+        isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)))}
     return tensors, rest
 
 

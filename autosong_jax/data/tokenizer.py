@@ -65,6 +65,11 @@ class Tokenizer:
         """The ids of a text without any token of its own: [CLS] and [SEP] for BERT, the end token for T5."""
         return tuple(self._tokenizer.encode("").ids)
 
+    @property
+    def num_ids(self) -> int:
+        """One more than the largest id that a text may have."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
     def ids(self, text: str) -> np.ndarray:
         """int32 [L]; L is 0 for an empty text."""
         return np.array([i for piece in self.pieces(text) for i in piece], np.int32)
