@@ -6,14 +6,15 @@ again, or twice at once, does no harm, and an export that was stopped goes on wh
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
 import logging
 import pathlib
-import pickle
 import shutil
 import threading
+import typing
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -61,7 +62,7 @@ class BeamWorkers:
 
         Args:
           function: can be pickled; gives JSON. A `UserError` that it raises is raised here.
-          items: can be pickled.
+          items: all of one kind: numbers, texts, paths, or dataclasses and tuples of them.
 
         Raises:
           UserError: the pipeline failed.
@@ -72,7 +73,8 @@ class BeamWorkers:
         directory = self._work / f"beam-{uuid.uuid4().hex}"
         directory.mkdir(parents=True)
         try:
-            self._run(function, _write_items(items, directory), directory)
+            read = functools.partial(_read_items, kind=_kind(items[0]))
+            self._run(function, read, _write_items(items, directory), directory)
             lines = [json.loads(line) for path in directory.glob("results-*") for line in _lines(path)]
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -87,14 +89,15 @@ class BeamWorkers:
 
     map_reading = map
 
-    def _run(self, function: Callable[[Any], Any], items: list[str], directory: pathlib.Path) -> None:
-        """Runs a pipeline from files of items to files of results, which are in `directory`."""
+    def _run(self, function: Callable[[Any], Any], read: Callable[[str], list], items: list[str],
+             directory: pathlib.Path) -> None:
+        """Runs a pipeline from files of items, which `read` reads, to files of results, which are in `directory`."""
         import apache_beam
 
         result = None
         try:
             pipeline = apache_beam.Pipeline(options=self._options)
-            _ = (pipeline | apache_beam.Create(items) | apache_beam.FlatMap(_read_items) | apache_beam.Reshuffle()
+            _ = (pipeline | apache_beam.Create(items) | apache_beam.FlatMap(read) | apache_beam.Reshuffle()
                  | apache_beam.Map(functools.partial(_answer, function=function))
                  | apache_beam.io.WriteToText(str(directory / "results")))
             result = pipeline.run()
@@ -113,18 +116,48 @@ class BeamWorkers:
 
 def _write_items(items: list[Any], directory: pathlib.Path) -> list[str]:
     """Numbers the items and writes them into files, whose paths it returns: a pipeline may be of a few megabytes only,
-    and lyrics are more."""
-    numbered, paths = list(enumerate(items)), []
+    and lyrics are more.
+
+    They are JSON: of a file that others may write, code must not come.
+    """
+    numbered, paths = [[i, _plain(item)] for i, item in enumerate(items)], []
     for first in range(0, len(items), _ITEMS_A_FILE):
         path = directory / f"items-{first}"
-        path.write_bytes(pickle.dumps(numbered[first:first + _ITEMS_A_FILE]))
+        path.write_text(json.dumps(numbered[first:first + _ITEMS_A_FILE]), encoding="utf-8")
         paths.append(str(path))
     return paths
 
 
-def _read_items(path: str) -> list[tuple[int, Any]]:
-    """In one of Beam's workers: the numbered items of a file."""
-    return pickle.loads(pathlib.Path(path).read_bytes())
+def _read_items(path: str, kind: Any) -> list[tuple[int, Any]]:
+    """In one of Beam's workers: the numbered items of a file, which are of that kind."""
+    return [(i, _typed(item, kind)) for i, item in json.loads(pathlib.Path(path).read_text(encoding="utf-8"))]
+
+
+def _plain(item: Any) -> Any:
+    """An item as JSON has it."""
+    if dataclasses.is_dataclass(item):
+        return {field.name: _plain(getattr(item, field.name)) for field in dataclasses.fields(item)}
+    if isinstance(item, tuple):
+        return [_plain(part) for part in item]
+    return str(item) if isinstance(item, pathlib.Path) else item
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """The item of that kind that `_plain` gave `value` for: a dataclass, a tuple, or what is made of a text or number.
+    """
+    if dataclasses.is_dataclass(kind):
+        kinds = typing.get_type_hints(kind)
+        return kind(**{field.name: _typed(value[field.name], kinds[field.name]) for field in dataclasses.fields(kind)})
+    if typing.get_origin(kind) is tuple:
+        kinds = typing.get_args(kind)
+        kinds = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
+        return tuple(map(_typed, value, kinds))
+    return kind(value)
+
+
+def _kind(item: Any) -> Any:
+    """The kind of an item, as `_typed` takes it."""
+    return tuple[tuple(map(_kind, item))] if isinstance(item, tuple) else type(item)
 
 
 def _answer(item: tuple[int, Any], function: Callable[[Any], Any]) -> str:

@@ -22,61 +22,77 @@ import shlex
 from absl import flags
 
 from autosong_jax import cli
+from autosong_jax.errors import UserError
 
-_INPUT = flags.DEFINE_string("input", None, "Folder of songs, or JSONL manifest.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "Directory of the dataset, to be made.", required=True)
-_CODEC = flags.DEFINE_string(
-    "codec", "melrvq", "melrvq (fitted to your songs here, no download; melrvq:hop=1280,num_codebooks=8 and the like "
-    "change its settings), encodec_24khz, encodec_32khz, encodec_48khz, or the directory or hub id of any "
-    "EnCodec in the format of transformers.")
-_CODEC_BACKEND = flags.DEFINE_enum(
-    "codec_backend", "transformers", ["transformers", "encodec"], "The package that computes an EnCodec; the codes are "
-    "the same. encodec is Meta's own, for which --codec is encodec_24khz or encodec_48khz, to fetch Meta's checkpoint, "
-    "or the .th file of one, or the directory that holds it.")
-_BANDWIDTH = flags.DEFINE_float(
-    "bandwidth", None, "Of EnCodec, in kbit/s: decides the number of codebooks. By default the lowest of the model.")
-_TEXT_ENCODER = flags.DEFINE_string(
-    "text_encoder", "bytes", "bytes (any language), pinyin (Mandarin), or bert:ID, t5:ID, mt5:ID, umt5:ID for frozen "
-    "states of a pretrained encoder; ID is a hub id or a directory.")
-_TEXT_STATES = flags.DEFINE_enum(
-    "text_states", "stored", ["stored", "on_the_fly"], "Of a frozen encoder: store its states, which may take more "
-    "disk than all else, or only its ids, and run it in training.")
-_VALIDATION_FRACTION = flags.DEFINE_float(
-    "validation_fraction", 0.05, "Share of the groups held out to choose checkpoints by: at least one group, if there "
-    "are two. A song that names no group is one of its own.", lower_bound=0, upper_bound=1)
-_TEST_FRACTION = flags.DEFINE_float(
-    "test_fraction", 0.0, "Share of the groups held out for the end: if above 0, at least one group, if there are "
-    "three.", lower_bound=0, upper_bound=1)
-_SHARDS = flags.DEFINE_integer("shards", None, "Files per split. By default about one per 128 MiB.", lower_bound=1)
-_MAX_MINUTES = flags.DEFINE_float(
-    "max_minutes", 30.0, "Longer songs are left out. A worker holds a whole song in memory.", lower_bound=0)
-_REQUIRE_LYRICS = flags.DEFINE_bool("require_lyrics", True, "Leave out songs without lyrics.")
-_RUNNER = flags.DEFINE_enum(
-    "runner", "local", ["local", "beam"], "What does the work on each song: processes of this machine, or Apache Beam, "
-    "which has to be installed and may run on a cluster. The dataset is the same.")
-_BEAM_OPTIONS = flags.DEFINE_multi_string(
-    "beam_options", [], "Options of the pipeline, as Beam has them, such as --beam_options='--runner=FlinkRunner "
-    "--flink_master=HOST:8081'. May be given several times. By default Beam's DirectRunner, with --workers workers.")
-_WORKERS = flags.DEFINE_integer(
-    "workers", None, "Processes that read and encode; without a GPU, each holds the pretrained models. By default one "
-    "per core. The dataset is the same.", lower_bound=1)
-_STRICT = flags.DEFINE_bool("strict", False, "End with an error, before encoding, if any song has to be left out.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset made from other songs or with other options.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """In a function, so that several commands can be imported into one process."""
+    flags.DEFINE_string("input", None, "Folder of songs, or JSONL manifest.", required=True)
+    flags.DEFINE_string("output", None, "Directory of the dataset, to be made.", required=True)
+    flags.DEFINE_string(
+        "codec", "melrvq", "melrvq (fitted to your songs here, no download; melrvq:hop=1280,num_codebooks=8 and the "
+        "like change its settings), encodec_24khz, encodec_32khz, encodec_48khz, or the directory or hub id of any "
+        "EnCodec in the format of transformers.")
+    flags.DEFINE_enum(
+        "codec_backend", "transformers", ["transformers", "encodec"], "The package that computes an EnCodec; the codes "
+        "are the same. encodec is Meta's own, for which --codec is encodec_24khz or encodec_48khz, to fetch Meta's "
+        "checkpoint, or the .th file of one, or the directory that holds it.")
+    flags.DEFINE_float(
+        "bandwidth", None, "Of EnCodec, in kbit/s: decides the number of codebooks. By default the lowest of the "
+        "model.")
+    flags.DEFINE_string(
+        "text_encoder", "bytes", "bytes (any language), pinyin (Mandarin), or bert:ID, t5:ID, mt5:ID, umt5:ID for "
+        "frozen states of a pretrained encoder; ID is a hub id or a directory.")
+    flags.DEFINE_enum(
+        "text_states", "stored", ["stored", "on_the_fly"], "Of a frozen encoder: store its states, which may take more "
+        "disk than all else, or only its ids, and run it in training.")
+    flags.DEFINE_float(
+        "validation_fraction", 0.05, "Share of the groups held out to choose checkpoints by: at least one group, if "
+        "there are two. A song that names no group is one of its own.", lower_bound=0, upper_bound=1)
+    flags.DEFINE_float(
+        "test_fraction", 0.0, "Share of the groups held out for the end: if above 0, at least one group, if there are "
+        "three.", lower_bound=0, upper_bound=1)
+    flags.DEFINE_integer("shards", None, "Files per split. By default about one per 128 MiB.", lower_bound=1)
+    flags.DEFINE_float(
+        "max_minutes", 30.0, "Longer songs are left out. A worker holds a whole song in memory.", lower_bound=0)
+    flags.DEFINE_bool("require_lyrics", True, "Leave out songs without lyrics.")
+    flags.DEFINE_enum(
+        "runner", "local", ["local", "beam"], "What does the work on each song: processes of this machine, or Apache "
+        "Beam, which has to be installed and may run on a cluster. The dataset is the same.")
+    flags.DEFINE_multi_string(
+        "beam_options", [], "Options of the pipeline, as Beam has them, such as --beam_options='--runner=FlinkRunner "
+        "--flink_master=HOST:8081'. May be given several times. By default Beam's DirectRunner, with --workers "
+        "workers.")
+    flags.DEFINE_integer(
+        "workers", None, "Processes that read and encode; without a GPU, each holds the pretrained models. By default "
+        "one per core. The dataset is the same.", lower_bound=1)
+    flags.DEFINE_bool("strict", False, "End with an error, before encoding, if any song has to be left out.")
+    flags.DEFINE_bool("overwrite", False, "Replace a dataset made from other songs or with other options.")
 
 
 def main() -> None:
     from data_prep import pipeline, report
 
     options = pipeline.Options(
-        input=_INPUT.value, output=_OUTPUT.value, codec=_CODEC.value, codec_backend=_CODEC_BACKEND.value,
-        bandwidth=_BANDWIDTH.value, text_encoder=_TEXT_ENCODER.value, text_states=_TEXT_STATES.value,
-        validation_fraction=_VALIDATION_FRACTION.value, test_fraction=_TEST_FRACTION.value, shards=_SHARDS.value,
-        max_minutes=_MAX_MINUTES.value, require_lyrics=_REQUIRE_LYRICS.value, runner=_RUNNER.value,
-        beam_options=tuple(option for text in _BEAM_OPTIONS.value for option in shlex.split(text)),
-        workers=_WORKERS.value or os.cpu_count(), strict=_STRICT.value, overwrite=_OVERWRITE.value)
+        input=FLAGS.input, output=FLAGS.output, codec=FLAGS.codec, codec_backend=FLAGS.codec_backend,
+        bandwidth=FLAGS.bandwidth, text_encoder=FLAGS.text_encoder, text_states=FLAGS.text_states,
+        validation_fraction=FLAGS.validation_fraction, test_fraction=FLAGS.test_fraction, shards=FLAGS.shards,
+        max_minutes=FLAGS.max_minutes, require_lyrics=FLAGS.require_lyrics, runner=FLAGS.runner,
+        beam_options=tuple(option for text in FLAGS.beam_options for option in _split(text)),
+        workers=FLAGS.workers or os.cpu_count(), strict=FLAGS.strict, overwrite=FLAGS.overwrite)
     finished, speed = pipeline.export(options)
-    print(report.summary(finished, options.output, speed))
+    cli.say(report.summary(finished, options.output, speed))
+
+
+def _split(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--beam_options={text}: {str(error).lower()}") from error
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)

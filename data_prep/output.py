@@ -3,34 +3,66 @@
 `dataset_info.json` comes last, so a directory that holds it holds a whole dataset.
 """
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
+from autosong_jax import cli, inputs
 from autosong_jax.data import schema
 from autosong_jax.data.text import DIRECTORY as TEXT_ENCODER
 from autosong_jax.errors import UserError
-from data_prep import report, splits
+from data_prep import directories, report, splits
 from data_prep.records import Recorder, Shard
 from data_prep.work import WorkDirectory
 from data_prep.workers import WorkerDied, Workers
 
 _DONE = "dataset_info.json"
 _SHARD_BYTES = 128 * 2**20
+_REPORT_LIMIT = 2**30  # bytes: of a million songs
 
 
 def check(output: str, source: str) -> pathlib.Path:
     """The path of the output. Raises UserError if it is no place for a dataset made from `source`."""
-    target, songs = pathlib.Path(output), pathlib.Path(source)
-    if target.exists() and not target.is_dir():
-        raise UserError(f"--output={output} is a file, expected a directory or a new name")
-    if songs.is_dir() and target.resolve().is_relative_to(songs.resolve()):
+    target = pathlib.Path(output)
+    directories.check(target, "--output")
+    inside, outside = target.resolve(), pathlib.Path(source).resolve()
+    if outside.is_dir() and inside.is_relative_to(outside):
         raise UserError(f"--output={output} lies within --input={source}: give a directory outside of it")
-    ours = (".partial", _DONE, report.FILE)
-    if target.is_dir() and any(target.iterdir()) and not any((target / name).exists() for name in ours):
+    if outside.is_relative_to(inside):
+        raise UserError(f"--input={source} lies within --output={output}: give a directory that holds nothing else")
+    if target.is_dir() and any(target.iterdir()) and not _is_ours(target):
         raise UserError(f"--output={output} holds other files: give an empty directory or a new name")
     return target
+
+
+def _is_ours(target: pathlib.Path) -> bool:
+    """Whether an export has been at work in a directory. Names alone do not say so: others have a report.json, too."""
+    if (target / ".partial" / "lock").is_file() or [path.name for path in target.iterdir()] == [".partial"]:
+        return True
+    for name, kind in ((report.FILE, _Report), (_DONE, _Info)):
+        with contextlib.suppress(UserError):
+            found = inputs.read_json(target / name, kind, "", limit=_REPORT_LIMIT)
+            return kind is _Report or found.name == schema.DATASET_NAME
+    return False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """What every `report.json` holds, of a dataset or of none."""
+
+    splits: dict[str, Any]
+    songs: dict[str, Any]
+    left_out: list[Any]
+    fingerprint: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Info:
+    name: str
 
 
 def finished_report(target: pathlib.Path, fingerprint: str, *, overwrite: bool) -> dict | None:
@@ -42,13 +74,11 @@ def finished_report(target: pathlib.Path, fingerprint: str, *, overwrite: bool) 
     """
     if not (target / _DONE).exists():
         return None
-    try:
-        finished = json.loads((target / report.FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        finished = {}
-    if finished.get("fingerprint") == fingerprint:
-        shutil.rmtree(target / ".partial", ignore_errors=True)  # an export stopped just before its very end
-        return finished
+    with contextlib.suppress(UserError):  # where it is damaged, nobody knows what the dataset was made from
+        path = target / report.FILE
+        if inputs.read_json(path, report.Contents, "", limit=_REPORT_LIMIT).fingerprint == fingerprint:
+            shutil.rmtree(target / ".partial", ignore_errors=True)  # an export stopped just before its very end
+            return inputs.read_json(path, dict[str, Any], "", limit=_REPORT_LIMIT)
     if not overwrite:
         raise UserError(f"--output={target} holds a dataset made from other songs or with other options: give another "
                         "--output, or --overwrite to replace it")
@@ -125,4 +155,6 @@ def _write_shards(shards: list[Shard], workers: Workers) -> dict[pathlib.Path, i
 
 
 def _write_json(path: pathlib.Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    """Readable in every language; but what would steer a terminal, and JSON does not escape, is escaped."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    path.write_text("".join(c if cli.printable(c) == c else f"\\u{ord(c):04x}" for c in text), encoding="utf-8")

@@ -9,6 +9,7 @@ or on how often the export was stopped and started again.
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -29,6 +30,8 @@ from data_prep.workers import WorkerDied, Workers
 
 _FIT_SONGS = 100  # a codec is fitted to at most so many songs
 _QUALITY_SONGS, _QUALITY_SECONDS = 4, 10.0  # what the codec's quality is measured on
+_SHARDS = 99_999  # files have numbers of five digits
+_WORKERS_A_CORE = 8  # more would be no faster and take the memory
 _KILLED = "the process that read it was killed (not enough memory?)"
 
 
@@ -55,10 +58,19 @@ class Options:
     overwrite: bool = False
 
     def __post_init__(self):
+        most = _WORKERS_A_CORE * (os.cpu_count() or 1)
+        numbers = {"bandwidth": (0, 1e6), "max_minutes": (0, 1e4), "shards": (1, _SHARDS), "workers": (1, most)}
+        for name, (least, largest) in numbers.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= largest:  # which NaN is not either
+                raise UserError(f"--{name}={value:g}: expected {least} to {largest:g}")
         if not (0 <= self.validation_fraction < 1 and 0 <= self.test_fraction < 1
                 and self.validation_fraction + self.test_fraction < 1):
             raise UserError(f"--validation_fraction={self.validation_fraction:g} and --test_fraction="
                             f"{self.test_fraction:g} must not be negative and must leave songs to train on")
+        if self.beam_options and self.runner != "beam":
+            raise UserError(f"{beam.FLAG}={' '.join(self.beam_options)} is for --runner=beam, but --runner is "
+                            f"{self.runner}: leave it out, or give --runner=beam")
 
     def that_decide(self) -> dict:
         """The options that the dataset depends on; where songs and models lie is not among them, what they hold is."""
@@ -100,7 +112,7 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
     target = output.check(options.output, options.input)
     with _workers(options, target) as workers:
         songs, left_out = find_songs(options.input, require_lyrics=options.require_lyrics)
-        items = _digest_files(songs, left_out, workers)
+        items = _digest_files(songs, left_out, workers, options.max_minutes)
         decided = options.that_decide()
         fingerprint = digest(decided, [item.made_from() for item in items],
                              [dataclasses.astuple(song) for song in left_out])
@@ -131,18 +143,20 @@ def _workers(options: Options, target: pathlib.Path) -> Workers | beam.BeamWorke
     return beam.BeamWorkers(options.workers, options.beam_options, location(target))
 
 
-def _digest_files(songs: list[Song], left_out: list[LeftOut], workers: Workers | beam.BeamWorkers) -> list[Item]:
+def _digest_files(songs: list[Song], left_out: list[LeftOut], workers: Workers | beam.BeamWorkers,
+                  max_minutes: float) -> list[Item]:
     """Digests of the audio files; songs without are added to `left_out`."""
     paths = list(dict.fromkeys(song.audio.absolute() for song in songs))
-    digests = dict(progress(workers.map_reading(tasks.file_digest, paths), total=len(paths), desc="finding",
-                            unit="song"))
+    function = functools.partial(tasks.file_digest, max_minutes=max_minutes)
+    digests = dict(progress(workers.map_reading(function, paths), total=len(paths), desc="finding", unit="song"))
     items = []
     for song in songs:
         result = digests[song.audio.absolute()]
-        if isinstance(result, str):
-            items.append(Item(song, result))
+        found, reason = ("", _KILLED) if isinstance(result, WorkerDied) else result
+        if found:
+            items.append(Item(song, found))
         else:
-            left_out.append(LeftOut(song.id, f"its audio file {song.audio.name} is missing or cannot be opened"))
+            left_out.append(LeftOut(song.id, reason))
     return items
 
 
@@ -197,7 +211,8 @@ class _Run:
         usable = []
         for item in items:
             file = self._file(item)
-            check = tasks.Check(**(checks.get(file) or json.loads(self.work.read("checks", keys[file]))))
+            check = tasks.Check(**checks[file]) if file in checks else (
+                self.work.read_json("checks", keys[file], tasks.Check))
             if check.reason:
                 self.left_out.append(LeftOut(item.song.id, check.reason))
             else:
@@ -235,7 +250,7 @@ class _Run:
             key = digest(*made_with, item.made_from(), item.group)
             item.record = self.work.file("records", key)
             if key in earlier:
-                notes[item.song.id] = json.loads(self.work.read("notes", key))
+                notes[item.song.id] = self.work.read_json("notes", key, list[str])
             else:
                 todo.append(Job(item.song, self._file(item), item.group, key))
         for job, result in self._make_records(todo, codec, recorder):
@@ -261,9 +276,10 @@ class _Run:
         # A GPU belongs to this process alone, which does what is to be done there and all that comes after.
         function = recorder.codes if self.source.in_workers else recorder.audio
         for job, result in self._map(function, jobs, "encoding"):
+            if isinstance(result, np.ndarray) and not self.source.in_workers:
+                result = tasks.attempt(functools.partial(codec.encode, result))
             if isinstance(result, np.ndarray):
-                codes = result if self.source.in_workers else codec.encode(result)
-                yield job, recorder.write(job, codes, codec, self.encoder)
+                yield job, recorder.write(job, result, codec, self.encoder)
             else:
                 yield job, result if isinstance(result, WorkerDied) else {"reason": result}
 

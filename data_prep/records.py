@@ -61,8 +61,11 @@ class Recorder:
         return self.write(job, codes, tasks.codec(self.codec), _text_encoder(self.text, self.text_directory))
 
     def write(self, job: Job, codes: np.ndarray, codec: Codec, encoder) -> dict[str, Any]:
-        """Makes the record of a song whose codes there are already; returns its `notes`."""
-        arrays, notes = texts.encode(encoder, job.song)
+        """Makes the record of a song whose codes there are already; returns as `make` does."""
+        encoded = tasks.attempt(lambda: texts.encode(encoder, job.song))
+        if isinstance(encoded, str):
+            return {"reason": encoded}
+        arrays, notes = encoded
         record = {"id": job.song.id, "group": job.group, "codes": codes, "frame_rate": codec.frame_rate,
                   "lyrics": job.song.lyrics, "genre": job.song.genre, "description": job.song.description,
                   "text_encoder": self.text.name, "text_encoder_revision": self.text.revision, **arrays}

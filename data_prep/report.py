@@ -25,6 +25,53 @@ class Speed:
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    songs: int
+    groups: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Song:
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Quality:
+    songs: int
+    held_out: bool
+    round_trip_db: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Codec:
+    name: str
+    sample_rate: int
+    channels: int
+    frame_rate: float
+    num_codebooks: int
+    codebook_size: int
+    quality: _Quality
+
+
+@dataclasses.dataclass(frozen=True)
+class _TextEncoder:
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What is read of the `report.json` of a dataset."""
+
+    fingerprint: str
+    splits: dict[str, _Split]
+    songs: dict[str, _Song]
+    left_out: list[LeftOut]
+    codec: _Codec
+    text_encoder: _TextEncoder
+
+
 def build(items: list["Item"], left_out: list[LeftOut], facts: dict) -> dict:
     """The contents of `report.json`: `facts`, `splits` (what each holds), `songs` by id, and `left_out`.
 

@@ -9,10 +9,12 @@ import functools
 import json
 import pathlib
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.audio import io
 from autosong_jax.audio.codec import Codec
 from autosong_jax.errors import UserError
@@ -20,7 +22,11 @@ from autosong_jax.pretrained import files
 from data_prep import codecs
 from data_prep.work import Results
 
+T = TypeVar("T")
+
 MIN_SECONDS = 0.5
+_BYTES_A_MINUTE = 60 * 2**23  # of ten channels at 192 kHz in float32
+_LOWEST_RATE = 1000  # Hz; a header that says less is wrong, and minutes at that rate would become days
 _SILENCE = 1e-4  # peak; -80 dB below full scale
 
 
@@ -46,12 +52,17 @@ class Check:
     reason: str = ""
 
 
-def file_digest(path: pathlib.Path) -> str | None:
-    """A digest of a file's contents, or None where there is no file that can be read."""
+def file_digest(path: pathlib.Path, max_minutes: float) -> tuple[str, str]:
+    """(a digest of a file's contents, "") or ("", the reason why there is none)."""
     try:
-        return files.file_digest(path) if path.is_file() else None
-    except OSError:
-        return None
+        size = inputs.stat_regular(path, "audio").st_size
+        if size > max_minutes * _BYTES_A_MINUTE:
+            return "", f"its audio file has {size} bytes, more than --max_minutes={max_minutes:g} of any audio"
+        return files.file_digest(path), ""
+    except UserError as error:
+        return "", f"its audio file{str(error).removeprefix(f'audio {path}')}"
+    except OSError as error:
+        return "", f"its audio file cannot be read: {inputs.reason(error)}"
 
 
 def keep_check(item: tuple[AudioFile, str], max_minutes: float, results: Results) -> dict[str, Any]:
@@ -66,26 +77,33 @@ def check(file: AudioFile, max_minutes: float) -> Check:
     """Reads the whole file, as broken audio may show anywhere."""
     import soundfile
 
+    samples, peak = 0, 0.0
     try:
         with soundfile.SoundFile(file.path) as header:
             own_rate, own_channels, minutes = header.samplerate, header.channels, header.frames / header.samplerate / 60
             if _is_cut_short(header.extra_info):
                 return Check(reason="audio ends early: the file is shorter than its header says")
+        if own_rate < _LOWEST_RATE:
+            return Check(reason=f"audio is at {own_rate} Hz, expected {_LOWEST_RATE} Hz or more")
         if minutes > max_minutes:
             return Check(reason=f"{minutes:.1f} minutes long (--max_minutes={max_minutes:g})")
-        audio, rate = io.read(file.path, file.sample_rate, file.channels)
+        for block in io.read_blocks(file.path, file.sample_rate, file.channels):
+            samples, peak = samples + block.shape[1], max(peak, float(np.abs(block).max(initial=0)))
+            if samples > (max_minutes * 60 + 1) * file.sample_rate:
+                return Check(reason=f"longer than its header says, and than --max_minutes={max_minutes:g}")
     except UserError as error:
         return Check(reason=_reason(error, file))
     except soundfile.SoundFileError as error:
         return Check(reason=f"audio cannot be read: {error.error_string}")
-    seconds = audio.shape[1] / rate
+    seconds = samples / file.sample_rate
     if seconds < MIN_SECONDS:
         return Check(reason=f"audio is only {seconds:.2f} s long, expected {MIN_SECONDS} s or more")
-    if np.abs(audio).max() < _SILENCE:
+    if peak < _SILENCE:
         return Check(reason="audio is silent")
     notes = []
-    if own_rate < rate:
-        notes.append(f"recorded at {own_rate} Hz, brought to {rate} Hz: it holds nothing above {own_rate // 2} Hz")
+    if own_rate < file.sample_rate:
+        notes.append(f"recorded at {own_rate} Hz, brought to {file.sample_rate} Hz: it holds nothing above "
+                     f"{own_rate // 2} Hz")
     if own_channels > 2:
         notes.append(f"{own_channels} channels, mixed down to {file.channels}")
     return Check(seconds, tuple(notes))
@@ -111,7 +129,17 @@ def read(file: AudioFile) -> np.ndarray | str:
 def encode(file: AudioFile, codec_directory: pathlib.Path) -> np.ndarray | str:
     """The codes, uint16 [T, K], of the codec saved in `codec_directory`, or the reason why there are none."""
     audio = read(file)
-    return audio if isinstance(audio, str) else codec(codec_directory).encode(audio)
+    return audio if isinstance(audio, str) else attempt(lambda: codec(codec_directory).encode(audio))
+
+
+def attempt(make: Callable[[], T]) -> T | str:
+    """What `make` gives, or the reason why one song is too much for a codec or a text encoder."""
+    try:
+        return make()
+    except MemoryError:
+        return "there is not enough memory for it"
+    except (RuntimeError, IndexError) as error:  # of PyTorch, which says so of memory, too
+        return f"cannot be encoded: {str(error).strip()[:200]}".split("\n")[0]
 
 
 def _reason(error: UserError, file: AudioFile) -> str:

@@ -16,6 +16,7 @@ from data_prep.songs import Song
 FLAG = "--text_encoder"
 STATES = {"stored": "states", "on_the_fly": "tokens"}  # what records hold for a frozen encoder, by --text_states
 _IDS, _FROZEN = ("bytes", "pinyin"), ("bert", "t5", "mt5", "umt5")
+_NOTES, _NOTE = 10, 300  # warnings kept of a song's text, and characters of each
 _catching = threading.Lock()  # what Python keeps of warnings is one for all threads
 
 
@@ -76,4 +77,6 @@ def encode(encoder, song: Song) -> tuple[dict[str, np.ndarray], list[str]]:
         lyrics = encoder.encode_lyrics(song.lyrics)
     features = {"text_ids": lyrics.ids, "section_ids": lyrics.sections, "line_ids": lyrics.lines,
                 "genre_ids": encoder.encode(song.genre), "description_ids": encoder.encode(song.description)}
-    return features, sorted({str(warning.message) for warning in caught})
+    notes = sorted({str(warning.message) for warning in caught})
+    more = [f"... and {len(notes) - _NOTES} more of the kind"] if len(notes) > _NOTES else []
+    return features, [note if len(note) <= _NOTE else f"{note[:_NOTE - 3]}..." for note in notes[:_NOTES]] + more

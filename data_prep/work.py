@@ -12,9 +12,12 @@ import pathlib
 import shutil
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
+
+T = TypeVar("T")
 
 # Raised whenever the same songs and options come to give other bytes: what older code left unfinished is not used then.
 _REVISION = 1
@@ -54,9 +57,14 @@ class Results:
         except FileNotFoundError:
             return set()
 
-    def read(self, kind: str, key: str) -> bytes:
-        """A result that there is."""
-        return self.file(kind, key).read_bytes()
+    def read_json(self, kind: str, key: str, expected: type[T]) -> T:
+        """A result that there is, of the type expected. Raises UserError if it is damaged."""
+        path = self.file(kind, key)
+        try:
+            return inputs.read_json(path, expected, "the result")
+        except UserError as error:
+            raise UserError(f"{error}; an export that was stopped left it: delete {self.path} and start again"
+                            ) from error
 
     def write(self, kind: str, key: str, data: bytes) -> None:
         """Keeps a result."""
@@ -73,8 +81,12 @@ class WorkDirectory(Results):
     def __init__(self, output: pathlib.Path):
         """Raises UserError if another export is at work in `output`."""
         super().__init__(location(output))
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / "lock", "w")  # noqa: SIM115 (held open, and with it the lock)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / "lock", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+            self._lock = os.fdopen(lock, "w")  # held open, and with it the lock
+        except OSError as error:
+            raise UserError(f"--output={output} cannot be written: {inputs.reason(error)}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

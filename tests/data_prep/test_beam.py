@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from autosong_jax.errors import UserError
 from data_prep import beam
 from data_prep.beam import BeamWorkers
 from data_prep.pipeline import Options, export
+from data_prep.records import Job, Shard
+from data_prep.songs import Song
+from data_prep.tasks import AudioFile
 from data_prep.workers import WorkerDied
 
 pytest.importorskip("apache_beam")
@@ -139,6 +143,20 @@ def test_results(tmp_path, monkeypatch):
             list(workers.map(square, [1, 1000]))
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("items", [
+    [1, 2], [Path("a"), Path("b\udcff")], [("a", Path("b"))],
+    [(AudioFile("song", Path("/a b\udcff/c.wav"), 16000, 1), "key")],
+    [Job(Song("a", Path("a.wav"), "g", "la\nlo \u2028 é"), AudioFile("song", Path("c"), 1, 2), "group", "key")] * 4,
+    [Shard(Path("a"), (Path("b"), Path("c"))), Shard(Path("d"), ())]])
+def test_items_go_by_way_of_files_without_code(tmp_path, items, monkeypatch):
+    monkeypatch.setattr(beam, "_ITEMS_A_FILE", 3)
+    paths = beam._write_items(items, tmp_path)
+    assert [item for path in paths for item in beam._read_items(path, beam._kind(items[0]))] == list(enumerate(items))
+    Path(paths[0]).write_bytes(pickle.dumps(items))
+    with pytest.raises(ValueError, match=r"utf-8|JSON|Expecting"):
+        beam._read_items(paths[0], beam._kind(items[0]))
 
 
 @pytest.mark.parametrize(("option", "message"), [

@@ -417,7 +417,7 @@ def test_flags_and_options_have_the_same_defaults():
     program = ("import sys; from absl import flags; from data_prep import export, pipeline, report\n"
                "pipeline.export = lambda options: (print(options), None)\n"
                "report.summary = lambda *_: ''\n"
-               "flags.FLAGS(sys.argv); export.main()")
+               "export.define_flags(); flags.FLAGS(sys.argv); export.main()")
     process = subprocess.run([sys.executable, "-c", program, "--input=a", "--output=b", "--workers=1"], cwd=ROOT,
                              capture_output=True, text=True)
     assert process.stdout.strip() == str(Options("a", "b")), process.stderr
