@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+_START = "spawn"  # forking would copy locks that another thread holds
+
 
 class WorkerDied:
     """The result of an item whose process died over it."""
@@ -64,7 +66,7 @@ class Workers:
                 yield running[future], future.result()
 
     def _start(self) -> None:
-        self._pool = concurrent.futures.ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"), _prepare)
+        self._pool = concurrent.futures.ProcessPoolExecutor(self.count, multiprocessing.get_context(_START), _prepare)
 
     def _submit(self, function: Callable[[Any], Any], item: Any) -> concurrent.futures.Future:
         try:

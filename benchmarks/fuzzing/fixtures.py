@@ -13,6 +13,7 @@ import sys
 import numpy as np
 
 from autosong_jax import config as config_file
+from benchmarks.fuzzing import prep
 
 LYRICS = "[verse]\nla la love\n\n[chorus]\nlo lo rain\n"
 _WORDS = ("love", "rain", "night", "blue")
@@ -44,6 +45,7 @@ def _files(folder: pathlib.Path) -> None:
     np.save(folder / "codes.npy", rng.integers(16, size=(9, 3), dtype=np.uint16))
     np.save(folder / "encodec.npy", rng.integers(64, size=(9, 4), dtype=np.uint16))
     somebodys = folder / "somebodys songs"
+    prep.make(folder, tone)
     for i in range(2):
         (somebodys / f"song {i}").mkdir(parents=True)
         (somebodys / f"song {i}" / "lyrics.txt").write_text(LYRICS, encoding="utf-8")

@@ -5,9 +5,9 @@ Such a module has `KINDS`, {name: function of a `Scene`}. What its commands impo
 
 from collections.abc import Callable
 
-from benchmarks.fuzzing import commands
+from benchmarks.fuzzing import commands, prep
 from benchmarks.fuzzing.scene import Case, Scene
 
-_MODULES = (commands,)
+_MODULES = (commands, prep)
 KINDS: dict[str, Callable[[Scene], Case]] = {name: draw for module in _MODULES for name, draw in module.KINDS.items()}
 IMPORTS = tuple(name for module in _MODULES for name in getattr(module, "IMPORTS", ()))
