@@ -15,6 +15,8 @@ def check(path: pathlib.Path, flag: str, *, empty: bool = False) -> None:
       flag: what it was given by, for errors.
       empty: whether there may be nothing in it.
     """
+    if str(path).startswith("~"):  # a shell expands it only at the beginning of a word
+        raise UserError(f"{flag}={path}: expected $HOME in place of ~, which would be a directory of that name here")
     nearest, missing = path.absolute(), []
     try:
         while not os.path.lexists(nearest):

@@ -49,7 +49,7 @@ def export_paths(scene: Scene) -> Case:
     """Places that are none, where songs are read and a dataset is written."""
     rng = scene.rng
     name = rng.choice(("input", "output", "output", "codec", "text_encoder"))
-    odd = damage.path(rng, scene.made if name == "output" else scene.given, scene.take(_BYSTANDER))
+    odd = _odd_output(scene) if name == "output" else damage.path(rng, scene.given, scene.take(_BYSTANDER))
     return _export(scene, f"--{name}={'t5:' if name == 'text_encoder' else ''}{odd}")
 
 
@@ -150,7 +150,7 @@ def songbook(scene: Scene) -> Case:
     rng = scene.rng
     flags = damage.flags(rng, _SONGBOOK, 1) if rng.random() < 0.6 else []
     if rng.random() < 0.6:
-        flags += [f"--output={damage.path(rng, scene.made, scene.take(_BYSTANDER))}"]
+        flags += [f"--output={_odd_output(scene)}"]
     return Case(SONGBOOK, [f"--output={scene.made / 'book'}", "--songs=1", "--seconds=5", *flags])
 
 
@@ -179,7 +179,7 @@ def unpickle(scene: Scene) -> Case:
     elif what == "input":
         flags = [f"--input={damage.path(rng, scene.given, scene.take(_BYSTANDER))}"]
     else:
-        flags = [f"--output={damage.path(rng, scene.made, scene.take(_BYSTANDER))}"]
+        flags = [f"--output={_odd_output(scene)}"]
     return Case(UNPICKLE, [f"--input={path}", f"--output={scene.made / 'out'}", *flags], wanted)
 
 
@@ -214,6 +214,12 @@ KINDS = {function.__name__.replace("_", "-"): function
 def _export(scene: Scene, *flags: str, wanted: Sequence[int] = (0, 2), changes: Sequence[pathlib.Path] = ()) -> Case:
     return Case(EXPORT, [f"--input={scene.take('songs')}", f"--output={scene.made / 'dataset'}", f"--codec={_SMALL}",
                          "--workers=1", *flags], wanted, changes)
+
+
+def _odd_output(scene: Scene) -> pathlib.Path | str:
+    """A place that is none, or at least not in the working directory."""
+    odd = damage.path(scene.rng, scene.made, scene.take(_BYSTANDER))
+    return odd if str(odd).startswith(("/", "~")) else scene.made / odd
 
 
 def _damage_model(scene: Scene, folder: pathlib.Path) -> None:

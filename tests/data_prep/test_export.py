@@ -23,6 +23,7 @@ from autosong_jax.data.text import get_text_encoder
 from autosong_jax.errors import UserError
 from data_prep import codecs, pipeline, report, tasks, texts
 from data_prep.pipeline import Options, export
+from data_prep.songs import Song
 from data_prep.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -345,6 +346,111 @@ def test_outputs_that_are_refused(songs, tmp_path):
     for target, why in ((tmp_path / "full", "other files"), (tmp_path / "file", "is a file"), (songs / "x", "within")):
         with pytest.raises(UserError, match=why):
             export(Options(str(songs), str(target), overwrite=True))
+
+
+def test_outputs_that_cannot_be_made(songs, tmp_path):
+    """Found before any work, and nothing of somebody else's is touched."""
+    (tmp_path / "theirs" / "codec").mkdir(parents=True)
+    (tmp_path / "theirs" / "codec" / "a.py").write_text("important")
+    (tmp_path / "theirs" / "report.json").write_text('{"title": "of another kind"}')
+    (tmp_path / "theirs" / "dataset_info.json").write_text('{"name": "mnist"}')
+    (tmp_path / "loop").symlink_to("loop")
+    before = contents(tmp_path)
+    for target, why in ((tmp_path / "theirs", "other files"), (tmp_path / "theirs" / "report.json" / "x", "lies below"),
+                        (tmp_path / ("x" * 300), "longer than"), (tmp_path / "x" / ("x" * 300), "longer than"),
+                        (tmp_path / "loop", "no directory"), (tmp_path / "loop" / "x", "lies below"),
+                        (songs.parent, "lies within"), (songs, "lies within"), ("/dev/null", "no directory")):
+        with pytest.raises(UserError, match=why):
+            export(Options(str(songs), str(target), overwrite=True))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("option", "value"), [
+    ("bandwidth", float("nan")), ("bandwidth", -1.0), ("max_minutes", float("nan")), ("max_minutes", float("inf")),
+    ("max_minutes", 1e12), ("validation_fraction", float("nan")), ("test_fraction", float("nan")),
+    ("test_fraction", -0.1), ("shards", 10**9), ("shards", 0), ("workers", 10**6), ("workers", 0),
+    ("beam_options", ("--a=b",))])
+def test_options_out_of_range(option, value):
+    with pytest.raises(UserError, match=f"--{option}"):
+        Options("songs", "data", **{option: value})
+
+
+def test_a_damaged_report_is_as_good_as_none(songs, exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "data")
+    whole = report_of(tmp_path / "data")
+    for damaged in ("[" * 100_000, "[]", json.dumps(whole | {"codec": 5}), json.dumps(whole | {"songs": {"a": 5}})):
+        (tmp_path / "data" / "report.json").write_text(damaged)
+        with pytest.raises(UserError, match="--overwrite"):
+            export(Options(str(songs), str(tmp_path / "data")))
+
+
+def test_a_damaged_work_directory(songs, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "Workers", InProcess)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.output, "write", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            export(Options(str(songs), str(tmp_path)))
+    for kind, damaged in (("notes", "{}"), ("checks", ""), ("checks", '{"seconds": "1"}')):
+        path = next((tmp_path / ".partial" / kind).iterdir())
+        before = path.read_bytes()
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"delete .*\.partial"):
+            export(Options(str(songs), str(tmp_path)))
+        path.write_bytes(before)
+
+
+def test_names_cannot_steer_a_terminal(tmp_path):
+    """Neither that of the command nor one that shows the report, from which the names come back as they are."""
+    name = "song \x1b[2J\x9b31m \u202e 爱"
+    make_song(tmp_path / "songs", name, make_tone(), lyrics="[\x1b[31mzzz]\nla")
+    make_song(tmp_path / "songs", f"bad {name}", np.zeros((16000, 1)))
+    process = subprocess.run(command(tmp_path / "songs", tmp_path / "data"), cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0 and "song \\x1b[2J\\x9b31m \\u202e 爱" in process.stdout
+    for text in (process.stdout, process.stderr, (tmp_path / "data" / "report.json").read_text()):
+        assert not set(text) & set("\x1b\x9b\u202e")
+    assert "爱" in (tmp_path / "data" / "report.json").read_text()
+    assert report_of(tmp_path / "data")["songs"].keys() == {name}
+    assert report_of(tmp_path / "data")["left_out"][0]["song"] == f"bad {name}"
+
+
+def test_audio_without_end(tmp_path):
+    """What would wait for ever, or become days of sound, is left out before it is read."""
+    os.mkfifo(make_song(tmp_path / "songs", "pipe") / "audio.wav")
+    (make_song(tmp_path / "songs", "device") / "audio.wav").symlink_to("/dev/zero")
+    make_song(tmp_path / "songs", "slow", make_tone(1, 16000), 1)
+    make_song(tmp_path / "songs", "slower", make_tone(1, 100), 7)
+    with open(make_song(tmp_path / "songs", "hole") / "audio.wav", "wb") as file:
+        file.truncate(2**40)
+    header = bytearray((make_song(tmp_path / "songs", "hours", make_tone(), suffix="flac") / "audio.flac").read_bytes())
+    header[8 + 13] |= 0x0f  # the number of samples, 36 bits of it
+    header[8 + 14:8 + 18] = b"\xff" * 4
+    (tmp_path / "songs" / "hours" / "audio.flac").write_bytes(header)
+    make_song(tmp_path / "songs", "good", make_tone())
+    finished, _ = export(Options(str(tmp_path / "songs"), str(tmp_path / "data"), codec="melrvq:codebook_size=8"))
+    found = {song["song"]: song["reason"] for song in finished["left_out"]}
+    assert finished["songs"].keys() == {"good"}
+    assert found.keys() == {"pipe", "device", "slow", "slower", "hole", "hours"}
+    assert "is a pipe" in found["pipe"] and "link out of" in found["device"] and "1 Hz" in found["slow"]
+    assert "bytes, more than" in found["hole"] and "minutes long" in found["hours"]
+
+
+def test_texts_with_thousands_of_strange_tags():
+    lyrics = "\n".join(f"[{'z' * 1000} q{chr(97 + i % 26)}{chr(97 + i // 26)}]" for i in range(600))
+    _, notes = texts.encode(get_text_encoder("bytes"), Song("a", Path("a"), "a", lyrics))
+    assert len(notes) == 11 and notes[-1] == "... and 590 more of the kind" and max(map(len, notes)) == 300
+
+
+def test_a_song_that_is_too_much_for_the_codec(songs, tmp_path, monkeypatch):
+    def encode(self, audio):
+        raise (MemoryError if audio.shape[1] > 24000 else RuntimeError)("not enough memory: you tried\nto allocate")
+
+    monkeypatch.setattr(pipeline, "Workers", InProcess)
+    tasks.codec.cache_clear()
+    monkeypatch.setattr("autosong_jax.audio.melrvq.MelRVQ.encode", encode)
+    with pytest.raises(UserError, match=r"none can be used: song 0: cannot be encoded: not enough memory"):
+        export(Options(str(songs), str(tmp_path / "data")))
+    reasons = {song["reason"] for song in report_of(tmp_path / "data")["left_out"]}
+    assert reasons == {"cannot be encoded: not enough memory: you tried", "there is not enough memory for it"}
 
 
 def test_settings_of_the_codec(songs, tmp_path):
