@@ -21,7 +21,7 @@ import shlex
 
 from absl import flags
 
-from autosong_jax import cli
+from autosong_jax import cli, inputs
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -82,7 +82,11 @@ def main() -> None:
         max_minutes=FLAGS.max_minutes, require_lyrics=FLAGS.require_lyrics, runner=FLAGS.runner,
         beam_options=tuple(option for text in FLAGS.beam_options for option in _split(text)),
         workers=FLAGS.workers or os.cpu_count(), strict=FLAGS.strict, overwrite=FLAGS.overwrite)
-    finished, speed = pipeline.export(options)
+    try:
+        finished, speed = pipeline.export(options)
+    except OSError as error:  # a full disk, for one
+        raise UserError(f"{error.filename or options.output} cannot be read or written: {inputs.reason(error)}"
+                        ) from error
     cli.say(report.summary(finished, options.output, speed))
 
 

@@ -8,7 +8,6 @@ or on how often the export was stopped and started again.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.audio import io
 from autosong_jax.cli import progress
 from autosong_jax.data import schema
@@ -288,7 +288,7 @@ class _Run:
         held_out = any(item.split == "validation" for item in items)
         measured = self._sample(items, ("validation",) if held_out else splits.SPLITS, _QUALITY_SONGS)
         quality = codec.quality(self._excerpt(item) for item in measured)
-        description = json.loads((directory / "codec.json").read_text(encoding="utf-8"))
+        description = inputs.read_json(directory / "codec.json", dict[str, Any], "the codec's description")
         return {"codec": description | {"quality": quality | {"songs": len(measured), "held_out": held_out}},
                 "text_encoder": dataclasses.asdict(self.encoder.info)}
 

@@ -85,7 +85,8 @@ class Workers:
 
 
 def _prepare() -> None:
-    """In a new process: one thread for arithmetic, Ctrl+C left to the parent, and no life after the parent's."""
+    """In a new process: one thread for arithmetic, nothing on stderr, Ctrl+C left to the parent, and no life after the
+    parent's."""
     for library in ("OMP", "OPENBLAS", "MKL"):  # read by numpy, scipy and torch when they are first imported
         os.environ[f"{library}_NUM_THREADS"] = "1"
     if "numpy" in sys.modules:  # by the main program, which a new process imports first
@@ -93,6 +94,10 @@ def _prepare() -> None:
 
         threadpoolctl.threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Decoders write notes there by themselves; what is wrong with a song comes back as its result.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

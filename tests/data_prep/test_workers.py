@@ -43,6 +43,17 @@ def test_a_process_that_dies_takes_only_its_own_item_along():
         i: i < 0 or i * i for i in items}
 
 
+def write_to_stderr(text):
+    os.write(2, text.encode())
+    return len(text)
+
+
+def test_what_libraries_write_to_stderr_stays_away(capfd):
+    with Workers(1) as workers:
+        assert dict(workers.map(write_to_stderr, ["[src/libmpg123/id3.c:123] error: no\n"])).popitem()[1] == 36
+    assert capfd.readouterr().err == ""
+
+
 def test_one_thread_for_arithmetic():
     """With more, results could depend on how many the machine has."""
     pytest.importorskip("threadpoolctl")
