@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from autosong_jax import inputs
 from autosong_jax.audio.codec import Codec
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.data.text import TextEncoderInfo
 from data_prep import tasks, texts
 from data_prep.songs import Song
 from data_prep.work import Results, unfinished_name
+
+_RECORD_LIMIT = 2**31  # bytes: what a protocol buffer may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Shard:
     def write(self) -> int:
         """Writes the file; returns the number of records."""
         unfinished = unfinished_name(self.path)
-        count = tfrecord.write_records(unfinished, (record.read_bytes() for record in self.records))
+        count = tfrecord.write_records(unfinished, (
+            inputs.read_bytes(record, "the record", _RECORD_LIMIT) for record in self.records))
         os.replace(unfinished, self.path)
         return count
