@@ -15,8 +15,8 @@ from jax.sharding import PartitionSpec
 from autosong_jax.parallel.sharding import BATCH
 
 LANES = 128  # what the kernel counts keys and queries in
-# Blocks of at most so many queries and keys, more of them where there are more than LONG. The kernel's own 128 is a
-# placeholder; others who run it on TPUs take 512 to 2,048. Nothing of this has been timed here.
+# Blocks of at most so many queries and keys; the larger ones of a memory, all blocks of which are seen, and of songs of
+# more than LONG steps. The kernel's own 128 is a placeholder; nothing of this has been timed.
 BLOCK, LARGE_BLOCK, LONG = 512, 1024, 4096
 # The fused backward kernel writes the gradient of the queries once for each block of keys and adds these up. Up to so
 # many blocks; past it a kernel of its own makes it, so that memory stays linear in length.
@@ -60,7 +60,7 @@ def _attend(q, k, v, causal, window, lengths=None) -> Array:
     """`splash` on one device."""
     batch, queries, heads, width = q.shape
     keys = k.shape[1]
-    q_block, kv_block = _block(queries), _block(keys)
+    q_block, kv_block = _block(queries, BLOCK), _block(keys, BLOCK if causal or window is not None else LARGE_BLOCK)
     q_length, kv_length = (-(-n // block) * block for n, block in ((queries, q_block), (keys, kv_block)))
     kernel = _kernel(heads, (q_length, kv_length), _block_sizes(q_block, kv_block, kv_length, window), causal, window)
 
@@ -68,9 +68,8 @@ def _attend(q, k, v, causal, window, lengths=None) -> Array:
         """[B, N, H, Dh] -> [B, H, length, Dh], zeros at the end."""
         return jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0)))
 
-    # In float32: a scale rounded to bfloat16 would be off by as much in all scores.
-    q = (q.astype(jnp.float32) * width ** -0.5).astype(q.dtype)
-    q, k, v = padded(q, q_length), padded(k, kv_length), padded(v, kv_length)
+    # In the dtype of q: XLA would make and lay out a float32 copy of it first.
+    q, k, v = padded(q * width ** -0.5, q_length), padded(k, kv_length), padded(v, kv_length)
     # Causal queries do not see what is added after them, unless lengths differ.
     if lengths is None and (kv_length == keys or (causal and queries <= keys)):
         out = jax.vmap(kernel)(q, k, v)
@@ -83,9 +82,9 @@ def _attend(q, k, v, causal, window, lengths=None) -> Array:
     return out[:, :, :queries].swapaxes(1, 2)
 
 
-def _block(length: int) -> int:
+def _block(length: int, most: int) -> int:
     """The size of blocks: a multiple of `LANES`, equal parts of the length or little more."""
-    count = -(-length // (LARGE_BLOCK if length > LONG else BLOCK))
+    count = -(-length // (LARGE_BLOCK if length > LONG else most))
     return -(-length // (count * LANES)) * LANES
 
 

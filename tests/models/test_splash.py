@@ -70,6 +70,7 @@ def interpreted(monkeypatch):
     kernels = splash_module.kernels
     monkeypatch.setattr(kernels, "make_splash_mha", functools.partial(kernels.make_splash_mha, interpret=True))
     monkeypatch.setattr(splash_module, "BLOCK", 128)
+    monkeypatch.setattr(splash_module, "LARGE_BLOCK", 128)
     monkeypatch.setattr(module, "FEW_SCORES", 0)
     splash_module._kernel.cache_clear()
     yield
