@@ -103,7 +103,8 @@ def make_ours(size: str, batch: int, steps: int, remat: str) -> Step:
                            make_mesh(config.mesh))
     frames = len(pattern.steps)
     return step_of(trainer, config, put_batch({
-        "codes": shapes.random_codes(batch, frames), "num_frames": np.full(batch, frames, np.int32),
+        "frames": shapes.random_codes(batch, frames), "num_frames": np.full(batch, frames, np.int32),
+        "song_ends": np.zeros(batch, bool),
         "sources": shapes.sources_of(shapes.random_states(batch, TEXT_LENGTH))}, trainer.mesh))
 
 

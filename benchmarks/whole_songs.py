@@ -104,8 +104,8 @@ def prepare(length: int, songs: int, shape: dict[str, int]) -> tuple[Any, Any, A
                            get_pattern(config.model.pattern, frames, codebooks), make_mesh(config.mesh))
     generator = np.random.default_rng(0)
     return trainer, config, put_batch({
-        "codes": generator.integers(CODEC["codebook_size"], size=(songs, frames, codebooks)).astype(np.int32),
-        "num_frames": np.full(songs, frames, np.int32),
+        "frames": generator.integers(CODEC["codebook_size"], size=(songs, frames, codebooks)).astype(np.int32),
+        "num_frames": np.full(songs, frames, np.int32), "song_ends": np.zeros(songs, bool),
         "sources": {name: {
             "states": generator.normal(size=(songs, source.max_length, TEXT_WIDTH)).astype(ml_dtypes.bfloat16),
             "length": np.full(songs, source.max_length, np.int32)} for name, source in config.sources.items()}},

@@ -4,7 +4,7 @@ Batch `step` is a function of (seed, step) alone: which songs it holds and where
 place of each example in one endless stream. So a run resumes at any step with nothing saved, and any number of hosts
 reads the same batches, each its own rows.
 
-Letters: B batch, T frames of a window, K codebooks, V codebook size, L length of a text, D width of a frozen encoder.
+Letters: B batch, T frames of a window, K codebooks, L length of a text, D width of a frozen encoder.
 """
 
 import bisect
@@ -107,9 +107,9 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
     """Batches for training without end: `batches[step]` for any step, or one after another with `iterate`.
 
     Every epoch has all songs, one window of each, in a new order; a batch may hold the end of one epoch and the start
-    of the next. A song is its frames and, with `end_of_song`, one frame more, whose codes are all V. The window of a
-    song longer than `frames` lies within the song, each start as likely as any other; that of a shorter one is all of
-    it.
+    of the next. A song is its frames and, with `end_of_song`, its end, which takes the place of one frame more. The
+    window of a song longer than `frames` lies within the song, each start as likely as any other; that of a shorter one
+    is all of it.
 
     Args:
       batch_size: B of all hosts together.
@@ -122,8 +122,9 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
 
     Returns:
       Batches of those rows, with
-        `codes`: int32 [B, T, K], V where the song has ended;
-        `num_frames`: int32 [B], how many frames count, the end of the song among them;
+        `frames`: int32 [B, T, K], codes; 0 as padding;
+        `num_frames`: int32 [B], how many frames of the song are in the window, at most T;
+        `song_ends`: bool [B], whether the end of the song is in it, too, at frame `num_frames`;
         `sources`: for each source `length` int32 [B], 0 if the song has none, and either
           `ids` int32 [B, L], for lyrics also `sections` and `lines`, or `states` bfloat16 [B, L, D]; 0 as padding.
 
@@ -190,8 +191,9 @@ class _Windows:
         # batch with the states of a frozen encoder has hundreds of megabytes.
         size, dataset = len(examples), self._dataset
         batch = {
-            "codes": np.full((size, self._frames, dataset.num_codebooks), dataset.codebook_size, np.int32),
+            "frames": np.zeros((size, self._frames, dataset.num_codebooks), np.int32),
             "num_frames": np.zeros(size, np.int32),
+            "song_ends": np.zeros(size, bool),
             "sources": {source: {**{name: np.zeros((size, length, *self._nothing[feature].shape[1:]),
                                                    self._nothing[feature].dtype) for name, feature in arrays.items()},
                                  "length": np.zeros(size, np.int32)}
@@ -202,12 +204,13 @@ class _Windows:
 
     def _cut(self, batch: Batch, row: int, example: int, song: int | None) -> None:
         record = self._nothing if song is None else self._dataset[song]
-        song_frames = 0 if song is None else len(record["codes"]) + self._end
+        song_frames = len(record["codes"]) + (self._end if song is not None else 0)
         generator = np.random.Generator(np.random.Philox(key=[self._seed, example]))
         start = generator.integers(max(song_frames - self._frames, 0), endpoint=True)
         window = record["codes"][start : start + self._frames]
-        batch["codes"][row, : len(window)] = window  # what the song does not fill stays V: its end, then padding
-        batch["num_frames"][row] = min(song_frames - start, self._frames)
+        batch["frames"][row, : len(window)] = window
+        batch["num_frames"][row] = len(window)
+        batch["song_ends"][row] = len(window) < min(song_frames - start, self._frames)
         for source, (arrays, max_length) in self._sources.items():
             texts = {name: record[feature] for name, feature in arrays.items()}
             length = len(next(iter(texts.values())))

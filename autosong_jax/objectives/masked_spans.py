@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from autosong_jax.codebooks.masking import mask_rate, random_mask
-from autosong_jax.objectives.objective import Examples
+from autosong_jax.objectives.codes import CodeObjective, Examples, Shared, normalizer, with_end
+from autosong_jax.objectives.objective import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedSpans:
+class MaskedSpans(CodeObjective):
     """The objective of MAGNeT (Ziv et al. 2024); see `objective.Objective`.
 
     Part k, a stage, is to fill in codebook k. Codebooks before it are given, those after it are hidden, and of its own
@@ -28,15 +29,17 @@ class MaskedSpans:
     special: int
     span_length: int
 
-    def examples(self, codes: Array, num_frames: Array, part: Array, keys: Array) -> tuple[Examples, Array]:
+    def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Examples, Shared]:
         """At frame t the model reads frame t, or V where it is hidden, and must predict what stands there."""
+        codes, num_frames = with_end(batch, self.special)
         frames, codebooks = jnp.arange(codes.shape[1]), jnp.arange(codes.shape[2])
         inside = (frames < num_frames[:, None])[..., None]
         hidden = jax.vmap(self._hide, (0, None))(keys, codes.shape[1])[..., None]
         inputs = jnp.where(inside & ((codebooks < part) | (codebooks == part) & ~hidden), codes, self.special)
         # Of the frame after a song's last, which is V, the first codebook alone is a target, as in sampling.
         counts = inside & ((codes != self.special) | (codebooks == 0))
-        return Examples(inputs, codes, counts & hidden & (codebooks == part)), part > 0
+        mask = counts & hidden & (codebooks == part)
+        return Examples(inputs, codes, mask), Shared(normalizer(mask), part > 0)
 
     def _hide(self, key: Array, num_frames: int) -> Array:
         """bool [T], the hidden frames of one song."""

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from autosong_jax.codebooks.patterns import Pattern
-from autosong_jax.objectives.objective import Examples
+from autosong_jax.objectives.codes import CodeObjective, Examples, Shared, normalizer, with_end
+from autosong_jax.objectives.objective import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class NextStep:
+class NextStep(CodeObjective):
     """The objective of MusicGen (Copet et al. 2023); see `objective.Objective`. Nothing in it is random.
 
     Attributes:
@@ -22,10 +23,11 @@ class NextStep:
     special: int
     parts = 1
 
-    def examples(self, codes: Array, num_frames: Array, part: Array, keys: Array) -> tuple[Examples, None]:
+    def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Examples, Shared]:
         """At step s the model reads what stands at step s of the pattern and must predict what stands at step s + 1."""
         del part, keys
+        codes, num_frames = with_end(batch, self.special)
         valid = self.pattern.valid(num_frames)
         # What stands in padding is never a target; as input it is the special id, as after the end of a song.
         steps = jnp.where(valid, self.pattern.interleave(codes, self.special), self.special)
-        return Examples(steps[:, :-1], steps[:, 1:], valid[:, 1:]), None
+        return Examples(steps[:, :-1], steps[:, 1:], valid[:, 1:]), Shared(normalizer(valid[:, 1:]), None)

@@ -1,43 +1,22 @@
-"""From a batch to what a model reads and must predict, and the loss of its prediction.
+"""What a model is trained for: the seam between the trainer and everything that it does not know.
 
-An objective turns codes into `Examples`; everything after that is the same for all of them (`loss`). The loss of a
-codebook is the mean cross-entropy over its valid targets, and the loss is the mean over the codebooks that have any
-(MusicGen's rule, and with one codebook at a time MAGNeT's).
+The trainer draws a part and keys, lets the objective make examples of a batch, cuts those into the parts of gradient
+accumulation, encodes the conditions, and asks the objective for the loss of each part. Cross-entropy, codebooks and
+what a number in the log is called are the objective's own business.
 
-Letters: B batch, T frames, S steps, K codebooks, V codebook size.
+Letters: B batch, T frames.
 """
 
-import dataclasses
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 from jax import Array
 
+from autosong_jax.models.conditions import Memory
+from autosong_jax.models.song import SongModel
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """What a model reads and what it must predict.
-
-    Attributes:
-      inputs: int32 [B, S, K], ids in [0, V].
-      targets: int32 [B, S, K], ids in [0, V].
-      mask: bool [B, S, K], the targets that count.
-    """
-
-    inputs: Array
-    targets: Array
-    mask: Array
-
-    def normalizer(self) -> Array:
-        """float32 [K]: what the summed cross-entropy of each codebook is divided by, over the batch as a whole.
-
-        It is computed before a batch is cut into the parts of gradient accumulation, so the parts add up to the loss
-        of the whole whatever the number of valid targets in each.
-        """
-        counts = self.mask.sum(axis=(0, 1)).astype(jnp.float32)
-        return jnp.maximum(counts, 1.0) * jnp.maximum((counts > 0).sum(), 1)
+Batch = Mapping[str, Any]
+Sums = dict[str, Array]
 
 
 class Objective(Protocol):
@@ -45,19 +24,39 @@ class Objective(Protocol):
 
     Attributes:
       parts: into how many tasks it falls: a training step takes one of them by chance, validation takes all.
+      headline: the names in `summarize` that a run reports at a glance, the loss first.
     """
 
     parts: int
+    headline: tuple[str, ...]
 
-    def examples(self, codes: Array, num_frames: Array, part: Array, keys: Array) -> tuple[Examples, Array | None]:
-        """The examples of one part.
+    def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Any, Any]:
+        """What a model reads and must predict in one part.
 
         Args:
-          codes: int32 [B, T, K], V from the end of a song on.
-          num_frames: int32 [B], the frames that count; what is in the rest is neither read nor predicted.
+          batch: `frames` [B, T, ...], `num_frames` int32 [B] and `song_ends` bool [B] as `data.dataset` has them.
           part: int [], in [0, parts).
           keys: PRNG keys [B], one a song.
 
         Returns:
-          The examples, and `local` as `SongModel` takes it.
+          The examples: arrays with the batch in front, which accumulation may cut; and what holds for all of them,
+          made of the batch as a whole, so that the losses of its cuts add up to the loss of the whole.
         """
+
+    def loss(self, model: SongModel, examples: Any, shared: Any, memory: Memory, key: Array | None
+             ) -> tuple[Array, Sums]:
+        """The loss of some examples of a batch.
+
+        Args:
+          model: the model.
+          examples, shared: from `examples`; of the former maybe a part of the batch.
+          memory: of the same songs.
+          key: PRNG key of dropout; None for none.
+
+        Returns:
+          float32 [], of which the sum over the parts of a batch is its loss and has a gradient; and sums, which mean
+          something when they are added up over any number of parts and batches.
+        """
+
+    def summarize(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Numbers to report, from added sums: "loss", "targets" (how many predictions they are of), and its own."""

@@ -23,6 +23,7 @@ from autosong_jax.data import schema
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
+from autosong_jax.objectives.objective import Objective
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, put_batch
 from autosong_jax.pretrained.text import text_states
@@ -30,7 +31,7 @@ from autosong_jax.sampling.options import DEFAULTS
 from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.ahead import Laps, compile_ahead
 from autosong_jax.training.checkpoints import Checkpoints, latest_step
-from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization, summarize
+from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
 from autosong_jax.training.samples import SampleWriter
 from autosong_jax.training.start import check_shapes, open_base, start
@@ -217,12 +218,17 @@ def _evaluate(run: Run, state: TrainState, step: int) -> float:
         total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
     losses = []
     for name, sums in jax.device_get(total).items():
-        values = summarize(sums)
+        objective, kind = run.trainer.objectives[name], _kind("validation", name, run.trainer)
+        values = objective.summarize(sums)
         losses.append(values["loss"])
-        run.writer.write(step, _kind("validation", name, run.trainer), values)
-        log.info("Step %d: %s loss %.4f, accuracy %.4f", step, _kind("validation", name, run.trainer), values["loss"],
-                 values["accuracy"])
+        run.writer.write(step, kind, values)
+        log.info("Step %d: %s %s", step, kind, _headline(objective, values))
     return float(np.mean(losses))
+
+
+def _headline(objective: Objective, values: Mapping[str, float]) -> str:
+    """ "loss 3.1234, accuracy 0.2500" """
+    return ", ".join(f"{name} {values[name]:.4f}" for name in objective.headline)
 
 
 def _kind(kind: str, objective: str, trainer: Trainer) -> str:
@@ -251,33 +257,34 @@ class Interval:
             saved = f"the last good checkpoint is {self._run.workdir}/checkpoints/{good}" if good else "none was saved"
             raise UserError(f"the loss at step {step} is {sums['loss']}, the gradient norm {sums['gradient_norm']}; "
                             f"{saved}: lower optimizer.learning_rate or optimizer.clip_norm and start again")
-        objectives = self._run.trainer.objectives
-        self._sums[objectives[(step - 1) % len(objectives)]].append(sums)
+        names = list(self._run.trainer.objectives)
+        self._sums[names[(step - 1) % len(names)]].append(sums)
         return float(sums["loss"])
 
     def report(self, step: int, learning_rate: float) -> None:
         """Writes the metrics of the steps since the last report."""
-        seconds, speed = time.perf_counter() - self._started, {}
-        if self.steps:
-            every = [sums for of_objective in self._sums.values() for sums in of_objective]
-            codes = sum(sums["count"].sum() for sums in every) / len(every) * self.steps
-            speed = {"steps_per_second": self.steps / seconds, "codes_per_second": float(codes / seconds),
-                     "data_wait": self.waited / seconds}
-            utilization = model_flops_utilization(self._operations, seconds / self.steps)
-            if utilization is not None:
-                speed["mfu"] = utilization
-        for name, every in self._sums.items():
-            total = jax.tree.map(lambda *x: np.sum(x, axis=0), *every)
-            values = summarize(total)
-            values["gradient_norm"] = float(total["gradient_norm"] / len(every))
-            values["learning_rate"] = learning_rate
+        seconds = time.perf_counter() - self._started
+        totals = {name: jax.tree.map(lambda *x: np.sum(x, axis=0), *every) for name, every in self._sums.items()}
+        values = {name: self._run.trainer.objectives[name].summarize(total) for name, total in totals.items()}
+        counted = sum(map(len, self._sums.values()))  # steps of which there are sums
+        speed = self._speed(seconds, sum(v["targets"] for v in values.values()) / counted) if self.steps else {}
+        for name, of_objective in values.items():
+            of_objective["gradient_norm"] = float(totals[name]["gradient_norm"] / len(self._sums[name]))
+            of_objective["learning_rate"] = learning_rate
             kind = _kind("train", name, self._run.trainer)
-            self._run.writer.write(step, kind, values | speed)
-            log.info("Step %d: %s loss %.4f, accuracy %.4f, gradient norm %.3f, %.2f steps/s", step, kind,
-                     values["loss"], values["accuracy"], values["gradient_norm"],
+            self._run.writer.write(step, kind, of_objective | speed)
+            log.info("Step %d: %s %s, gradient norm %.3f, %.2f steps/s", step, kind,
+                     _headline(self._run.trainer.objectives[name], of_objective), of_objective["gradient_norm"],
                      speed.get("steps_per_second", math.nan))
         self._sums.clear()
         self.start()
+
+    def _speed(self, seconds: float, targets: float) -> dict[str, float]:
+        """How fast the last `steps` went, of so many targets each."""
+        speed = {"steps_per_second": self.steps / seconds, "targets_per_second": targets * self.steps / seconds,
+                 "data_wait": self.waited / seconds}
+        utilization = model_flops_utilization(self._operations, seconds / self.steps)
+        return speed if utilization is None else speed | {"mfu": utilization}
 
 
 class StopSignal:

@@ -21,25 +21,6 @@ PEAK_FLOPS = {
 FLUSH_SECONDS = 60.0  # how late TensorBoard may see a number
 
 
-def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Loss, accuracy and perplexity, whole and for each codebook, from sums over any number of batches.
-
-    The loss is the mean over the codebooks of the mean cross-entropy; a perplexity is the exponential of such a mean.
-
-    Args:
-      sums: "cross_entropy", "correct", "count", each [K].
-    """
-    used = np.asarray(sums["count"]) > 0
-    count = np.maximum(sums["count"], 1)
-    cross_entropy, accuracy = sums["cross_entropy"] / count, sums["correct"] / count
-    loss = cross_entropy[used].mean()
-    result = {"loss": loss, "accuracy": accuracy[used].mean(), "perplexity": np.exp(loss)}
-    for k in range(len(count)):
-        result |= {f"loss_{k}": cross_entropy[k], f"accuracy_{k}": accuracy[k],
-                   f"perplexity_{k}": np.exp(cross_entropy[k])}
-    return {name: float(value) for name, value in result.items()}
-
-
 def model_flops_utilization(step_flops: float, seconds: float) -> float | None:
     """The share of the devices' peak that a training step used; None for devices whose peak is not known.
 

@@ -241,8 +241,9 @@ class Planner:
         if not text.frozen and "lyrics" in sources:
             sources["lyrics"] |= dict.fromkeys(("sections", "lines"), sources["lyrics"]["ids"])
         codes = (songs, len(self.pattern.steps), self.songs.codec["num_codebooks"])
-        return {"codes": jax.ShapeDtypeStruct(codes, jnp.int32),
-                "num_frames": jax.ShapeDtypeStruct((songs,), jnp.int32), "sources": sources}
+        return {"frames": jax.ShapeDtypeStruct(codes, jnp.int32), "sources": sources,
+                "num_frames": jax.ShapeDtypeStruct((songs,), jnp.int32),
+                "song_ends": jax.ShapeDtypeStruct((songs,), bool)}
 
     def _prime(self, trainer: Trainer) -> int:
         """A prime that divides no size that the model has: in a shape, it stands for the songs."""

@@ -3,7 +3,7 @@
 Parameters that are not trained are no part of the state: they are an argument of their own, `frozen`, and there is no
 gradient, moving average or optimizer state of them.
 
-Letters: B batch, A accumulation parts, K codebooks.
+Letters: B batch, A accumulation parts.
 """
 
 import dataclasses
@@ -23,8 +23,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models.build import compute_dtype, held_in
 from autosong_jax.models.song import SongModel
-from autosong_jax.objectives.loss import codebook_sums
-from autosong_jax.objectives.objective import Examples, Objective
+from autosong_jax.objectives.objective import Objective
 from autosong_jax.objectives.table import get_objectives
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
 from autosong_jax.training.trainable import Parameters, combine, partition, without
@@ -62,7 +61,7 @@ class Trainer:
     Attributes:
       mesh: the devices.
       pattern: of a window.
-      objectives: the names of what the model is trained for; steps take them in turns, step 0 the first.
+      objectives: what the model is trained for, by name; steps take them in turns, step 0 the first.
       graph: the model without its parameters; `nnx.merge(graph, combine(params, frozen))` is the model.
       abstract: a `TrainState` of shapes and dtypes.
       shardings: a `TrainState` of shardings.
@@ -72,13 +71,13 @@ class Trainer:
       train_step: (TrainState, frozen, batch) -> TrainState, sums. The state is donated.
       eval_step: (params, frozen, batch) -> sums.
 
-    `sums` holds "cross_entropy", "correct" and "count" [K], the loss, and for training the gradient norm; those of
-    `eval_step` are by objective.
+    `sums` are those of the step's objective, with the loss, and for training the gradient norm; those of `eval_step`
+    are by objective.
     """
 
     mesh: Mesh
     pattern: Pattern
-    objectives: tuple[str, ...]
+    objectives: Mapping[str, Objective]
     graph: Any
     abstract: TrainState
     shardings: TrainState
@@ -161,31 +160,41 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     replicated = NamedSharding(mesh, PartitionSpec())
     batch_sharding = NamedSharding(mesh, BATCH)
 
-    def sums(params: Parameters, frozen: Parameters, whole: tuple[Examples, Any, Array], fixed, key):
-        examples, sources, keep = whole
-        normalizer, local = fixed
-        model = nnx.merge(graph, combine(params, frozen))
-        encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            x = model.hidden(examples.inputs, model.encode(sources, keep, encoder_key), decoder_key, local=local)
-            loss, result = codebook_sums(x, model.heads[...], examples.targets, examples.mask, normalizer)
-        return loss, result | {"loss": loss}
+    def loss_of(objective: Objective) -> Callable:
+        """(params, frozen, songs, shared, key) -> loss, sums; `songs` are (examples, sources, keep), all or some."""
+        def loss(params: Parameters, frozen: Parameters, songs: tuple[Any, Any, Array], shared: Any, key: Array | None):
+            examples, sources, keep = songs
+            model = nnx.merge(graph, combine(params, frozen))
+            encoder_key, decoder_key = (None, None) if key is None else jax.random.split(key)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                memory = model.encode(sources, keep, encoder_key)
+                loss, sums = objective.loss(model, examples, shared, memory, decoder_key)
+            return loss, sums | {"loss": loss}
 
-    gradient = accumulated(jax.grad(sums, has_aux=True), train.accumulation, mesh)
+        return loss
 
-    def gradient_of(objective: Objective, params: Parameters, frozen: Parameters, batch: Batch, keep, key, dropout_key):
-        part_key, key = jax.random.split(key)
-        examples, local = objective.examples(
-            batch["codes"], batch["num_frames"], jax.random.randint(part_key, (), 0, objective.parts),
-            jax.random.split(key, batch["codes"].shape[0]))
-        return gradient(params, frozen, (examples, batch["sources"], keep), (examples.normalizer(), local), dropout_key)
+    losses = {name: loss_of(objective) for name, objective in objectives.items()}
+
+    def gradient_of(name: str) -> Callable:
+        objective, gradient = objectives[name], accumulated(
+            jax.grad(losses[name], has_aux=True), train.accumulation, mesh)
+
+        def gradient_of_batch(params: Parameters, frozen: Parameters, batch: Batch, keep, key, dropout_key):
+            part_key, key = jax.random.split(key)
+            examples, shared = objective.examples(
+                batch, jax.random.randint(part_key, (), 0, objective.parts), jax.random.split(key, len(keep)))
+            return gradient(params, frozen, (examples, batch["sources"], keep), shared, dropout_key)
+
+        return gradient_of_batch
+
+    gradients_of = [gradient_of(name) for name in objectives]
 
     def train_step(state: TrainState, frozen: Parameters, batch: Batch):
         key = jax.random.fold_in(jax.random.key(np.uint32(config.seed)), state.step)
         keep_key, dropout_key, objective_key = jax.random.split(key, 3)
-        keep = jax.random.uniform(keep_key, (batch["codes"].shape[0], len(rates))) >= rates
+        keep = jax.random.uniform(keep_key, (len(batch["num_frames"]), len(rates))) >= rates
         gradients, metrics = jax.lax.switch(
-            state.step % len(objectives), [functools.partial(gradient_of, one) for one in objectives.values()],
+            state.step % len(objectives), gradients_of,
             state.params, frozen, batch, keep, objective_key, dropout_key if config.model.dropout else None)
         updates, new_optimizer = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -194,36 +203,36 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         return TrainState(step, params, moving_average(state.ema, params, step, train), new_optimizer), metrics
 
     return Trainer(
-        mesh, pattern, tuple(objectives), graph, abstract, shardings, frozen, fresh,
+        mesh, pattern, objectives, graph, abstract, shardings, frozen, fresh,
         init=jax.jit(init, in_shardings=(shardings.params,), out_shardings=shardings, donate_argnums=0),
         train_step=jax.jit(train_step, in_shardings=(shardings, frozen_shardings, batch_sharding),
                            out_shardings=(shardings, replicated), donate_argnums=0),
-        eval_step=jax.jit(evaluated(sums, objectives, len(rates)), out_shardings=replicated,
+        eval_step=jax.jit(evaluated(losses, objectives, len(rates)), out_shardings=replicated,
                           in_shardings=(shardings.params, frozen_shardings, batch_sharding)))
 
 
-def evaluated(sums: Callable, objectives: Mapping[str, Objective], num_sources: int) -> Callable:
+def evaluated(losses: Mapping[str, Callable], objectives: Mapping[str, Objective], num_sources: int) -> Callable:
     """`Trainer.eval_step`: all parts of all objectives, each with the same masks for the same batch at every pass.
 
     Args:
-      sums: (params, frozen, whole, fixed, key) -> loss, sums; see `make_trainer`.
+      losses: (params, frozen, songs, shared, key) -> loss, sums of each objective; see `make_trainer`.
       objectives: by name.
       num_sources: of the model, all of which are kept.
     """
     def eval_step(params: Parameters, frozen: Parameters, batch: Batch) -> dict[str, dict[str, Array]]:
-        keep = jnp.ones((batch["codes"].shape[0], num_sources), bool)
-        keys = jax.random.split(jax.random.key(0), batch["codes"].shape[0])
+        songs = len(batch["num_frames"])
+        keep = jnp.ones((songs, num_sources), bool)
+        keys = jax.random.split(jax.random.key(0), songs)
 
-        def of_part(objective: Objective, part: Array):
-            examples, local = objective.examples(batch["codes"], batch["num_frames"], part, keys)
-            fixed = examples.normalizer(), local
-            return sums(params, frozen, (examples, batch["sources"], keep), fixed, None)[1]
+        def of_part(name: str, part: Array):
+            examples, shared = objectives[name].examples(batch, part, keys)
+            return losses[name](params, frozen, (examples, batch["sources"], keep), shared, None)[1]
 
-        def of_all(objective: Objective):
-            parts = jax.lax.map(functools.partial(of_part, objective), jnp.arange(objective.parts))
+        def of_all(name: str):
+            parts = jax.lax.map(functools.partial(of_part, name), jnp.arange(objectives[name].parts))
             return jax.tree.map(lambda x: x.sum(axis=0), parts)
 
-        return {name: of_all(objective) for name, objective in objectives.items()}
+        return {name: of_all(name) for name in objectives}
 
     return eval_step
 
@@ -232,25 +241,25 @@ def accumulated(gradient: Callable, count: int, mesh: Mesh) -> Callable:
     """`gradient` taken over `count` parts of a batch, one after another, and summed.
 
     Args:
-      gradient: (params, frozen, whole, fixed, key) -> gradients by `params`, sums. All arrays of `whole` have the
-        batch axis in front, those of `fixed` are for all parts; each part gets a key of its own, unless that is None.
+      gradient: (params, frozen, songs, shared, key) -> gradients by `params`, sums. All arrays of `songs` have the
+        batch axis in front, those of `shared` are for all parts; each part gets a key of its own, unless that is None.
     """
     if count == 1:
         return gradient
 
-    def accumulate(params, frozen, whole, fixed, key):
+    def accumulate(params, frozen, songs, shared, key):
         # Example i goes to part i mod A, which keeps every example on its device.
         parts = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
             x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1),
-            NamedSharding(mesh, PartitionSpec(None, *BATCH))), whole)
+            NamedSharding(mesh, PartitionSpec(None, *BATCH))), songs)
         keys = None if key is None else jax.random.split(key, count)
         shapes = jax.eval_shape(
-            lambda xs: gradient(params, frozen, xs, fixed, key), jax.tree.map(lambda x: x[0], parts))
+            lambda xs: gradient(params, frozen, xs, shared, key), jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         def add(total, xs):
             part, key = xs
-            return jax.tree.map(jnp.add, total, gradient(params, frozen, part, fixed, key)), None
+            return jax.tree.map(jnp.add, total, gradient(params, frozen, part, shared, key)), None
 
         return jax.lax.scan(add, zeros, (parts, keys))[0]
 

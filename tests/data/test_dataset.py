@@ -11,7 +11,6 @@ from autosong_jax.cli import log
 from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 
-V = 50  # the codebook size of these datasets, and so the special id
 LENGTHS = (4, 9, 23, 40, 5)
 SOURCES = {"lyrics": 6, "genre": 2}
 OPTIONS = {"batch_size": 4, "frames": 8, "sources": SOURCES, "end_of_song": True}
@@ -45,22 +44,23 @@ def assert_equal(a, b):
 
 
 def rows(batch):
-    """Yields each example of a batch."""
+    """Yields each example of a batch: its window (frames, how many count, whether the song ends) and its sources."""
     for b in range(len(batch["num_frames"])):
         sources = {source: {k: v[b] for k, v in arrays.items()} for source, arrays in batch["sources"].items()}
-        yield batch["codes"][b], int(batch["num_frames"][b]), sources
+        yield (batch["frames"][b], int(batch["num_frames"][b]), bool(batch["song_ends"][b])), sources
 
 
-def places(codes, num_frames, records, end_of_song=True):
-    """Every (song, start) whose frames, followed by the end, then by padding, are these codes."""
+def places(window, records, end_of_song=True):
+    """Every (song, start) of which that is the window: with its end, a song is one frame longer; after it is 0."""
+    frames, num_frames, song_ends = window
     found = []
     for song, record in enumerate(records):
-        end = np.full((int(end_of_song), codes.shape[1]), V)
-        whole = np.concatenate([record["codes"], end])
-        for start in range(max(len(whole) - len(codes), 0) + 1):
-            window = whole[start : start + len(codes)]
-            padded = np.concatenate([window, np.full((len(codes) - len(window), codes.shape[1]), V)])
-            if len(window) == num_frames and np.array_equal(padded, codes):
+        codes = record["codes"]
+        for start in range(max(len(codes) + end_of_song - len(frames), 0) + 1):
+            part = codes[start : start + len(frames)]
+            ends = end_of_song and start + len(frames) > len(codes)
+            padded = np.concatenate([part, np.zeros((len(frames) - len(part), codes.shape[1]), codes.dtype)])
+            if (len(part), ends) == (num_frames, song_ends) and np.array_equal(padded, frames):
                 found.append((song, start))
     return found
 
@@ -68,7 +68,7 @@ def places(codes, num_frames, records, end_of_song=True):
 def stream(batches, records, steps):
     """(song, start) of every example of the first steps, one after another."""
     examples = [example for step in range(steps) for example in rows(batches[step])]
-    found = [places(codes, num_frames, records) for codes, num_frames, _ in examples]
+    found = [places(window, records) for window, _ in examples]
     assert all(len(place) == 1 for place in found), "each window is one place in one song"
     return [place for (place,) in found]
 
@@ -83,15 +83,16 @@ def test_songs_are_the_records_in_order(dataset, records, assert_same_record):
 
 
 def test_facts(dataset, text):
-    assert (dataset.num_codebooks, dataset.codebook_size, dataset.frame_rate) == (3, V, 50.0)
+    assert (dataset.num_codebooks, dataset.codebook_size, dataset.frame_rate) == (3, 50, 50.0)
     assert dataset.codec["name"] == "melrvq"
     assert dataset.text == text
 
 
 def test_shapes_and_dtypes(dataset, text):
     batch = train_batches(dataset, seed=0, **OPTIONS)[0]
-    assert batch["codes"].shape == (4, 8, 3)
-    assert batch["codes"].dtype == batch["num_frames"].dtype == np.int32
+    assert batch["frames"].shape == (4, 8, 3)
+    assert batch["frames"].dtype == batch["num_frames"].dtype == np.int32
+    assert batch["song_ends"].dtype == bool
     lyrics, genre = batch["sources"]["lyrics"], batch["sources"]["genre"]
     described = {name: (value.shape, value.dtype.name) for name, value in lyrics.items()}
     assert described.pop("length") == ((4,), "int32")
@@ -115,20 +116,19 @@ def test_windows_start_anywhere_up_to_the_end_of_the_song(write_dataset, make_re
     record["codes"][:] = np.arange(20)[:, None]
     dataset = SongDataset(write_dataset({"train": [[record]]}), "train")
     batch = train_batches(dataset, batch_size=2000, frames=8, sources={}, end_of_song=True, seed=0)[0]
-    starts = collections.Counter(batch["codes"][:, 0, 0].tolist())
+    starts = collections.Counter(batch["frames"][:, 0, 0].tolist())
     assert starts.keys() == set(range(14)), "start 13 is the window of 7 frames and the end"
     assert all(abs(count - 2000 / 14) < 5 * (2000 / 14) ** 0.5 for count in starts.values())
-    assert (batch["num_frames"] == 8).all()
+    assert (batch["num_frames"] == np.where(batch["song_ends"], 7, 8)).all()
 
 
 def test_without_end_of_song_every_frame_that_counts_is_the_songs(dataset, records):
     batches = train_batches(dataset, seed=0, **(OPTIONS | {"end_of_song": False}))
     for step in range(20):
-        for codes, num_frames, _ in rows(batches[step]):
-            (place,) = places(codes, num_frames, records, end_of_song=False)
-            assert num_frames == min(LENGTHS[place[0]], 8)
-            assert (codes[:num_frames] < V).all()
-            assert (codes[num_frames:] == V).all()
+        for window, _ in rows(batches[step]):
+            (place,) = places(window, records, end_of_song=False)
+            assert window[1] == min(LENGTHS[place[0]], 8)
+            assert not window[2]
 
 
 def test_texts_are_those_of_the_song_cut_or_padded(dataset, records, text, monkeypatch, caplog):
@@ -138,8 +138,8 @@ def test_texts_are_those_of_the_song_cut_or_padded(dataset, records, text, monke
     examples = [example for step in range(5) for example in rows(batches[step])]
     (warning,) = caplog.messages  # one for the source, not one a song
     assert re.match(r"the lyrics of song '[de]' has length [45] and is cut to 3", warning)
-    for codes, num_frames, sources in examples:
-        ((song, _),) = places(codes, num_frames, records)
+    for window, sources in examples:
+        ((song, _),) = places(window, records)
         length = min(song + 1, 3)
         assert sources["lyrics"].pop("length") == length
         assert sources["genre"]["length"] == 0
@@ -211,11 +211,10 @@ def test_evaluation_has_every_song_once_then_padding(dataset, records):
     assert len(batches) == 2
     assert [song for song, _ in stream(batches, records, steps=1)] == [0, 1, 2, 3]
     (last, *padding) = rows(batches[1])
-    assert places(*last[:2], records)[0][0] == 4
+    assert places(last[0], records)[0][0] == 4
     assert len(padding) == 3
-    for codes, num_frames, sources in padding:
-        assert num_frames == 0
-        assert (codes == V).all()
+    for (frames, num_frames, song_ends), sources in padding:
+        assert num_frames == 0 and not song_ends and not frames.any()
         assert not any(array.any() for arrays in sources.values() for array in arrays.values())
 
 
@@ -293,7 +292,7 @@ def test_parts_that_contradict_each_other(directory):
 
 def test_codes_that_the_codec_does_not_have(write_dataset, make_record):
     record = make_record("a", 4)
-    record["codes"][3, 1] = V
+    record["codes"][3, 1] = 50
     dataset = SongDataset(write_dataset({"train": [[record]]}), "train")
     with pytest.raises(UserError, match=r"song 'a' in .* holds the code 50, but its codec has 50 per codebook"):
         dataset[0]

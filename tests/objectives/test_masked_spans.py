@@ -14,27 +14,32 @@ from autosong_jax.objectives.loss import codebook_sums
 from autosong_jax.objectives.masked_spans import MaskedSpans
 
 B, T, K, V = 4, 23, 3, 9
-NUM_FRAMES = np.array([T, 10, 1, 0])
+ENDS = np.array([False, True, False, False])  # song 1 ends in its window
+NUM_FRAMES = np.array([T, 10, 1, 0])  # with its end
 
 
 @pytest.fixture(scope="module")
 def codes():
     codes = np.random.default_rng(0).integers(0, V, (B, T, K))
-    for song, frames in enumerate(NUM_FRAMES):
+    for song, frames in enumerate(NUM_FRAMES - ENDS):
         codes[song, frames:] = V
-    codes[1, 9] = V  # song 1 ends in its window
     return codes
 
 
-def make(codes, stage, seed=0, num_frames=NUM_FRAMES):
-    objective = MaskedSpans(K, V, span_length=3)
-    return jax.jit(objective.examples)(codes, num_frames, stage, jax.random.split(jax.random.key(seed), len(codes)))
+def batch_of(codes, num_frames=NUM_FRAMES, ends=ENDS):
+    return {"frames": codes, "num_frames": num_frames - ends, "song_ends": ends}
+
+
+def make(batch, stage, seed=0):
+    """Examples, and whether the model is to see only what is near."""
+    keys = jax.random.split(jax.random.key(seed), len(batch["frames"]))
+    return jax.jit(MaskedSpans(K, V, span_length=3).examples)(batch, stage, keys)
 
 
 @pytest.mark.parametrize("stage", range(K))
 def test_examples_equal_a_loop(codes, stage):
-    examples, local = make(codes, stage)
-    assert bool(local) == (stage > 0)
+    examples, shared = make(batch_of(codes), stage)
+    assert bool(shared.local) == (stage > 0)
     hidden = 0
     for b, t, k in np.ndindex(B, T, K):
         read, counts = int(examples.inputs[b, t, k]), bool(examples.mask[b, t, k])
@@ -55,9 +60,9 @@ def test_examples_equal_a_loop(codes, stage):
 def test_what_is_hidden_is_drawn_for_each_song_from_its_key_alone(codes):
     keys = jax.random.split(jax.random.key(0), B)
     objective = MaskedSpans(K, V, span_length=3)
-    whole, _ = objective.examples(codes, NUM_FRAMES, 1, keys)
+    whole, _ = objective.examples(batch_of(codes), 1, keys)
     for b in range(B):
-        alone, _ = objective.examples(codes[b:b + 1], NUM_FRAMES[b:b + 1], 1, keys[b:b + 1])
+        alone, _ = objective.examples({name: x[b:b + 1] for name, x in batch_of(codes).items()}, 1, keys[b:b + 1])
         np.testing.assert_array_equal(alone.inputs[0], whole.inputs[b])
         time_key, span_key = jax.random.split(keys[b])
         hidden = random_mask(span_key, jnp.cos(jnp.pi / 2 * jax.random.uniform(time_key)), T, 3)
@@ -67,7 +72,7 @@ def test_what_is_hidden_is_drawn_for_each_song_from_its_key_alone(codes):
 
 def test_the_mean_share_over_many_songs_is_that_of_a_cosine():
     codes = np.zeros((3000, 60, K), np.int32)
-    examples, _ = make(codes, 0, num_frames=np.full(3000, 60))
+    examples, _ = make(batch_of(codes, np.full(3000, 60), np.zeros(3000, bool)), 0)
     # The integral of cos(pi t / 2) over t is 2 / pi; a rate is rounded up to a number of spans.
     assert examples.mask[:, 2:, 0].mean() == pytest.approx(2 / np.pi, abs=0.02)
 
@@ -76,18 +81,18 @@ def test_the_mean_share_over_many_songs_is_that_of_a_cosine():
 def test_loss_equals_pytorchs_cross_entropy(codes, stage, states_and_heads):
     import torch
 
-    examples, _ = make(codes, stage, seed=stage)
+    examples, shared = make(batch_of(codes), stage, seed=stage)
     logits = np.random.default_rng(1).normal(size=(B, T, K, V + 1)).astype(np.float32)
-    ours, _ = codebook_sums(*states_and_heads(logits), examples.targets, examples.mask, examples.normalizer())
+    ours, _ = codebook_sums(*states_and_heads(logits), examples.targets, examples.mask, shared.normalizer)
     labels = torch.tensor(np.where(examples.mask, codes, -100))[:, :, stage].reshape(-1)
     theirs = torch.nn.functional.cross_entropy(torch.tensor(logits[:, :, stage]).reshape(-1, V + 1), labels)
     assert float(ours) == pytest.approx(theirs.item(), rel=1e-5)
 
 
 def test_padding_changes_nothing(codes):
-    other = np.where(np.arange(T)[:, None] < NUM_FRAMES[:, None, None], codes, 0)
+    other = np.where(np.arange(T)[:, None] < (NUM_FRAMES - ENDS)[:, None, None], codes, 0)
     for stage in range(K):
-        one, two = make(codes, stage)[0], make(other, stage)[0]
+        one, two = make(batch_of(codes), stage)[0], make(batch_of(other), stage)[0]
         np.testing.assert_array_equal(one.inputs, two.inputs)
         np.testing.assert_array_equal(one.mask, two.mask)
 
@@ -140,14 +145,14 @@ def test_the_loss_of_every_stage_equals_that_of_a_decoder_in_pytorch(codes):
     memory = Memory(jnp.asarray(np.random.default_rng(0).normal(size=(B, 5, 16)), jnp.float32), jnp.full(B, 5))
 
     @jax.jit
-    def loss_of(params, examples, local):
+    def loss_of(params, examples, shared):
         model_now = nnx.merge(nnx.graphdef(model), params)
-        return codebook_sums(model_now.hidden(examples.inputs, memory, local=local), model_now.heads[...],
-                             examples.targets, examples.mask, examples.normalizer())[0]
+        return MaskedSpans(K, V, span_length=3).loss(model_now, examples, shared, memory, None)[0]
 
+    no_end = np.zeros(B, bool)  # of which this model's heads know nothing
     for stage in range(K):
-        examples, local = make(codes % V, stage)
+        examples, shared = make(batch_of(codes % V, ends=no_end), stage)
         logits = torch_logits(params, examples.inputs, memory.states, 2, 2 if stage else None)[:, :, stage]
         labels = torch.tensor(np.where(examples.mask, codes % V, -100))[:, :, stage]
         expected = torch.nn.functional.cross_entropy(logits.reshape(-1, V), labels.reshape(-1))
-        assert float(loss_of(params, examples, local)) == pytest.approx(expected.item(), abs=1e-4)
+        assert float(loss_of(params, examples, shared)) == pytest.approx(expected.item(), abs=1e-4)

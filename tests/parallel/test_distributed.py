@@ -32,7 +32,7 @@ from autosong_jax.training.step import make_trainer
 from autosong_jax.training.workdir import prepare_workdir
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = {"steps_per_second", "codes_per_second", "data_wait", "mfu"}
+TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}
 
 # Imported by Python itself when a process starts: notes which rows of which batches are read.
 NOTE_ROWS = """

@@ -23,7 +23,7 @@ from autosong_jax.training.checkpoints import Checkpoints
 from autosong_jax.training.step import make_trainer
 
 # What the same run may give twice: everything but speed.
-TIMES = {"steps_per_second", "codes_per_second", "data_wait", "mfu"}
+TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}
 
 
 def metrics_of(workdir):
