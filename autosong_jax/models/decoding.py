@@ -4,7 +4,8 @@ At every step the whole cache is read, so it is kept no longer than it has to be
 when they are full. (Work that follows what is filled inside of one program was measured at half the speed on a CPU, and
 on a GPU would wait for the host.)
 
-Letters: B batch, S steps, N length of the cache, M memory length, D width, H heads, Dh width of a head.
+Letters: B batch, S steps, N length of the cache, M memory length, D width, H heads, Dh width of a head, P what an array
+holds: 2 for keys and values, 1 for one of them.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from autosong_jax.models.attention import attention
+from autosong_jax.models.platform import platform
 from autosong_jax.models.transformer import Block, KeysValues, Transformer
 
 
@@ -24,14 +27,14 @@ class Cache:
     """What decoding keeps from step to step.
 
     Attributes:
-      layers: keys and values [B, H, N, Dh] of the steps so far, one pair a layer.
+      layers: keys and values of the steps so far, for each layer arrays [B, P, H, N, Dh]; see `_held`.
       memory: keys and values [B, H, M, Dh] of the memory, one pair a layer; empty without cross-attention.
       memory_lengths: int32 [B], how many slots of the memory count.
       offset: int32 [] or [B], where step 0 stands in `layers`.
       before: the largest that `offset` may be.
     """
 
-    layers: list[KeysValues]
+    layers: list[tuple[Array, ...]]
     memory: list[KeysValues]
     memory_lengths: Array
     offset: Array
@@ -40,7 +43,7 @@ class Cache:
     @property
     def room(self) -> int:
         """The steps that it has room for."""
-        return self.layers[0].k.shape[2] - self.before
+        return self.layers[0][0].shape[3] - self.before
 
 
 def start(decoder: Transformer, x: Array, length: int, memory: Array | None = None,
@@ -61,8 +64,8 @@ def start(decoder: Transformer, x: Array, length: int, memory: Array | None = No
     if x.shape[1]:
         layers = _read(decoder, x, across, memory_lengths)
     lengths = jnp.zeros(batch, jnp.int32) if memory_lengths is None else memory_lengths
-    return Cache([_padded(layer, length) for layer in layers], [_heads_first(layer) for layer in across], lengths,
-                 jnp.int32(0))
+    return Cache([_padded(_held(layer), length) for layer in layers], [_heads_first(layer) for layer in across],
+                 lengths, jnp.int32(0))
 
 
 def _read(decoder: Transformer, x: Array, across: list[KeysValues], memory_lengths: Array | None) -> list[KeysValues]:
@@ -83,7 +86,7 @@ def _read(decoder: Transformer, x: Array, across: list[KeysValues], memory_lengt
 
 def grown(cache: Cache, room: int) -> Cache:
     """The cache with room for so many steps; `cache` is used up, layer by layer, so that never both are in memory."""
-    def grow(layer: KeysValues) -> KeysValues:
+    def grow(layer: tuple[Array, ...]) -> tuple[Array, ...]:
         longer = _padded(layer, cache.before + room)
         for x in layer:
             x.delete()
@@ -93,8 +96,18 @@ def grown(cache: Cache, room: int) -> Cache:
 
 
 @functools.partial(jax.jit, static_argnames="length")
-def _padded(layer: KeysValues, length: int) -> KeysValues:
-    return KeysValues(*(jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0))) for x in layer))
+def _padded(layer: tuple[Array, ...], length: int) -> tuple[Array, ...]:
+    return tuple(jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, length - x.shape[3]), (0, 0))) for x in layer)
+
+
+def _held(layer: KeysValues, arrays: int | None = None) -> tuple[Array, ...]:
+    """Keys and values [B, H, S, Dh] as a cache holds them: arrays [B, P, H, S, Dh], two with P = 1 or one with P = 2.
+
+    One array is written by one kernel where two take two, which counts on a GPU; XLA on a CPU would copy the half that
+    a product reads.
+    """
+    arrays = arrays or (1 if platform() == "gpu" else 2)
+    return tuple(jnp.split(jnp.stack(layer, axis=1), arrays, axis=1))
 
 
 def step(decoder: Transformer, x: Array, index: Array, cache: Cache) -> tuple[Array, Cache]:
@@ -119,13 +132,14 @@ def step(decoder: Transformer, x: Array, index: Array, cache: Cache) -> tuple[Ar
     return decoder.normed(x), dataclasses.replace(cache, layers=layers)
 
 
-def _step(block: Block, x: Array, at: Array, kept: KeysValues, memory: KeysValues | None, memory_lengths: Array
-          ) -> tuple[Array, KeysValues]:
+def _step(block: Block, x: Array, at: Array, kept: tuple[Array, ...], memory: KeysValues | None, memory_lengths: Array
+          ) -> tuple[Array, tuple[Array, ...]]:
     def attend_self(x):
         nonlocal kept
         q, new = block.queries_keys_values(x, at[..., None])
-        kept = KeysValues(*(_write(x, one, at) for x, one in zip(kept, _heads_first(new), strict=True)))
-        return _attend(q, kept, at + 1)
+        new = _held(_heads_first(new), len(kept))
+        kept = tuple(_write(x, one, at) for x, one in zip(kept, new, strict=True))
+        return _attend(q, KeysValues(*(x[:, i] for x in kept for i in range(x.shape[1]))), at + 1)
 
     def attend_memory(q):
         return jnp.where((memory_lengths > 0)[:, None, None, None], _attend(q, memory, memory_lengths), 0)
@@ -143,11 +157,15 @@ def _attend(q: Array, kept: KeysValues, lengths: Array) -> Array:
 
 
 def _write(cache: Array, new: Array, at: Array) -> Array:
-    """Writes new [B, H, 1, Dh] into cache [B, H, N, Dh] at `at`, one for all (a slice) or one an example."""
+    """Writes new [B, P, H, 1, Dh] into cache [B, P, H, N, Dh] at `at`, one for all (a slice) or one an example."""
     new = new.astype(cache.dtype)
     if jnp.ndim(at) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, new, at, axis=2)
-    return jax.vmap(lambda c, n, i: jax.lax.dynamic_update_slice_in_dim(c, n, i, axis=1))(cache, new, at)
+        cache = jax.lax.dynamic_update_slice_in_dim(cache, new, at, axis=3)
+    else:
+        cache = jax.vmap(lambda c, n, i: jax.lax.dynamic_update_slice_in_dim(c, n, i, axis=2))(cache, new, at)
+    # As the arrays come: XLA would have keys and values of a step side by side, and so turn the cache around before
+    # every loop and after it.
+    return with_layout_constraint(cache, Layout(major_to_minor=tuple(range(cache.ndim))))
 
 
 def _heads_first(layer: KeysValues) -> KeysValues:

@@ -29,19 +29,24 @@ class Choice:
 def keep_likely(logits: Array, top_k: Array, top_p: Array) -> Array:
     """Sets logits [..., V] outside of top-k and the nucleus to -inf; ties at the edge stay in."""
     size = logits.shape[-1]
+    wanted = (top_k > 0) | (top_p < 1)
     top_k = jnp.where(top_k > 0, top_k, size)
     top_p = jnp.where(top_p < 1, top_p, jnp.inf)  # the rounded sum of nearly all probabilities may be 1 already
+
+    def kept(edge: Array) -> Array:
+        return jnp.where(logits >= edge, logits, -jnp.inf)
+
     # A bisection is 32 rounds, which an accelerator must start one by one, so there the few distributions of a step are
-    # sorted. To sort those of all frames at once would take longer than the forward pass that made them. A CPU takes
-    # ten times as long to sort.
-    few = logits.size // size < FEW and jax.default_backend() != "cpu"
-    edge = _sorted_edge if few else _bisected_edge
-    return jnp.where(logits >= edge(logits, top_k, top_p), logits, -jnp.inf)
+    # sorted, whether anything is left out or not: a branch takes as long. To sort those of all frames at once would
+    # take longer than the forward pass that made them. A CPU takes ten times as long to sort.
+    if logits.size // size < FEW and jax.default_backend() != "cpu":
+        return kept(_sorted_edge(logits, top_k, top_p))
+    return jax.lax.cond(wanted, lambda: kept(_bisected_edge(logits, top_k, top_p)), lambda: logits)
 
 
 def _sorted_edge(logits: Array, top_k: Array, top_p: Array) -> Array:
     """[..., 1], the smallest logit that is kept."""
-    ranked = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+    ranked = -jnp.sort(-logits, axis=-1)
     probabilities = jax.nn.softmax(ranked, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     kept = (jnp.arange(logits.shape[-1]) < top_k) & (before < top_p)
@@ -93,7 +98,6 @@ def choose(logits: Array, keys: Array, choice: Choice) -> Array:
       int32 [B, K].
     """
     scaled = logits / jnp.maximum(choice.temperature, 1e-6)
-    filtered = jax.lax.cond((choice.top_k > 0) | (choice.top_p < 1.0),
-                            lambda x: keep_likely(x, choice.top_k, choice.top_p), lambda x: x, scaled)
+    filtered = keep_likely(scaled, choice.top_k, choice.top_p)
     drawn = jax.vmap(jax.random.categorical)(keys, filtered)
     return jnp.where(choice.temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)

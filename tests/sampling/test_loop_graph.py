@@ -10,7 +10,7 @@ from flax import nnx
 from autosong_jax.cli import log
 from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models import platform
+from autosong_jax.models import decoding, platform
 from autosong_jax.models.build import build_model
 from autosong_jax.sampling import autoregressive, song
 from autosong_jax.sampling.options import SamplingOptions
@@ -163,3 +163,19 @@ def test_the_step_by_step_loop_alone_is_compiled_with_the_options(on_cuda, make_
     sources = singer.encode_conditions([{"lyrics": "la la"}])
     options = SamplingOptions(hybrid_seconds=9.0)
     np.testing.assert_array_equal(other.sing(sources, [5], options=options), singer.sing(sources, [5], options=options))
+
+
+@pytest.mark.parametrize("fusion", ["cross", "prefix"])
+def test_keys_and_values_in_one_array_as_on_a_gpu_give_the_same_codes(fusion, toy_config, toy_dataset, monkeypatch):
+    config = toy_config(**{"model.width": 8, "model.layers": 2, "model.heads": 1, "model.fusion": fusion})
+    text, codec = TextEncoderInfo.load(toy_dataset), read_codec_facts(toy_dataset / "codec")
+    model = build_model(config, codec, text, rngs=nnx.Rngs(0)).unstacked()
+    apart, together = (Singer(config, text, model, **parts_of(toy_dataset, text)) for _ in range(2))
+    sources = apart.encode_conditions([{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}])
+    prompt = np.random.default_rng(0).integers(16, size=(5, 3))
+    expected = apart.sing(sources, [5, 6], prompt=prompt)
+    held = []
+    monkeypatch.setattr(decoding, "platform", lambda: held.append("gpu") or "gpu")
+    for song_of_one, song_of_two in zip(together.sing(sources, [5, 6], prompt=prompt), expected, strict=True):
+        np.testing.assert_array_equal(song_of_one, song_of_two)
+    assert held
