@@ -435,9 +435,9 @@ def test_audio_without_end(tmp_path):
 
 
 def test_texts_with_thousands_of_strange_tags():
-    lyrics = "\n".join(f"[{'z' * 1000} q{chr(97 + i % 26)}{chr(97 + i // 26)}]" for i in range(600))
+    lyrics = "\n".join(f"[q{chr(97 + i % 26)}{chr(97 + i // 26)} {'z' * 1000}]" for i in range(600))
     _, notes = texts.encode(get_text_encoder("bytes"), Song("a", Path("a"), "a", lyrics))
-    assert len(notes) == 11 and notes[-1] == "... and 590 more of the kind" and max(map(len, notes)) == 300
+    assert len(notes) == 11 and notes[-1] == "... and 590 more of the kind" and max(map(len, notes)) <= 300
 
 
 def test_a_song_that_is_too_much_for_the_codec(songs, tmp_path, monkeypatch):
