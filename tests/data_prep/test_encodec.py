@@ -150,7 +150,7 @@ def decode_in_one_piece(model, codes):
 
 
 def test_quality_tells_good_from_bad():
-    codec = codec_of(make_model(sampling_rate=12000), 24.0)
+    codec = codec_of(make_model(sampling_rate=12000, target_bandwidths=[24.0]), 24.0)
     noise = make_audio(12000)
     codec.encode = lambda audio: audio
     codec.decode = lambda codes: np.pad(codes, ((0, 0), (0, 11)))

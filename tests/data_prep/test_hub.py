@@ -52,7 +52,7 @@ def refusal(directory):
     ("encodec", "sampling_rate", "24000", "sampling_rate"), ("encodec", "sampling_rate", 0, "sampling_rate"),
     ("encodec", "upsampling_ratios", [], "upsampling_ratios"), ("encodec", "target_bandwidths", [], "bandwidths"),
     ("encodec", "upsampling_ratios", {"a": 1}, "upsampling_ratios"), ("encodec", "hidden_size", [8], "hidden_size"),
-    ("encodec", "num_filters", 2**20, "do not belong together"), ("encodec", "norm_type", "none", "norm_type"),
+    ("encodec", "num_filters", 2**12, "do not belong together"), ("encodec", "norm_type", "none", "norm_type"),
     ("encodec", "codebook_size", 32, "cannot be used"), ("encodec", "model_type", "t5", "is a t5 model"),
     ("encodec", "model_type", ["encodec"], "expected encodec"),
     ("t5", "d_model", "8", "d_model '8'"), ("t5", "num_layers", 10**9, "num_layers 1000000000"),

@@ -283,7 +283,7 @@ def saved(toys, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"model_type": "t5"}, ["t5 model", "expected encodec"]),
+    ({"model_type": "t5"}, ["'t5' model", "expected encodec"]),
     ({"num_filters": 8}, ["model.safetensors", "decoder.layers.0.conv.bias", "[16]", "[32]"]),
     ({"use_conv_shortcut": False}, ["shortcut", "no place"]),
     ({"num_residual_layers": 2}, ["lacks the tensor", "EnCodec"]),
