@@ -95,7 +95,7 @@ def test_the_codec_of_a_dataset(run, folder, tmp_path):
     (["encode", "--codec=encodec", "--input=song.wav", "--output=x.wav"], ["x.wav", ".npy"]),
     (["encode", "--codec=encodec", "--input=song.wav", "--output=taken.npy"], ["taken.npy is a directory"]),
     (["decode", "--codec=encodec", "--input=wide.npy", "--output=nowhere/x.wav"], ["nowhere", "make it first"]),
-    (["encode", "--codec=encodec", "--input=none.wav", "--output=x.npy"], ["none.wav", "missing"]),
+    (["encode", "--codec=encodec", "--input=none.wav", "--output=x.npy"], ["none.wav", "does not exist"]),
     (["encode", "--codec=encodec", "--input=text.npy", "--output=x.npy"], ["text.npy", "not readable audio"]),
     (["encode", "--codec=empty", "--input=song.wav", "--output=x.npy"], ["empty/config.json"]),
     (["encode", "--codec=./none", "--input=song.wav", "--output=x.npy"], ["--codec=./none", "not a directory"]),

@@ -55,7 +55,7 @@ def unpickle(path: pathlib.Path) -> tuple[Tensors, dict[str, Any]]:
         done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
-            raise UserError(f"{path} cannot be read: {reason.removeprefix(f'--input={path.absolute()} ')}")
+            raise UserError(f"{path} cannot be read: {reason.removeprefix(f'--input {path.absolute()} ')}")
         tensors = Tensors.open(directory)
         tensors = Tensors(tensors, tensors.read, lambda name: str(path))
         return tensors, files.read_json(pathlib.Path(directory) / "metadata.json")

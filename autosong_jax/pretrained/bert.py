@@ -15,14 +15,14 @@ IGNORED = r"^(pooler|cls|classifier|qa_outputs)\.|^embeddings\.position_ids$"
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}  # of norms, in files that come from TensorFlow
 
 
-def read_config(config: Mapping[str, Any], begin: int, end: int) -> BertConfig:
-    """From a `config.json` and the ids of [CLS] and [SEP].
+def read_config(config: Mapping[str, Any], begin: int, end: int, where: str = "config.json") -> BertConfig:
+    """From a `config.json`, which errors call `where`, and the ids of [CLS] and [SEP].
 
     Raises:
       UserError: a size is missing or out of range.
       ValueError: for an activation or a kind of positions that is not known.
     """
-    shape = inputs.check(dict(config), shapes.Bert, "the text encoder's config.json")
+    shape = inputs.check(dict(config), shapes.Bert, where)
     activation, positions = shape.hidden_act, shape.position_embedding_type
     if shape.hidden_size % shape.num_attention_heads:
         raise ValueError(f"hidden_size {shape.hidden_size}, expected a multiple of num_attention_heads "

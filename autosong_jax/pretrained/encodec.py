@@ -92,8 +92,8 @@ class EncodecCodec:
         self._encoder, self._decoder = model.encoder, model.decoder
         self._graph, abstract = nnx.split(model)
         abstract = nnx.to_pure_dict(abstract)
-        recipes = _recipes(parameters.leaves(abstract), self.config)
-        self._params = parameters.load(abstract, recipes, encodec_names.plain(tensors), what="EnCodec",
+        of_all = recipes(parameters.leaves(abstract), self.config)
+        self._params = parameters.load(abstract, of_all, encodec_names.plain(tensors), what="EnCodec",
                                        dtype=np.float32, ignored=_UNUSED)
         bandwidth = facts.pick_bandwidth(self.config, bandwidth, source)
         self._levels, self._sides = self.config.codebooks_for(bandwidth), 2 if stereo else 1
@@ -297,7 +297,7 @@ def _groups(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray
         yield from [group] if together else ([chunk] for chunk in group)
 
 
-def _recipes(paths: Iterable[str], config: EncodecConfig) -> dict[str, Recipe]:
+def recipes(paths: Iterable[str], config: EncodecConfig) -> dict[str, Recipe]:
     """How the parameters at `paths` are made of the tensors that `plain` gives."""
     levels = range(config.num_codebooks)
     codebooks = Recipe(tuple(f"quantizer.layers.{level}.codebook.embed" for level in levels), stacked=True)

@@ -14,14 +14,14 @@ from autosong_jax.pretrained.parameters import Recipe
 IGNORED = r"^(decoder|lm_head|classification_head|classifier)\.|^encoder\.embed_tokens\."
 
 
-def read_config(config: Mapping[str, Any]) -> T5Config:
-    """From a `config.json`.
+def read_config(config: Mapping[str, Any], where: str = "config.json") -> T5Config:
+    """From a `config.json`, which errors call `where`.
 
     Raises:
       UserError: a size is missing or out of range.
       ValueError: for an activation that is unknown.
     """
-    shape = inputs.check(dict(config), shapes.T5, "the text encoder's config.json")
+    shape = inputs.check(dict(config), shapes.T5, where)
     default = "relu" if shape.model_type == "t5" else "gated-gelu"
     gate, _, activation = (shape.feed_forward_proj or default).rpartition("-")
     if activation not in ACTIVATIONS or gate not in ("", "gated"):

@@ -49,17 +49,17 @@ class _Model:
     ignored: str
 
 
-def _t5(config: Mapping[str, Any], _: Tokenizer) -> _Model:
-    own = t5.read_config(config)
+def _t5(config: Mapping[str, Any], _: Tokenizer, where: str) -> _Model:
+    own = t5.read_config(config, where)
     architectures = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
     return _Model(architectures[config["model_type"]], own.width, lambda: T5Encoder(own, rngs=nnx.Rngs(0)),
                   t5.recipes(own), t5.standard_names, t5.IGNORED)
 
 
-def _bert(config: Mapping[str, Any], words: Tokenizer) -> _Model:
+def _bert(config: Mapping[str, Any], words: Tokenizer, where: str) -> _Model:
     if len(words.special) != 2:
         raise ValueError(f"the tokenizer beside it puts {len(words.special)} special tokens around a text, expected 2")
-    own = bert.read_config(config, *words.special)
+    own = bert.read_config(config, *words.special, where)
     return _Model("BertModel", own.width, lambda: BertEncoder(own, rngs=nnx.Rngs(0)), bert.recipes(own),
                   bert.standard_names, bert.IGNORED)
 
@@ -97,7 +97,7 @@ class FrozenTextEncoder:
             raise UserError(f"{path} has max_position_embeddings {positions!r}: expected 4 to {2**20}")
         self.tokenizer = Tokenizer.load(tokenizer_file, positions)
         try:
-            model = _MODELS[kind](config, self.tokenizer)
+            model = _MODELS[kind](config, self.tokenizer, path)
         except ValueError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
         self._config, self._model = dict(config), model

@@ -122,7 +122,7 @@ def _musicgen(directory: pathlib.Path) -> None:
     from autosong_jax.models.build import build_model
     from autosong_jax.models.encodec import Encodec
     from autosong_jax.models.t5 import T5Encoder
-    from autosong_jax.pretrained import encodec_names, files, musicgen, parameters, t5
+    from autosong_jax.pretrained import encodec, files, musicgen, parameters, t5
 
     def params_of(module):
         return nnx.to_pure_dict(nnx.split(module)[1])
@@ -145,7 +145,7 @@ def _musicgen(directory: pathlib.Path) -> None:
                                     rngs=nnx.Rngs(0)))
 
     def tensors():
-        recipes = encodec_names.recipes(parameters.leaves(codec), shape)
+        recipes = encodec.recipes(parameters.leaves(codec), shape)
         yield from ((f"audio_encoder.{name}", array) for name, array in parameters.unload(codec, recipes))
         encoder = params_of(T5Encoder(text, rngs=nnx.Rngs(0)))
         yield from ((f"text_encoder.{name}", array) for name, array in parameters.unload(encoder, t5.recipes(text)))

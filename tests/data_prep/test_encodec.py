@@ -115,7 +115,7 @@ def test_loudness_is_normalised_once_a_song(same_codes):
     plain, normalising = (codec_of(make_chunked_model(normalize=value), 1.2) for value in (False, True))
     codes = normalising.encode(audio)
     loud = audio / (np.sqrt(np.mean(audio.mean(axis=0) ** 2)) + 1e-8)
-    exact = Exact(plain.model)
+    exact = Exact(plain.network.model)
     vectors = np.concatenate([x.reshape(-1, x.shape[2]) for x in exact.vectors(
         lambda model: codec_of(model, 1.2).encode(loud.astype(np.float64)))])[:len(codes)]
     for others in plain.encode(loud), normalising.encode(audio * 0.5):

@@ -44,7 +44,7 @@ def no_package(monkeypatch):
     ("{tmp}", ["--codec={tmp}", "no checkpoint", "encodec_24khz-d7cc33bc.th"]),
     ("{tmp}/both", ["--codec={tmp}/both", "several", "encodec_24khz-x.th, encodec_48khz-x.th", "give the file"]),
     ("{tmp}/encodec_24khz-d7cc33bc.th", ["encodec_24khz-d7cc33bc.th is damaged", "says d7cc33bc", "download it again"]),
-    ("{tmp}/code.th", ["--codec={tmp}/code.th", "holds more than weights", "pathlib"]),
+    ("{tmp}/code.th", ["--codec {tmp}/code.th", "holds more than weights", "pathlib"]),
     ("{tmp}/other.th", ["not a checkpoint of the encodec package"]),
     ("{tmp}/32khz", ["--codec={tmp}/32khz", "an encodec_32khz", "leave --codec_backend out"]),
     ("encodec_24khz", ["--codec_backend=encodec", "encodec", "pip install 'autosong_jax[encodec]'"]),

@@ -202,7 +202,7 @@ NORM = "encoder.final_layer_norm.weight"
 
 @pytest.mark.parametrize(("change", "words"), [
     (lambda folder, config, weights: config.update(model_type="gpt2"), ["config.json", "'gpt2'", "umt5, bert"]),
-    (lambda folder, config, weights: config.pop("d_kv"), ["config.json", "'d_kv'"]),
+    (lambda folder, config, weights: config.pop("d_kv"), ["config.json", "lacks d_kv"]),
     (lambda folder, config, weights: config.update(feed_forward_proj="gated-tanh"), ["config.json", "gated-tanh"]),
     (lambda folder, config, weights: weights.pop(NORM), ["lacks", NORM, "[8]"]),
     (lambda folder, config, weights: config.update(d_ff=17), ["model.safetensors", "wo.weight", "[8, 16]", "[8, 17]"]),
