@@ -1,9 +1,6 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
-import contextlib
 import logging
-import os
-import pathlib
 import sys
 import time
 import unicodedata
@@ -13,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from absl import flags
 
 from autosong_jax.errors import UserError
-from autosong_jax.inputs import reason
 
 STARTED = time.perf_counter()  # when the command began
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
@@ -112,55 +108,6 @@ _BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn th
 def say(text: str) -> None:
     """Prints a result on stdout."""
     print(printable(text), flush=True)
-
-
-def check_output(path: str | None, suffixes: Sequence[str], flag: str = "output",
-                 inputs: Iterable[str | None] = ()) -> None:
-    """Raises UserError unless `path`, if one is given, can be written: looked at before the work is done.
-
-    Args:
-      suffixes: one of which it must end in.
-      flag: what it was given by, for errors.
-      inputs: files that are read, none of which it may be.
-    """
-    if not path:
-        return
-    output = pathlib.Path(path).absolute()
-    if output.suffix.lower() not in suffixes:
-        raise UserError(f"{flag} {path}: expected a name that ends in {' or '.join(suffixes)}")
-    try:
-        if not output.parent.is_dir():
-            raise UserError(f"{flag} {path}: there is no directory {output.parent}; make it first")
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(output.with_name(f".unfinished-00000{output.name}"))  # the longest name that it has on the way
-        if output.is_dir():
-            raise UserError(f"{flag} {path} is a directory: expected the name of a file")
-        if os.path.lexists(output) and not output.is_file():
-            raise UserError(f"{flag} {path} is no file that could be replaced")
-        for name in filter(None, inputs):
-            if os.path.exists(name) and output.exists() and os.path.samefile(name, output):
-                raise UserError(f"{flag} {path} is {name}, which is read: choose another name")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {path} cannot be written: {reason(error)}") from error
-    if not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise UserError(f"{flag} {path} cannot be written: permission denied")
-
-
-def check_directory(path: pathlib.Path, flag: str) -> None:
-    """Raises UserError unless `path` is a directory that can be written to, or can become one."""
-    try:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(path)
-        known = path.absolute()
-        while not os.path.lexists(known):
-            known = known.parent
-        if not known.is_dir():
-            what = "is a file" if known == path.absolute() else f"is below {known}, which is no directory"
-            raise UserError(f"{flag}={path} {what}: expected a directory")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag}={path} cannot be a directory: {reason(error)}") from error
-    if not os.access(known, os.W_OK):
-        raise UserError(f"{flag}={path} cannot be written: permission denied")
 
 
 def fail(message: str) -> None:

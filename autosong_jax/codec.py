@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from autosong_jax import cli, compiled, inputs
+from autosong_jax import cli, compiled, inputs, outputs
 from autosong_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def define_flags() -> None:
 
 def main(verb: str) -> None:
     inputs.stat_regular(FLAGS.input, "--input")
-    cli.check_output(FLAGS.output, _CODES if verb == "encode" else _AUDIO, inputs=[FLAGS.input])
+    outputs.check_file(FLAGS.output, _CODES if verb == "encode" else _AUDIO, read=[FLAGS.input])
     compiled.keep()
     codec = _open_codec(FLAGS.codec, FLAGS.bandwidth)
     if verb == "decode":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from autosong_jax import cli, compiled, inputs
+from autosong_jax import cli, compiled, inputs, outputs
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -62,8 +62,8 @@ def main() -> None:
     if not (FLAGS.output or FLAGS.codes_output):
         raise UserError("nothing to write: give --output=song.wav or --codes_output=codes.npy, or both")
     read = [*FLAGS.lyrics, *FLAGS.edit, FLAGS.prompt_audio, FLAGS.melody]
-    cli.check_output(FLAGS.output, (".wav", ".flac"), inputs=read)
-    cli.check_output(FLAGS.codes_output, (".npy",), "codes_output", inputs=read)
+    outputs.check_file(FLAGS.output, (".wav", ".flac"), read=read)
+    outputs.check_file(FLAGS.codes_output, (".npy",), "codes_output", read=read)
     _check_edit()
     scales, steps = _scales(FLAGS.cfg_scales), _steps(FLAGS.steps)
     count = _count()

@@ -23,7 +23,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from autosong_jax import cli, compiled
+from autosong_jax import cli, compiled, outputs
 from autosong_jax import config as config_file
 from autosong_jax.errors import UserError
 
@@ -56,7 +56,7 @@ def main() -> int:
     if not dataset:
         raise UserError("no dataset: give --config.data.path=DATASET; `python -m data_prep.export --input SONGS "
                         "--output DATASET` makes one from a folder of songs")
-    cli.check_directory(pathlib.Path(FLAGS.workdir), "--workdir")
+    outputs.check_directory(pathlib.Path(FLAGS.workdir), "--workdir")
     compiled.keep()
     from autosong_jax.parallel import distributed
     from autosong_jax.training import loop

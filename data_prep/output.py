@@ -11,11 +11,11 @@ import pathlib
 import shutil
 from typing import Any
 
-from autosong_jax import cli, inputs
+from autosong_jax import cli, inputs, outputs
 from autosong_jax.data import schema
 from autosong_jax.data.text import DIRECTORY as TEXT_ENCODER
 from autosong_jax.errors import UserError
-from data_prep import directories, report, splits
+from data_prep import report, splits
 from data_prep.records import Recorder, Shard
 from data_prep.work import WorkDirectory
 from data_prep.workers import WorkerDied, Workers
@@ -28,7 +28,7 @@ _REPORT_LIMIT = 2**30  # bytes: of a million songs
 def check(output: str, source: str) -> pathlib.Path:
     """The path of the output. Raises UserError if it is no place for a dataset made from `source`."""
     target = pathlib.Path(output)
-    directories.check(target, "--output")
+    outputs.check_directory(target, "--output")
     inside, outside = target.resolve(), pathlib.Path(source).resolve()
     if outside.is_dir() and inside.is_relative_to(outside):
         raise UserError(f"--output={output} lies within --input={source}: give a directory outside of it")

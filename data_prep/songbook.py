@@ -23,11 +23,10 @@ import numpy as np
 import pydantic
 from absl import flags
 
-from autosong_jax import cli, inputs
+from autosong_jax import cli, inputs, outputs
 from autosong_jax.audio import io as audio_io
 from autosong_jax.errors import UserError
 from autosong_jax.evaluation.notes import CONSONANTS, VOWELS, syllable_note, syllables
-from data_prep import directories
 from data_prep.synthesis import GAP, RATE, Instrument, Voice, drum, sing, strike
 
 FLAGS = flags.FLAGS
@@ -279,7 +278,7 @@ def open_book(output: Path, book: Book, *, overwrite: bool = False) -> None:
       UserError: `output` cannot be written, holds something else than a songbook, or a book that would be lost.
     """
     marker = output / MARKER
-    directories.check(output, "--output")
+    outputs.check_directory(output, "--output")
     if marker.exists():
         try:
             earlier = inputs.read_json(marker, Book, "--output:")

@@ -16,10 +16,10 @@ from typing import Any
 
 from absl import flags
 
-from autosong_jax import cli, inputs
+from autosong_jax import cli, inputs, outputs
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import files
-from data_prep import directories, hub
+from data_prep import hub
 
 FLAGS = flags.FLAGS
 _COPIES = 8  # how often the bytes of a file may be in its tensors: views of one another, of which each is written
@@ -35,7 +35,7 @@ def define_flags() -> None:
 def main() -> None:
     path, output = pathlib.Path(FLAGS.input), pathlib.Path(FLAGS.output)
     inputs.stat_regular(path, "--input")
-    directories.check(output, "--output", empty=True)
+    outputs.check_directory(output, "--output", empty=True)
     with hub.torch_needed("--input", FLAGS.input):
         import safetensors.torch
     tensors, rest = split(load(path, "--input"))

@@ -14,7 +14,7 @@ from autosong_jax.errors import UserError
     (["--workdir={workdir}", "--export=out", "--text_encoder=t5"], ["--text_encoder=t5", "--source"]),
     *[([mode, f"--export={name}"], [f"--export={name} {problem}"])
       for mode in ("--source=enc.th", "--workdir={workdir}")
-      for name, problem in [("model", "is not empty"), ("enc.th", "is a file"), ("enc.th/x", "is below")]],
+      for name, problem in [("model", "is not empty"), ("enc.th", "is a file"), ("enc.th/x", "lies below")]],
 ])
 def test_what_does_not_go_together_is_named(toy_workdir, tmp_path, monkeypatch, arguments, words):
     (tmp_path / "model").mkdir()

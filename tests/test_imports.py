@@ -19,7 +19,8 @@ TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec"}
 JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
 SHARED = ["autosong_jax." + name for name in (
-    "audio", "cli", "data", "errors", "evaluation.notes", "inputs", "pretrained.encodec_names", "pretrained.files")]
+    "audio", "cli", "data", "errors", "evaluation.notes", "inputs", "outputs", "pretrained.encodec_names",
+    "pretrained.files")]
 
 
 def module_name(path: Path) -> str:

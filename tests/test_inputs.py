@@ -98,28 +98,3 @@ def test_names_cannot_steer_the_terminal(capsys):
     out, err = capsys.readouterr()
     assert err == "error: song \\x1b[2J\\x07 \\u202egnp.exe \\ud800 爱 é\n"
     assert out == "\\x9b31m\nünï\n"
-
-
-def test_outputs_are_looked_at_before_the_work(tmp_path):
-    os.mkfifo(tmp_path / "pipe.wav")
-    (tmp_path / "circle.wav").symlink_to(tmp_path / "circle.wav")
-    (tmp_path / "folder.wav").mkdir()
-    (tmp_path / "song.wav").write_bytes(b"x")
-    cases = {"song.mp3": "ends in .wav", "no/song.wav": "no directory", "song.wav/x.wav": "no directory",
-             "folder.wav": "is a directory", "pipe.wav": "no file that could be replaced",
-             "circle.wav": "circle|no file that could be replaced", "x" * 240 + ".wav": "longer than",
-             "nul\0.wav": "NUL", "song.wav": "is .*song.wav, which is read"}
-    for name, found in cases.items():
-        with pytest.raises(UserError, match=found):
-            cli.check_output(f"{tmp_path}/{name}", (".wav",), inputs=[str(tmp_path / "song.wav"), None])
-    cli.check_output(str(tmp_path / "song.wav"), (".wav",), inputs=["nothing"])
-    cli.check_output(None, (".wav",))
-
-
-def test_directories_are_looked_at_before_the_work(tmp_path):
-    (tmp_path / "file").write_bytes(b"x")
-    for name, found in {"file": "is a file", "file/x": "is below", "x" * 300: "longer than", "nul\0": "NUL"}.items():
-        with pytest.raises(UserError, match=found):
-            cli.check_directory(tmp_path / name, "--workdir")
-    for name in ("", "new", "new/below"):
-        cli.check_directory(tmp_path / name, "--workdir")

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from autosong_jax import inputs
-from autosong_jax.cli import check_directory
 from autosong_jax.errors import UserError
+from autosong_jax.outputs import check_directory
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What is fetched from the hub. Where a repository holds its weights twice, as pickles too, those stay there.
