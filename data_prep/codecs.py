@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from autosong_jax.audio.codec import Codec, load_codec
+from autosong_jax.audio.description import CodecInfo, EncodecInfo
 from autosong_jax.audio.melrvq import MelRVQ, MelRVQConfig
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import files
@@ -41,10 +42,9 @@ class CodecSource(Protocol):
 
 def load(directory: pathlib.Path) -> Codec:
     """The codec saved in `directory`, for a worker: a pretrained one with PyTorch, on the GPU if there is one."""
-    saved = files.read_json(directory / "codec.json")
-    if saved.get("name") == _FITTED:
+    if CodecInfo.load(directory).name == _FITTED:
         return load_codec(directory)
-    return _load_encodec(str(directory), None, saved.get("backend", BACKENDS[0]))
+    return _load_encodec(str(directory), None, EncodecInfo.load(directory).backend)
 
 
 def _load_encodec(name: str, bandwidth: float | None, backend: str):

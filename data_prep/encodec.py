@@ -18,8 +18,8 @@ from torch import nn
 
 from autosong_jax.audio import encodec as facts
 from autosong_jax.audio import spectrum
+from autosong_jax.audio.description import FILE, EncodecInfo
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained.files import read_json
 from data_prep import hub
 
 _FLAG = "--codec"
@@ -88,14 +88,15 @@ def load(name: str, bandwidth: float | None = None) -> "Encodec":
 
 def of(network: Network, name: str, bandwidth: float | None) -> "Encodec":
     """The codec of a network loaded from `name`, used as `load` says. Raises UserError where it cannot be used so."""
-    saved = pathlib.Path(name) / "codec.json"
-    saved = read_json(saved) if saved.exists() else {}
+    saved = EncodecInfo.load(name) if (pathlib.Path(name) / FILE).exists() else None
+    if bandwidth is None and saved:
+        bandwidth = saved.bandwidth
     config = facts.EncodecConfig.of(network.config, name)
-    bandwidth = facts.pick_bandwidth(config, saved.get("bandwidth") if bandwidth is None else bandwidth, name)
+    bandwidth = facts.pick_bandwidth(config, bandwidth, name)
     if config.chunk_length_s is None and config.norm_type != "weight_norm":
         raise UserError(f"{_FLAG}={name} normalises over a whole song ({config.norm_type}) and names no "
                         "chunk_length_s: such a model cannot code long songs")
-    return Encodec(network, bandwidth, stereo=bool(saved.get("stereo")))
+    return Encodec(network, bandwidth, stereo=bool(saved and saved.stereo))
 
 
 class Encodec:
@@ -215,7 +216,7 @@ class Encodec:
         directory = pathlib.Path(directory)
         self.network.save(directory)
         description = self.description | self.network.made_with
-        (directory / "codec.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (directory / FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _convolve(layers: list[nn.Module], x_1xCxN: torch.Tensor, window: int, batch: int,

@@ -56,7 +56,10 @@ class CodecInfo:
 
 @dataclasses.dataclass(frozen=True)
 class EncodecInfo(CodecInfo):
-    """What `codec.json` says of an EnCodec: also its bandwidth in kbit/s, and whether it codes left and right apart."""
+    """What `codec.json` says of an EnCodec: also its bandwidth in kbit/s, whether it codes left and right apart, and
+    which package an export encodes with.
+    """
 
     bandwidth: Annotated[float, pydantic.Field(gt=0, le=10_000)] | None = None
     stereo: bool = False
+    backend: Literal["transformers", "encodec"] = "transformers"
