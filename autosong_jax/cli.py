@@ -1,9 +1,9 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
 import logging
+import re
 import sys
 import time
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
@@ -96,13 +96,11 @@ def printable(text: str) -> str:
 
     Names of files, tags and texts come from others. Whatever this package writes to a terminal goes through here.
     """
-    def safe(c: str) -> bool:
-        return c == "\n" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in _BIDI)
-
-    return "".join(c if safe(c) else ascii(c)[1:-1] for c in text)
+    return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-_BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the order of the text around them
+# Controls but for the new line, halves of characters, and what turns the order of the text around it.
+STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def say(text: str) -> None:

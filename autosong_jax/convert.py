@@ -15,7 +15,7 @@ import shlex
 
 from absl import flags
 
-from autosong_jax import cli, compiled, inputs
+from autosong_jax import cli, compiled, inputs, outputs
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -42,9 +42,9 @@ def main() -> None:
                         "and --workdir")
     compiled.keep()
     if given == {"source", "workdir"}:
-        from autosong_jax.pretrained import files, released
+        from autosong_jax.pretrained import released
 
-        files.check_new(pathlib.Path(FLAGS.workdir), "--workdir")
+        outputs.check_directory(pathlib.Path(FLAGS.workdir), "--workdir", empty=True)
         released.read(FLAGS.source, text_encoder=FLAGS.text_encoder).write(pathlib.Path(FLAGS.workdir))
         cli.say(f"{FLAGS.workdir}: sing from it with `python -m autosong_jax.generate "
               f"--workdir={shlex.quote(FLAGS.workdir)}`")

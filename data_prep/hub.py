@@ -139,21 +139,10 @@ def _tensors(directory: pathlib.Path, source: str, flag: str) -> dict[str, Any]:
         for path in pickles:
             found |= unpickle.split(unpickle.load(path, f"{flag}={source}:"))[0]
         return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
-    if (directory / files.INDEX).exists():
-        index = inputs.read_json(directory / files.INDEX, _Index, f"{flag}={source}:")
-        if elsewhere := [name for name in index.weight_map.values() if pathlib.PurePath(name).name != name]:
-            raise UserError(f"{flag}={source}: {files.INDEX} names {elsewhere[0]}, expected a file beside it")
     tensors = files.Tensors.open(directory)
     arrays = ((name, tensors.read(name)) for name in tensors)
     return {name: torch.from_numpy(array if array.dtype.kind in "biu" else np.asarray(array, np.float32))
             for name, array in arrays}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Index:
-    """Which file of a checkpoint holds which tensor."""
-
-    weight_map: dict[str, str]
 
 
 def revision(source: str) -> str:

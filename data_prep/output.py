@@ -157,4 +157,4 @@ def _write_shards(shards: list[Shard], workers: Workers) -> dict[pathlib.Path, i
 def _write_json(path: pathlib.Path, value: dict) -> None:
     """Readable in every language; but what would steer a terminal, and JSON does not escape, is escaped."""
     text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    path.write_text("".join(c if cli.printable(c) == c else f"\\u{ord(c):04x}" for c in text), encoding="utf-8")
+    path.write_text(cli.STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text), encoding="utf-8")

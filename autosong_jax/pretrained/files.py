@@ -221,13 +221,6 @@ def _open(path: pathlib.Path):
         raise UserError(f"{path} is not a safetensors file ({str(error)[:100]}): copy or download it again") from error
 
 
-def check_new(directory: pathlib.Path, flag: str) -> None:
-    """Raises UserError unless a directory is empty, or can be made."""
-    check_directory(directory, flag)
-    if directory.is_dir() and any(directory.iterdir()):
-        raise UserError(f"{flag}={directory} is not empty: choose another directory")
-
-
 @contextlib.contextmanager
 def writing(directory: pathlib.Path, flag: str) -> Iterator[None]:
     """For what makes a model's directory, a new or empty one.
@@ -241,7 +234,7 @@ def writing(directory: pathlib.Path, flag: str) -> Iterator[None]:
     """
     import safetensors
 
-    check_new(directory, flag)
+    check_directory(directory, flag, empty=True)
     try:
         yield
     except (OSError, safetensors.SafetensorError) as error:
