@@ -1,11 +1,12 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
+import contextlib
 import logging
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from absl import flags
 
@@ -15,6 +16,25 @@ STARTED = time.perf_counter()  # when the command began
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
 
 
+@contextlib.contextmanager
+def _told_on_stderr() -> Iterator[None]:
+    """What the log and warnings say goes to stderr inside, and where it went before afterwards."""
+    level, propagate, showwarning = log.level, log.propagate, warnings.showwarning
+    handler = _ProgressHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    warnings.showwarning = lambda message, *_: log.warning("%s", message)  # not where in the code it is from
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate, warnings.showwarning = propagate, showwarning
+
+
+@_told_on_stderr()
 def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, verbs: Sequence[str] = ()) -> None:
     """Parses the flags, calls `main` and exits.
 
@@ -25,12 +45,6 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
     """
     argv = list(sys.argv if argv is None else argv)
     module = sys.modules[main.__module__]
-    handler = _ProgressHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    warnings.showwarning = lambda message, *_: log.warning("%s", message)  # not where in the code it is from
     try:
         if any(a in ("--help", "-help", "-h") for a in argv[1:]):
             print((module.__doc__ or "").strip(), "\n")

@@ -102,35 +102,10 @@ sys.meta_path = [Hiding if finder is PathFinder else finder for finder in sys.me
 @pytest.fixture(scope="session")
 def toy_dataset(tmp_path_factory):
     """A dataset of 6 training and 2 validation songs of 8 to 20 random frames: K = 3, V = 16, 25 frames a second."""
-    import numpy as np
-
-    from autosong_jax.audio.melrvq import MelRVQ
-    from autosong_jax.data import schema, tfrecord
-    from autosong_jax.data.text import get_text_encoder
+    from benchmarks.fuzzing.fixtures import write_dataset
 
     directory = tmp_path_factory.mktemp("toy") / "dataset"
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=(1, 16000)).astype(np.float32)
-    MelRVQ.fit([noise], num_codebooks=3, codebook_size=16).save(directory / "codec")
-    encoder = get_text_encoder("bytes")
-    encoder.info.save(directory)
-    features = schema.song_features(3, encoder.info)
-
-    def record(name: str, frames: int) -> bytes:
-        lyrics = f"[verse]\nla {name}\n\n[chorus]\nlo lo"
-        encoded = encoder.encode_lyrics(lyrics)
-        return schema.serialize(features, {
-            "id": name, "group": name, "frame_rate": 25.0, "lyrics": lyrics, "genre": "pop", "description": "",
-            "codes": rng.integers(16, size=(frames, 3), dtype=np.uint16),
-            "text_encoder": encoder.name, "text_encoder_revision": encoder.revision,
-            "text_ids": encoded.ids, "section_ids": encoded.sections, "line_ids": encoded.lines,
-            "genre_ids": encoder.encode("pop"), "description_ids": encoder.encode("")})
-
-    songs = {"train": [8, 20, 13, 12, 9, 17], "validation": [10, 15]}
-    for split, lengths in songs.items():
-        records = [record(f"{split} {i}", frames) for i, frames in enumerate(lengths)]
-        tfrecord.write_records(schema.shard_path(directory, split, 0, 1), records)
-    schema.write_dataset_info(directory, features, {split: [len(lengths)] for split, lengths in songs.items()})
+    write_dataset(directory)
     return directory
 
 

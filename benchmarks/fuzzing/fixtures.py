@@ -23,7 +23,7 @@ def make(folder: pathlib.Path) -> None:
     """Makes all fixtures in a new folder."""
     folder.mkdir(parents=True)
     _files(folder)
-    _dataset(folder / "dataset")
+    write_dataset(folder / "dataset")
     for name, fields in [("workdir", {}), ("masked", {"objective.name": "masked_spans", "model.pattern": "parallel",
                                                       "data.end_of_song": False, "sampling.masked.steps": (2, 1, 1)})]:
         _workdir(folder / name, folder / "dataset", fields)
@@ -52,7 +52,7 @@ def _files(folder: pathlib.Path) -> None:
         soundfile.write(somebodys / f"song {i}" / "audio.wav", tone, 16000)
 
 
-def _dataset(directory: pathlib.Path) -> None:
+def write_dataset(directory: pathlib.Path) -> None:
     """Six songs to train on and two to validate with: 3 codebooks of 16, 25 frames a second."""
     from autosong_jax.audio.melrvq import MelRVQ
     from autosong_jax.data import schema, tfrecord
@@ -66,9 +66,10 @@ def _dataset(directory: pathlib.Path) -> None:
     features = schema.song_features(3, encoder.info)
 
     def record(name: str, frames: int) -> bytes:
-        encoded = encoder.encode_lyrics(LYRICS)
+        lyrics = f"[verse]\nla {name}\n\n[chorus]\nlo lo"
+        encoded = encoder.encode_lyrics(lyrics)
         return schema.serialize(features, {
-            "id": name, "group": name, "frame_rate": 25.0, "lyrics": LYRICS, "genre": "pop", "description": "",
+            "id": name, "group": name, "frame_rate": 25.0, "lyrics": lyrics, "genre": "pop", "description": "",
             "codes": rng.integers(16, size=(frames, 3), dtype=np.uint16),
             "text_encoder": encoder.name, "text_encoder_revision": encoder.revision,
             "text_ids": encoded.ids, "section_ids": encoded.sections, "line_ids": encoded.lines,

@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 
-from autosong_jax.cli import log
 from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 
@@ -131,10 +130,9 @@ def test_without_end_of_song_every_frame_that_counts_is_the_songs(dataset, recor
             assert not window[2]
 
 
-def test_texts_are_those_of_the_song_cut_or_padded(dataset, records, text, monkeypatch, caplog):
+def test_texts_are_those_of_the_song_cut_or_padded(dataset, records, text, caplog):
     names = {"ids": "text_ids", "sections": "section_ids", "lines": "line_ids", "states": "text_states"}
     batches = train_batches(dataset, seed=0, **(OPTIONS | {"sources": {"genre": 2, "lyrics": 3}}))
-    monkeypatch.setattr(log, "propagate", True)
     examples = [example for step in range(5) for example in rows(batches[step])]
     (warning,) = caplog.messages  # one for the source, not one a song
     assert re.match(r"the lyrics of song '[de]' has length [45] and is cut to 3", warning)

@@ -192,10 +192,11 @@ def test_killed_and_started_again(songs, exported, tmp_path):
     target = tmp_path / "data set"
     ready = {}
     for kind, count in (("checks", 2), ("records", 1), ("records", 3)):
-        with subprocess.Popen(command(songs, target), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command(songs, target), cwd=ROOT, stdout=subprocess.PIPE) as process:
             while len(list((target / ".partial").glob(f"{kind}/*"))) < count and process.poll() is None:
                 time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
+            process.stdout.read()  # ends with its workers, which finish the song that they are at
         kept = {path: path.stat().st_mtime_ns for path in (target / ".partial").glob("records/*")
                 if path.suffix != ".unfinished"}
         assert kept.items() >= ready.items()

@@ -13,7 +13,6 @@ import safetensors.numpy
 import torch
 import transformers
 
-from autosong_jax.cli import log
 from autosong_jax.data import tokenizer
 from autosong_jax.errors import UserError
 from autosong_jax.parallel.sharding import make_mesh, put_batch
@@ -106,12 +105,11 @@ def test_devices_of_a_mesh_encode_their_own_rows(encoders, kind):
 
 
 @pytest.mark.parametrize("records_hold", ["states", "tokens"])
-def test_a_text_is_cut_as_in_training(checkpoints, records_hold, monkeypatch, caplog):
+def test_a_text_is_cut_as_in_training(checkpoints, records_hold, caplog):
     """Stored states come from the whole text and are cut then; tokens are cut before."""
     folder, reference = checkpoints["t5"]
     encoder = FrozenTextEncoder.open(folder, "t5:toy")
     encoder.info = dataclasses.replace(encoder.info, kind=records_hold)
-    monkeypatch.setattr(log, "propagate", True)
     source = encoder.source("lyrics", "love rain blue", 2)
     assert caplog.messages == ["lyrics of length 4: the model reads the first 2"]
     expected = states_of(reference, [4, 5, 7, 1])[:2] if records_hold == "states" else states_of(reference, [4, 5])

@@ -62,7 +62,6 @@ def test_a_wrong_choice_of_graphs_is_named(monkeypatch):
 def test_options_that_xla_does_not_know_are_left_out(options, on_cuda, monkeypatch, caplog):
     """XLA looks at the names of options and values wherever it compiles."""
     monkeypatch.setattr(platform, "ONE_GRAPH", options)
-    monkeypatch.setattr(log, "propagate", True)
     with caplog.at_level(logging.WARNING, log.name):
         assert platform.loop_options() is None and platform.loop_options() is None
     (record,) = [record for record in caplog.records if record.name == log.name]

@@ -90,8 +90,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_by_generate_and_train(workdir, whole, config, caplog, monkeypatch, damage):
-    monkeypatch.setattr(checkpoints_file.log, "propagate", True)
+def test_a_damaged_checkpoint_is_passed_over_by_generate_and_train(workdir, whole, config, caplog, damage):
     caplog.set_level(logging.INFO, "autosong_jax")
     for item in ("ema", "optimizer"):
         damage(workdir / "checkpoints" / "6" / item)
