@@ -18,6 +18,9 @@ assert "jax" not in sys.modules, "jax was imported before tests/conftest.py coul
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Much of the suite's time is XLA's, which makes machine code for programs that run once on a few numbers: code that is
+# made quickly, if not as well. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
