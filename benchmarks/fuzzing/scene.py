@@ -36,7 +36,8 @@ class Case:
 class Scene:
     """The folder of one case.
 
-    `given/` holds what was there before the command, which must be the same after it; `made/` is for what it writes.
+    `given/` holds what was there before the command, which must be the same after it, and may have grown by files that
+    its arguments name; `made/` is for what it writes.
 
     Args:
       folder: a new one.

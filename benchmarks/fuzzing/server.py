@@ -86,7 +86,9 @@ class Server:
         answer = json.loads(self._process.stdout.readline())
         stdout, stderr = ((scene.folder / name).read_text(encoding="utf-8", errors="surrogateescape")
                           for name in ("stdout", "stderr"))
-        touched = snapshot(scene.given, changes) != before
+        after = snapshot(scene.given, changes)
+        unnamed = [path for path in after.keys() - before.keys() if not any(path in a for a in request["arguments"])]
+        touched = bool(unnamed) or not before.items() <= after.items()
         strays = set(os.listdir(scene.folder)) - {"given", "made", "stdout", "stderr"}
         verdict = next(_wrong(case, answer, stdout, stderr, touched, strays), "well")
         return Outcome(verdict, answer["status"], answer["seconds"], answer["memory"], stdout, stderr)
