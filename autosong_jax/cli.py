@@ -16,6 +16,12 @@ STARTED = time.perf_counter()  # when the command began
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
 
 
+# Orbax logs every failure, from several threads and with its traceback, before it raises it, and its event loop those
+# of the tasks beside the first that failed; commands turn all of them into errors of one line.
+_REPEATED = {"absl": lambda record: "orbax" not in record.pathname,
+             "asyncio": lambda record: "never retrieved" not in record.getMessage()}
+
+
 @contextlib.contextmanager
 def _told_on_stderr() -> Iterator[None]:
     """What the log and warnings say goes to stderr inside, and where it went before afterwards."""
@@ -26,9 +32,13 @@ def _told_on_stderr() -> Iterator[None]:
     log.setLevel(logging.INFO)
     log.propagate = False
     warnings.showwarning = lambda message, *_: log.warning("%s", message)  # not where in the code it is from
+    for name, is_news in _REPEATED.items():
+        logging.getLogger(name).addFilter(is_news)
     try:
         yield
     finally:
+        for name, is_news in _REPEATED.items():
+            logging.getLogger(name).removeFilter(is_news)
         log.removeHandler(handler)
         log.setLevel(level)
         log.propagate, warnings.showwarning = propagate, showwarning

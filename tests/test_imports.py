@@ -5,6 +5,8 @@ sees imports inside functions.
 """
 
 import ast
+import importlib
+import logging
 import re
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from autosong_jax.cli import log
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec"}
@@ -113,6 +117,14 @@ def test_data_prep_names_no_jax(name):
 
 def requirement_names(requirements: list[str]) -> set[str]:
     return {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in requirements}
+
+
+def test_the_package_leaves_the_log_of_its_caller_alone():
+    for name in ("autosong_jax.training.checkpoints", "autosong_jax.sampling.song"):
+        importlib.import_module(name)
+    for name in ("absl", "asyncio", "autosong_jax"):
+        assert not logging.getLogger(name).filters
+    assert not log.handlers and log.propagate
 
 
 @pytest.mark.parametrize(

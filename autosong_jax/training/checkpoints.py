@@ -8,7 +8,6 @@ whole, until the disk damages it. Then the checkpoint before it counts.
 import contextlib
 import functools
 import json
-import logging
 import pathlib
 import shutil
 import time
@@ -31,11 +30,6 @@ from autosong_jax.training.step import TrainState
 from autosong_jax.training.trainable import Parameters, combine, partition
 
 T = TypeVar("T")
-
-# Orbax logs every failure, from several threads and with its traceback, before it raises it, and its event loop those
-# of the tasks beside the first that failed; here all of them become errors.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
 class Checkpoints:
