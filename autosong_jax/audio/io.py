@@ -136,6 +136,26 @@ def _mix(block: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)
 
 
+def checked(name: str, audio: np.ndarray, sample_rate: int, channels: int | None = None) -> np.ndarray:
+    """Audio of a caller as float32 [channels, samples].
+
+    Args:
+      name: what the caller calls it, for errors.
+      sample_rate: Hz, that it must be at, for errors.
+      channels: how many it must have; None for any number.
+
+    Raises:
+      UserError: if it is something else, or holds values that are no numbers.
+    """
+    audio = np.asarray(audio)
+    if audio.dtype.kind != "f" or audio.ndim != 2 or len(audio) != (channels or max(len(audio), 1)):
+        raise UserError(f"{name} is {audio.dtype} of shape {list(audio.shape)}, expected float32 "
+                        f"[{channels or 'channels'}, samples] at {sample_rate} Hz, full scale at 1")
+    if not np.isfinite(audio).all():
+        raise UserError(f"{name} holds NaN or infinite samples")
+    return audio.astype(np.float32)
+
+
 def write(path: str | pathlib.Path, audio: np.ndarray, sample_rate: int) -> int:
     """Writes `audio` (float [channels, samples] or [samples], full scale at +-1) as 16-bit `.wav` or `.flac`.
 

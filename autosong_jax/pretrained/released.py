@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_collections
 
 from autosong_jax import config as config_file
@@ -37,10 +38,13 @@ class Released:
     text: FrozenTextEncoder
     tensors: Tensors
 
-    def load(self, dtype: str = "float32") -> tuple[Any, Any]:
-        """The model without parameters, and the parameters, matrices in `dtype`, sharded over all devices."""
+    def load(self, dtype: str = "float32", device: jax.Device | None = None) -> tuple[Any, Any]:
+        """The model without parameters, and the parameters, matrices in `dtype`: on one device, or sharded over all."""
         graph, shapes = abstract_model(self.config, self.codec.description, self.text.info)
-        shardings = tree_shardings(shapes, make_mesh(self.config.mesh))
+        if device is None:
+            shardings = tree_shardings(shapes, make_mesh(self.config.mesh))
+        else:
+            shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(device), shapes)
         return graph, musicgen.load(held_in(dtype, shapes), self.config, self.tensors, shardings)
 
     def write(self, workdir: pathlib.Path) -> None:

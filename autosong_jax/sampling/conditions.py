@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_collections
 import numpy as np
 
-from autosong_jax.audio import chroma
+from autosong_jax.audio import chroma, io
 from autosong_jax.cli import log
 from autosong_jax.data.text import TextEncoder, TextEncoderInfo
 from autosong_jax.errors import UserError
@@ -75,6 +75,7 @@ class Conditions:
 
     def _encode_melody(self, audio: np.ndarray | None, frames: int) -> Source:
         if audio is not None:
+            audio = io.checked("the melody", audio, self._rate)
             return {"chroma": chroma.strongest_pitch_class(audio, self._rate), "length": np.int32(frames)}
         # A model for which dropped sources leave empty slots reads pitch class 0 there.
         slots = frames if self._config.model.dropped == "null" else 0

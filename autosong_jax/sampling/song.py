@@ -17,6 +17,7 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax import config as config_file
+from autosong_jax.audio import io
 from autosong_jax.audio.codec import Codec, load_codec
 from autosong_jax.audio.description import CodecInfo
 from autosong_jax.cli import progress
@@ -260,13 +261,7 @@ class Singer:
 
     def _checked(self, name: str, audio: np.ndarray) -> np.ndarray:
         """`audio`, if the codec can take it. Raises UserError if it cannot."""
-        audio = np.asarray(audio)
-        if audio.dtype.kind != "f" or audio.ndim != 2 or len(audio) != self.codec.channels:
-            raise UserError(f"{name} is {audio.dtype} of shape {list(audio.shape)}, expected float32 "
-                            f"[{self.codec.channels}, samples] at {self.codec.sample_rate} Hz, full scale at 1")
-        if not np.isfinite(audio).all():
-            raise UserError(f"{name} holds NaN or infinite samples")
-        return audio.astype(np.float32)
+        return io.checked(name, audio, self.codec.sample_rate, self.codec.channels)
 
     def _want_masked(self, **wanted: Any) -> None:
         """Raises UserError if anything is wanted of a model that can only sing step by step."""
@@ -363,7 +358,7 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
 
 
 def _load_released(model: released.Released) -> Singer:
-    graph, params = model.load(compute_dtype(model.config.model.dtype))
+    graph, params = model.load(compute_dtype(model.config.model.dtype), jax.devices()[0])
     return Singer(model.config, model.text.info, nnx.merge(graph, params).unstacked(consume=True),
                   CodecInfo.of(model.codec.description).facts(), lambda: model.codec, lambda: model.text)
 

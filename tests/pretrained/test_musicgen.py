@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -217,6 +218,12 @@ def test_a_model_is_loaded_without_a_workdir(musicgen, imported):
     one, other = (autosong_jax.load(path).generate(description="love", duration=0.3)
                   for path in (imported, str(musicgen.directory)))
     np.testing.assert_array_equal(one.codes, other.codes)
+
+
+def test_of_several_devices_one_sings(musicgen):
+    assert len(jax.devices()) > 1
+    singer = autosong_jax.load(str(musicgen.directory))
+    assert {device for x in jax.tree.leaves(singer._params) for device in x.devices()} == {jax.devices()[0]}
 
 
 def test_a_projection_that_transformers_would_not_apply(imported, musicgen, tmp_path):

@@ -45,6 +45,15 @@ def test_no_melody(conditions, dropped, slots):
     np.testing.assert_array_equal(source["length"], [slots] * 2)
 
 
+@pytest.mark.parametrize(("melody", "words"), [
+    (np.zeros(8, np.float32), r"the melody is float32 of shape \[8\], expected float32 \[channels, samples\] at 800 Hz"),
+    (np.zeros((1, 800), np.int16), "the melody is int16"), (np.zeros((0, 800), np.float32), r"shape \[0, 800\]"),
+    (np.full((2, 800), np.nan, np.float32), "the melody holds NaN")])
+def test_a_melody_that_is_no_audio(conditions, melody, words):
+    with pytest.raises(UserError, match=words):
+        conditions.encode([{"chroma": melody}])
+
+
 def test_what_the_model_does_not_know(conditions):
     with pytest.raises(UserError, match="genre was given, but the model was not trained with it: expected chroma, lyr"):
         conditions.encode([{"genre": "pop"}])
