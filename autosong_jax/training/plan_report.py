@@ -8,6 +8,7 @@ import jax
 import ml_collections
 from jax.sharding import AbstractMesh
 
+from autosong_jax.errors import UserError
 from autosong_jax.parallel.memory import Buffer
 from autosong_jax.parallel.sharding import check_batch
 from autosong_jax.parallel.topology import KINDS, Kind, parse_mesh
@@ -34,7 +35,8 @@ def report(config: ml_collections.ConfigDict, config_file: str, mesh: str | None
       mesh: see `topology.parse_mesh`.
 
     Raises:
-      UserError: if the mesh, the batch or the dataset is not what it should be.
+      UserError: if the mesh, the batch or the dataset is not what it should be; after the last line, if training does
+        not fit the devices that `mesh` names.
     """
     named = parse_mesh(mesh, config.mesh) if mesh else None
     if named:
@@ -80,6 +82,7 @@ def _one(planner: Planner, kind: Kind, mesh: AbstractMesh) -> Iterator[str]:
     if not estimate.fits(kind):
         yield ""
         yield from _advice(planner, kind, mesh)
+        raise UserError(f"training as configured does not fit {count} x {kind.title}")
     elif kind.platform == "gpu" and estimate.total > JAX_SHARE * kind.memory * GIB:
         yield ""
         yield ("  JAX takes 75 % of a GPU's memory unless told otherwise: set XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 in "

@@ -143,7 +143,11 @@ def test_parts_devices_and_recomputation_save_memory():
 
 
 def test_a_plan_that_does_not_fit_says_what_does():
-    text = "\n".join(report(large.get_config(), "configs/large.py", "v5e-8"))
+    lines = []
+    with pytest.raises(UserError, match="does not fit 8 x TPU v5e"):
+        for line in report(large.get_config(), "configs/large.py", "v5e-8"):
+            lines.append(line)
+    text = "\n".join(lines)
     assert "DOES NOT FIT" in text and "--config.train.accumulation=" in text
     assert re.search(r"(16|32) devices of the kind", text)
 
