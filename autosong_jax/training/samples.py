@@ -56,6 +56,12 @@ class SampleWriter:
             text = SongDataset(self._config.data.path, "train").text
             self._singer = Singer(self._config, text, model, **parts_of(self._workdir, text))
         self._singer.replace_weights(model)
+        try:
+            self._write_songs(step, writer)
+        finally:
+            self._singer.release_weights()
+
+    def _write_songs(self, step: int, writer: MetricsWriter) -> None:
         rows = list(self._prompts.values())
         sources = {name: {key: np.concatenate([row[name][key] for row in rows]) for key in rows[0][name]}
                    for name in rows[0]}
@@ -68,7 +74,6 @@ class SampleWriter:
         with writing(self._workdir):
             directory.mkdir(parents=True, exist_ok=True)
         songs = self._singer.sing(sources, range(len(rows)))
-        self._singer.release_weights()
         for prompt, codes in zip(self._prompts, songs, strict=True):
             audio = codec.decode(codes)
             name = prompt.replace(":", "-")

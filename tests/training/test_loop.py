@@ -17,7 +17,7 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import window_pattern
+from autosong_jax.sampling.song import Singer, window_pattern
 from autosong_jax.training import loop
 from autosong_jax.training.checkpoints import Checkpoints
 from autosong_jax.training.step import make_trainer
@@ -175,6 +175,20 @@ def test_samples_are_written_during_training(toy_config, tmp_path, objective):
                              "train.prompts": prompts, "objective.name": objective,
                              "sampling.masked.steps": (2, 1, 1)}), tmp_path)
     assert {path.name for path in (tmp_path / "samples" / "2").iterdir()} == {"validation-0.wav", "train-5.wav"}
+
+
+def test_a_codec_that_cannot_be_used_leaves_no_weights_of_samples_behind(toy_config, tmp_path, monkeypatch, caplog):
+    def load_codec(directory):
+        raise UserError("this codec is not to be had")
+
+    singers = []
+    replace_weights = Singer.replace_weights
+    monkeypatch.setattr("autosong_jax.sampling.song.load_codec", load_codec)
+    monkeypatch.setattr(Singer, "replace_weights",
+                        lambda self, model: singers.append(self) or replace_weights(self, model))
+    loop.train(toy_config(**{"train.steps": 1, "train.sample_every": 1, "train.eval_every": 0}), tmp_path)
+    assert "No samples: this codec is not to be had" in caplog.text
+    assert singers and all(singer._params is None for singer in singers)
 
 
 @pytest.mark.parametrize(("overrides", "words"), [
