@@ -16,7 +16,7 @@ from autosong_jax import cli, compiled, inputs, outputs
 from autosong_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from autosong_jax.audio.codec import Codec
+    from autosong_jax.codecs.codec import Codec
 
 FLAGS = flags.FLAGS
 VERBS = ("encode", "decode", "roundtrip")
@@ -43,7 +43,7 @@ def main(verb: str) -> None:
     compiled.keep()
     codec = _open_codec(FLAGS.codec, FLAGS.bandwidth)
     if verb == "decode":
-        from autosong_jax.audio.codec import read_codes
+        from autosong_jax.codecs.codec import read_codes
 
         codes = read_codes(FLAGS.input, codec.num_codebooks, codec.codebook_size)
         blocks = (codes[start:start + _BLOCK] for start in range(0, len(codes), _BLOCK))
@@ -66,10 +66,11 @@ def main(verb: str) -> None:
 
 
 def _open_codec(name: str, bandwidth: float | None) -> "Codec":
-    from autosong_jax.audio.codec import load_codec
-    from autosong_jax.audio.description import CodecInfo
-    from autosong_jax.audio.encodec import HUB_IDS
-    from autosong_jax.pretrained import encodec, files
+    from autosong_jax.codecs.codec import load_codec
+    from autosong_jax.codecs.encodec import codec as encodec
+    from autosong_jax.codecs.encodec.settings import HUB_IDS
+    from autosong_jax.codecs.info import CodecInfo
+    from autosong_jax.weights import files
 
     if name == "melrvq" and not os.path.isdir(name):
         raise UserError("--codec=melrvq is fitted to the songs of a dataset: expected DATASET/codec")
@@ -93,7 +94,7 @@ def _encode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None
 
 def _decode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None = None) -> Iterator[np.ndarray]:
     """Audio in blocks, of the loudness given, or of the codec's own."""
-    from autosong_jax.audio.encodec import LEVEL
+    from autosong_jax.codecs.encodec.settings import LEVEL
 
     gain = np.float32(1 if loudness is None else loudness / LEVEL)
     if hasattr(codec, "decode_blocks"):

@@ -59,7 +59,8 @@ def main() -> None:
             raise UserError(f"--source={source} is a directory, which needs --workdir: to --export, expected a file, a "
                             "checkpoint of the encodec package")
         inputs.stat_regular(source, "--source")
-        from autosong_jax.pretrained import audiocraft, files
+        from autosong_jax.pretrained import audiocraft
+        from autosong_jax.weights import files
 
         with files.writing(pathlib.Path(FLAGS.export), "--export"):
             audiocraft.read_codec(source).save(FLAGS.export)

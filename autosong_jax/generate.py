@@ -192,7 +192,7 @@ def _check_edit() -> None:
 def _clip(path: str, singer) -> np.ndarray:
     """The codes of an audio file, or those in a .npy file."""
     from autosong_jax.audio import io
-    from autosong_jax.audio.codec import read_codes
+    from autosong_jax.codecs.codec import read_codes
 
     if not path.endswith(".npy"):
         return singer.codec.encode(io.read(path, singer.codec.sample_rate, singer.codec.channels)[0])

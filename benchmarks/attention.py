@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from autosong_jax import cli
-from autosong_jax.models.attention import attention
+from autosong_jax.layers.attention import attention
 from benchmarks.timing import repeat
 
 FLAGS = flags.FLAGS

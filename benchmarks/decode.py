@@ -253,7 +253,8 @@ class Peer:
         """The weights as our model has them, on the device."""
         import jax
 
-        from autosong_jax.pretrained import files, musicgen
+        from autosong_jax.pretrained import musicgen
+        from autosong_jax.weights import files
 
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         tensors = {name: value.numpy() for name, value in self._model.state_dict().items()}

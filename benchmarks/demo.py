@@ -73,7 +73,7 @@ def choose_songs(dataset: pathlib.Path) -> dict[str, str]:
 def listen(name: str, sung: pathlib.Path, song: pathlib.Path, dataset: pathlib.Path, songs: pathlib.Path) -> dict:
     """Note error rates of one song, heard from audio alone."""
     from autosong_jax.audio import io
-    from autosong_jax.audio.codec import load_codec
+    from autosong_jax.codecs.codec import load_codec
     from autosong_jax.evaluation.notes import lyric_notes, note_error_rate, sung_notes
 
     def heard(path):

@@ -73,7 +73,8 @@ def measure(settings: dict, seconds: float, repeats: int, device: str) -> list[R
     import torch
     import transformers
 
-    from autosong_jax.pretrained import encodec, files
+    from autosong_jax.codecs.encodec import codec as encodec
+    from autosong_jax.weights import files
 
     torch.manual_seed(0)
     model = transformers.EncodecModel(transformers.EncodecConfig(**settings)).eval()

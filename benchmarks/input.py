@@ -21,7 +21,7 @@ from absl import flags
 from autosong_jax import cli
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.data.dataset import SongDataset, iterate, train_batches
-from autosong_jax.data.text import TextEncoderInfo, get_text_encoder
+from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 
 FLAGS = flags.FLAGS
 CODEBOOKS, SIZE, RATE, SONG_SECONDS = 4, 2048, 50, 240

@@ -78,8 +78,8 @@ def compiled(layers: int) -> str:
     import jax.numpy as jnp
     from flax import nnx
 
+    from autosong_jax.layers.platform import ONE_GRAPH
     from autosong_jax.models.build import abstract_model, held_in
-    from autosong_jax.models.platform import ONE_GRAPH
     from autosong_jax.pretrained import musicgen
     from autosong_jax.sampling.autoregressive import Request, Sampler
     from autosong_jax.sampling.guidance import branches

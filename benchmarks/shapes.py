@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 from configs import default, small
 
 

@@ -88,9 +88,9 @@ def prepare(length: int, songs: int, shape: dict[str, int]) -> tuple[Any, Any, A
     import ml_dtypes
 
     from autosong_jax.codebooks.patterns import get_pattern
-    from autosong_jax.data.text import TextEncoderInfo
     from autosong_jax.models.build import build_model
     from autosong_jax.parallel.sharding import make_mesh, put_batch
+    from autosong_jax.sources.text.encoders import TextEncoderInfo
     from autosong_jax.training.step import make_trainer
     from configs import lyric2music
 

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from autosong_jax.audio.codec import Codec, load_codec
-from autosong_jax.audio.description import CodecInfo, EncodecInfo
-from autosong_jax.audio.melrvq import MelRVQ, MelRVQConfig
+from autosong_jax.codecs.codec import Codec, load_codec
+from autosong_jax.codecs.info import CodecInfo, EncodecInfo
+from autosong_jax.codecs.melrvq.codec import MelRVQ, MelRVQConfig
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import files
+from autosong_jax.weights import files
 from data_prep import hub
 
 FLAG = "--codec"

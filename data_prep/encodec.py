@@ -16,9 +16,9 @@ import torch
 import transformers
 from torch import nn
 
-from autosong_jax.audio import encodec as facts
 from autosong_jax.audio import spectrum
-from autosong_jax.audio.description import FILE, EncodecInfo
+from autosong_jax.codecs.encodec import settings as facts
+from autosong_jax.codecs.info import FILE, EncodecInfo
 from autosong_jax.errors import UserError
 from data_prep import hub
 
@@ -100,7 +100,7 @@ def of(network: Network, name: str, bandwidth: float | None) -> "Encodec":
 
 
 class Encodec:
-    """Satisfies `autosong_jax.audio.codec.Codec`; `frame_rate` and the rest are the model's own.
+    """Satisfies `autosong_jax.codecs.codec.Codec`; `frame_rate` and the rest are the model's own.
 
     A model that codes chunks of its own (48 kHz: 1 s, normalised over time) keeps its chunks, whose frames are put one
     after the other; but loudness is normalised over the song rather than the chunk, since codes carry no loudness and

@@ -11,8 +11,9 @@ import warnings
 
 import torch
 
+from autosong_jax.codecs.encodec import names as encodec_names
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import encodec_names, files
+from autosong_jax.weights import files
 from data_prep import encodec, hub, unpickle
 
 # The first digits of each file's SHA-256 stand at the end of its name.

@@ -15,9 +15,9 @@ import transformers
 from pydantic import Field
 
 from autosong_jax import inputs
-from autosong_jax.data import tokenizer
-from autosong_jax.data.text import TextEncoderInfo, weights_revision
 from autosong_jax.errors import UserError
+from autosong_jax.sources.text import tokenizer
+from autosong_jax.sources.text.encoders import TextEncoderInfo, weights_revision
 from data_prep import hub
 
 _FLAG = "--text_encoder"
@@ -75,8 +75,9 @@ _MODELS = {"bert": (transformers.BertModel, _BertSettings, {"add_pooling_layer":
 class FrozenTextEncoder:
     """Text -> the last hidden states of a pretrained encoder, its special tokens among them.
 
-    A text longer than the model has positions for (BERT: 512) is cut into pieces, see `autosong_jax.data.tokenizer`,
-    and the pieces' states follow each other. T5's positions are relative and have no end.
+    A text longer than the model has positions for (BERT: 512) is cut into pieces, see
+    `autosong_jax.sources.text.tokenizer`, and the pieces' states follow each other. T5's positions are relative and
+    have no end.
     """
 
     def __init__(self, kind: str, source: str, *, records_hold: str = "states", info: TextEncoderInfo | None = None):
@@ -134,6 +135,6 @@ class FrozenTextEncoder:
         return self._tokenizer.ids(text)
 
     def save(self, directory: pathlib.Path) -> None:
-        """Writes a checkpoint of the encoder alone, from which `autosong_jax.pretrained.text` makes the same states."""
+        """Writes a checkpoint of the encoder alone, of which `sources.text.frozen` makes the same states."""
         self._model.save_pretrained(directory)
         self._tokenizer.save(directory / tokenizer.FILE)

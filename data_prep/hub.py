@@ -15,7 +15,7 @@ from typing import Any
 
 from autosong_jax import inputs
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import files
+from autosong_jax.weights import files
 
 _PICKLES = "pytorch_model*.bin"
 _SUFFIXES = (".bin", ".json", ".model", ".safetensors", ".txt")  # of files that are read

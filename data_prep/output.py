@@ -13,8 +13,8 @@ from typing import Any
 
 from autosong_jax import cli, inputs, outputs
 from autosong_jax.data import schema
-from autosong_jax.data.text import DIRECTORY as TEXT_ENCODER
 from autosong_jax.errors import UserError
+from autosong_jax.sources.text.encoders import DIRECTORY as TEXT_ENCODER
 from data_prep import report, splits
 from data_prep.records import Recorder, Shard
 from data_prep.work import WorkDirectory

@@ -21,7 +21,7 @@ from autosong_jax.audio import io
 from autosong_jax.cli import progress
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import files
+from autosong_jax.weights import files
 from data_prep import beam, codecs, output, report, splits, tasks, texts
 from data_prep.records import Job, Recorder
 from data_prep.songs import LeftOut, Song, find_songs

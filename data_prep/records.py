@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from autosong_jax import inputs
-from autosong_jax.audio.codec import Codec
+from autosong_jax.codecs.codec import Codec
 from autosong_jax.data import schema, tfrecord
-from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 from data_prep import tasks, texts
 from data_prep.songs import Song
 from data_prep.work import Results, unfinished_name

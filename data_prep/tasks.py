@@ -16,9 +16,9 @@ import numpy as np
 
 from autosong_jax import inputs
 from autosong_jax.audio import io
-from autosong_jax.audio.codec import Codec
+from autosong_jax.codecs.codec import Codec
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import files
+from autosong_jax.weights import files
 from data_prep import codecs
 from data_prep.work import Results
 

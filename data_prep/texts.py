@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 
-from autosong_jax.data import text
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import files
+from autosong_jax.sources.text import encoders as text
+from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.weights import files
 from data_prep import hub
 from data_prep.songs import Song
 

@@ -18,7 +18,7 @@ from absl import flags
 
 from autosong_jax import cli, inputs, outputs
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import files
+from autosong_jax.weights import files
 from data_prep import hub
 
 FLAGS = flags.FLAGS

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from autosong_jax.audio import io
-from autosong_jax.audio.codec import load_codec
-from autosong_jax.audio.melrvq import MelRVQ
+from autosong_jax.codecs.codec import load_codec
+from autosong_jax.codecs.melrvq.codec import MelRVQ
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 def test_codes_in_a_file_are_the_songs(run, folder, tmp_path):
     """At the bandwidth asked for; decoded they are the codec's audio; at once, at the song's own loudness."""
-    from autosong_jax.pretrained import encodec
+    from autosong_jax.codecs.encodec import codec as encodec
 
     common = ("--codec", folder / "encodec", "--bandwidth=1.2")
     process = run("encode", *common, "--input", folder / "song.wav", "--output", tmp_path / "codes.npy")

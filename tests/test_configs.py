@@ -11,11 +11,11 @@ from flax import nnx
 from autosong_jax import config as config_file
 from autosong_jax.config import parse_arg
 from autosong_jax.data.dataset import SongDataset, train_batches
-from autosong_jax.data.text import TextEncoderInfo, get_text_encoder
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.sampling.song import window_pattern
+from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import make_trainer
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))

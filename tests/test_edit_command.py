@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from autosong_jax.audio.codec import load_codec
+from autosong_jax.codecs.codec import load_codec
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,8 +23,10 @@ TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec"}
 JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
 SHARED = ["autosong_jax." + name for name in (
-    "audio", "cli", "data", "errors", "evaluation.notes", "inputs", "outputs", "pretrained.encodec_names",
-    "pretrained.files")]
+    "audio", "cli", "codecs.codec", "codecs.encodec.names", "codecs.encodec.settings", "codecs.info", "codecs.melrvq",
+    "data",
+    "errors", "evaluation.notes", "inputs", "outputs", "sources.text.encoders", "sources.text.sections",
+    "sources.text.tokenizer", "weights.files")]
 
 
 def module_name(path: Path) -> str:
@@ -120,7 +122,7 @@ def requirement_names(requirements: list[str]) -> set[str]:
 
 
 def test_the_package_leaves_the_log_of_its_caller_alone():
-    for name in ("autosong_jax.training.checkpoints", "autosong_jax.sampling.song"):
+    for name in ("autosong_jax.workdir.checkpoints", "autosong_jax.sampling.song"):
         importlib.import_module(name)
     for name in ("absl", "asyncio", "autosong_jax"):
         assert not logging.getLogger(name).filters

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autosong_jax.audio.description import CodecInfo
 from autosong_jax.cli import log
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema, tfrecord
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 if TYPE_CHECKING:  # at run time inside functions: grain imports jax, and whoever only reads songs needs neither
     import grain

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from autosong_jax import inputs
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 DATASET_NAME = "autosong"
 # The version in dataset_info.json. Its first number changes when older code can no longer read what newer code writes.

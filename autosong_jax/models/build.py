@@ -7,12 +7,12 @@ import jax
 import ml_collections
 from flax import nnx
 
-from autosong_jax.data.text import TextEncoderInfo
-from autosong_jax.models import lora
-from autosong_jax.models.conditions import ChromaSource, IdSource, StateSource
-from autosong_jax.models.platform import platform
+from autosong_jax.layers import lora
+from autosong_jax.layers.platform import platform
+from autosong_jax.layers.transformer import TransformerConfig
 from autosong_jax.models.song import SongModel
-from autosong_jax.models.transformer import TransformerConfig
+from autosong_jax.sources.memory import ChromaSource, IdSource, StateSource
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 
 def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text: TextEncoderInfo, *,

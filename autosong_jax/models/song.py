@@ -12,11 +12,11 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
-from autosong_jax.models import decoding
-from autosong_jax.models.conditions import Conditions, Memory, null_memory, take_slots
-from autosong_jax.models.decoding import Cache
-from autosong_jax.models.transformer import Transformer, TransformerConfig
+from autosong_jax.layers import decoding
+from autosong_jax.layers.decoding import Cache
+from autosong_jax.layers.transformer import Transformer, TransformerConfig
 from autosong_jax.parallel.sharding import split_by_song, whole
+from autosong_jax.sources.memory import Conditions, Memory, null_memory, take_slots
 
 FUSIONS = ("cross", "prefix")
 

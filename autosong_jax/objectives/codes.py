@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from autosong_jax.models.conditions import Memory
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.loss import codebook_sums
 from autosong_jax.objectives.objective import Batch, Sums
+from autosong_jax.sources.memory import Memory
 
 
 @jax.tree_util.register_dataclass

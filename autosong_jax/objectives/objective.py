@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from jax import Array
 
-from autosong_jax.models.conditions import Memory
 from autosong_jax.models.song import SongModel
+from autosong_jax.sources.memory import Memory
 
 Batch = Mapping[str, Any]
 Sums = dict[str, Array]

@@ -13,10 +13,12 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from autosong_jax.codecs.encodec import names as encodec_names
+from autosong_jax.codecs.encodec.codec import EncodecCodec
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import encodec_names, files, musicgen
-from autosong_jax.pretrained.encodec import EncodecCodec
-from autosong_jax.pretrained.files import Tensors
+from autosong_jax.pretrained import musicgen
+from autosong_jax.weights import files
+from autosong_jax.weights.files import Tensors
 
 DECODER, COMPRESSION = "state_dict.bin", "compression_state_dict.bin"
 _CONFIG = "xp.cfg"  # the training config, in YAML

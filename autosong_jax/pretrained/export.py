@@ -13,14 +13,15 @@ import ml_collections
 import numpy as np
 
 from autosong_jax import config as config_file
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model
-from autosong_jax.pretrained import files, musicgen, parameters
-from autosong_jax.pretrained import text as frozen_text
-from autosong_jax.pretrained.files import Tensors
+from autosong_jax.pretrained import musicgen
 from autosong_jax.sampling.song import read_codec_facts
-from autosong_jax.training.checkpoints import load_weights
+from autosong_jax.sources.text import frozen as frozen_text
+from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.weights import files, parameters
+from autosong_jax.weights.files import Tensors
+from autosong_jax.workdir.checkpoints import load_weights
 
 
 def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -> str:

@@ -15,11 +15,11 @@ import ml_collections
 import numpy as np
 
 from autosong_jax import inputs
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import parameters, shapes
-from autosong_jax.pretrained.files import Tensors
-from autosong_jax.pretrained.parameters import Recipe
+from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.weights import parameters, shapes
+from autosong_jax.weights.files import Tensors
+from autosong_jax.weights.parameters import Recipe
 
 CROSS, PREFIX = "musicgen", "musicgen_melody"  # values of "model_type"
 MASKED = "magnet"  # which the hub does not know: it holds MAGNeT as audiocraft released it

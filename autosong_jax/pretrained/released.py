@@ -10,16 +10,17 @@ import ml_collections
 
 from autosong_jax import config as config_file
 from autosong_jax import inputs
-from autosong_jax.data import tokenizer
+from autosong_jax.codecs.encodec.codec import EncodecCodec
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, held_in
 from autosong_jax.parallel.sharding import make_mesh, tree_shardings
-from autosong_jax.pretrained import audiocraft, files, musicgen, shapes
-from autosong_jax.pretrained import text as frozen_text
-from autosong_jax.pretrained.encodec import EncodecCodec
-from autosong_jax.pretrained.files import Tensors
-from autosong_jax.pretrained.text import FrozenTextEncoder
-from autosong_jax.training.checkpoints import save_weights
+from autosong_jax.pretrained import audiocraft, musicgen
+from autosong_jax.sources.text import frozen as frozen_text
+from autosong_jax.sources.text import tokenizer
+from autosong_jax.sources.text.frozen import FrozenTextEncoder
+from autosong_jax.weights import files, shapes
+from autosong_jax.weights.files import Tensors
+from autosong_jax.workdir.checkpoints import save_weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,12 +19,12 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.codebooks.patterns import Pattern
-from autosong_jax.models import decoding
-from autosong_jax.models.conditions import Memory
-from autosong_jax.models.decoding import Cache
-from autosong_jax.models.platform import loop_options
+from autosong_jax.layers import decoding
+from autosong_jax.layers.decoding import Cache
+from autosong_jax.layers.platform import loop_options
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.tokens import Choice, choose
+from autosong_jax.sources.memory import Memory
 
 ROOM = 256  # steps, by which a cache grows at least
 LOOPS = 4  # at most, each of which is compiled

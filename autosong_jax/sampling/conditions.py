@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import ml_collections
 import numpy as np
 
-from autosong_jax.audio import chroma, io
+from autosong_jax.audio import io
 from autosong_jax.cli import log
-from autosong_jax.data.text import TextEncoder, TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained.text import FrozenTextEncoder
+from autosong_jax.sources.chroma import pitch_classes as chroma
+from autosong_jax.sources.text.encoders import TextEncoder, TextEncoderInfo
+from autosong_jax.sources.text.frozen import FrozenTextEncoder
 
 MELODY = "chroma"  # the source that a melody is for
 Source = dict[str, np.ndarray]

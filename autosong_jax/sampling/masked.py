@@ -19,9 +19,9 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
-from autosong_jax.models.conditions import Memory
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.tokens import Choice, choose
+from autosong_jax.sources.memory import Memory
 
 CONFIDENCES = ("max", "product")
 FIXED = -1e4  # the uncertainty of what stays; a span that reaches into it ranks below all that do not

@@ -18,24 +18,24 @@ from jax import Array
 
 from autosong_jax import config as config_file
 from autosong_jax.audio import io
-from autosong_jax.audio.codec import Codec, load_codec
-from autosong_jax.audio.description import CodecInfo
 from autosong_jax.cli import progress
 from autosong_jax.codebooks.patterns import Pattern, get_pattern
-from autosong_jax.data.text import TextEncoder, TextEncoderInfo, rebuild_text_encoder
+from autosong_jax.codecs.codec import Codec, load_codec
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, compute_dtype, held_in
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.table import OBJECTIVES
 from autosong_jax.pretrained import released
-from autosong_jax.pretrained import text as frozen_text
-from autosong_jax.pretrained.text import FrozenTextEncoder
 from autosong_jax.sampling.conditions import MELODY, Conditions
 from autosong_jax.sampling.drafts import Draft, next_window
 from autosong_jax.sampling.edits import timeline
 from autosong_jax.sampling.options import DEFAULTS, SamplingOptions, Song
 from autosong_jax.sampling.windows import WINDOWS, encode
-from autosong_jax.training.checkpoints import load_weights
+from autosong_jax.sources.text import frozen as frozen_text
+from autosong_jax.sources.text.encoders import TextEncoder, TextEncoderInfo, rebuild_text_encoder
+from autosong_jax.sources.text.frozen import FrozenTextEncoder
+from autosong_jax.workdir.checkpoints import load_weights
 
 
 @dataclasses.dataclass(frozen=True)

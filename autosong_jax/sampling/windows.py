@@ -14,11 +14,11 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.codebooks.patterns import Pattern
-from autosong_jax.models.conditions import Memory
 from autosong_jax.models.song import SongModel
 from autosong_jax.sampling import autoregressive, masked
 from autosong_jax.sampling.guidance import annealed_branches, branches
 from autosong_jax.sampling.options import SamplingOptions
+from autosong_jax.sources.memory import Memory
 
 Sources = Mapping[str, Mapping[str, Array]]
 

@@ -26,18 +26,18 @@ from autosong_jax.models.build import build_model
 from autosong_jax.objectives.objective import Objective
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, put_batch
-from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.options import DEFAULTS
 from autosong_jax.sampling.song import window_pattern
+from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.ahead import Laps, compile_ahead
-from autosong_jax.training.checkpoints import Checkpoints, latest_step
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
 from autosong_jax.training.samples import SampleWriter
 from autosong_jax.training.start import check_shapes, open_base, start
 from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_trainer
-from autosong_jax.training.trainable import Parameters, combine
 from autosong_jax.training.workdir import check_workdir, prepare_workdir
+from autosong_jax.weights.trainable import Parameters, combine
+from autosong_jax.workdir.checkpoints import Checkpoints, latest_step
 
 MANY = 10**7  # parameters, for a CPU
 

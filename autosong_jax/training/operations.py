@@ -7,10 +7,10 @@ import ml_collections
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from autosong_jax.models.conditions import IdSource
 from autosong_jax.models.song import SongModel
+from autosong_jax.sources.memory import IdSource
 from autosong_jax.training.step import Trainer
-from autosong_jax.training.trainable import combine
+from autosong_jax.weights.trainable import combine
 
 MATRICES = ("kernel", "heads", "lora_a", "lora_b")
 

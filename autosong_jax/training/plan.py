@@ -19,13 +19,13 @@ from jax.extend.core import ClosedJaxpr
 from jax.sharding import AbstractMesh
 
 from autosong_jax.data import schema
-from autosong_jax.data.text import DIRECTORY, TextEncoderInfo, get_text_encoder
+from autosong_jax.layers.platform import planned_for
 from autosong_jax.models.build import build_model
-from autosong_jax.models.platform import planned_for
 from autosong_jax.parallel.memory import GRADIENTS, KEPT, WORKING, Buffer, Cuts, peak, total
 from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
 from autosong_jax.parallel.topology import Kind, abstract_mesh
 from autosong_jax.sampling.song import read_codec_facts, window_pattern
+from autosong_jax.sources.text.encoders import DIRECTORY, TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import Trainer, make_trainer
 
 GIB = 2**30

@@ -16,8 +16,8 @@ from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import on_first_process
-from autosong_jax.pretrained.text import text_states
 from autosong_jax.sampling.song import Singer, parts_of
+from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.metrics import MetricsWriter, writing
 
 

@@ -11,16 +11,16 @@ from flax.traverse_util import flatten_dict
 from autosong_jax import config as config_file
 from autosong_jax.cli import log
 from autosong_jax.data.dataset import SongDataset
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models import lora
+from autosong_jax.layers import lora
 from autosong_jax.models.build import abstract_model
 from autosong_jax.parallel.sharding import put
 from autosong_jax.sampling.song import read_codec_facts
-from autosong_jax.training.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_frozen
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.training.step import Trainer, TrainState
-from autosong_jax.training.trainable import Parameters, combine, partition
 from autosong_jax.training.workdir import same_codec, same_text_encoder, source_shapes
+from autosong_jax.weights.trainable import Parameters, combine, partition
+from autosong_jax.workdir.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_frozen
 
 # Fields of config.model that may differ from the base's: they change neither the parameters nor what is done with them.
 FREE = ("dropout", "dtype", "pattern", "delays")

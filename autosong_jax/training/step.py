@@ -26,7 +26,7 @@ from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.objective import Objective
 from autosong_jax.objectives.table import get_objectives
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
-from autosong_jax.training.trainable import Parameters, combine, partition, without
+from autosong_jax.weights.trainable import Parameters, combine, partition, without
 
 Batch = Mapping[str, Any]
 

@@ -9,10 +9,10 @@ import ml_collections
 
 from autosong_jax import config as config_file
 from autosong_jax.data.dataset import SongDataset
-from autosong_jax.data.text import DIRECTORY, INFO_FILE, TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sampling.song import read_codec_facts
-from autosong_jax.training.checkpoints import is_exported
+from autosong_jax.sources.text.encoders import DIRECTORY, INFO_FILE, TextEncoderInfo
+from autosong_jax.workdir.checkpoints import is_exported
 
 
 def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:

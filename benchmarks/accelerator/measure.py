@@ -124,7 +124,7 @@ def training(measurement: Measurement, size: str, steps: int, runs: Sequence[Seq
 @contextlib.contextmanager
 def without_cudnn() -> Iterator[None]:
     """Programs traced inside have our own attention, block by block, in place of cuDNN's."""
-    from autosong_jax.models import attention
+    from autosong_jax.layers import attention
 
     def own(q, k, v, causal, lengths):
         import jax.numpy as jnp

@@ -54,9 +54,9 @@ def _files(folder: pathlib.Path) -> None:
 
 def write_dataset(directory: pathlib.Path) -> None:
     """Six songs to train on and two to validate with: 3 codebooks of 16, 25 frames a second."""
-    from autosong_jax.audio.melrvq import MelRVQ
+    from autosong_jax.codecs.melrvq.codec import MelRVQ
     from autosong_jax.data import schema, tfrecord
-    from autosong_jax.data.text import get_text_encoder
+    from autosong_jax.sources.text.encoders import get_text_encoder
 
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(1, 16000)).astype(np.float32)
@@ -94,10 +94,10 @@ def _workdir(workdir: pathlib.Path, dataset: pathlib.Path, fields: dict[str, obj
     """What training would leave: steps 1 and 2, their weights as they began."""
     from flax import nnx
 
-    from autosong_jax.data.text import TextEncoderInfo
     from autosong_jax.models.build import build_model
     from autosong_jax.sampling.song import read_codec_facts
-    from autosong_jax.training import checkpoints
+    from autosong_jax.sources.text.encoders import TextEncoderInfo
+    from autosong_jax.workdir import checkpoints
     from configs import default
 
     config = default.get_config("runlocal")
@@ -117,13 +117,16 @@ def _musicgen(directory: pathlib.Path) -> None:
     """A released MusicGen, as the hub holds it: 4 codebooks of 64, 50 frames a second."""
     from flax import nnx
 
-    from autosong_jax.audio import encodec as encodec_facts
-    from autosong_jax.audio.encodec import EncodecConfig
-    from autosong_jax.data.text import TextEncoderInfo
+    from autosong_jax.codecs.encodec import codec as encodec
+    from autosong_jax.codecs.encodec import settings as encodec_facts
+    from autosong_jax.codecs.encodec.module import Encodec
+    from autosong_jax.codecs.encodec.settings import EncodecConfig
     from autosong_jax.models.build import build_model
-    from autosong_jax.models.encodec import Encodec
-    from autosong_jax.models.t5 import T5Encoder
-    from autosong_jax.pretrained import encodec, files, musicgen, parameters, t5
+    from autosong_jax.pretrained import musicgen
+    from autosong_jax.sources.text import t5_names as t5
+    from autosong_jax.sources.text.encoders import TextEncoderInfo
+    from autosong_jax.sources.text.t5 import T5Encoder
+    from autosong_jax.weights import files, parameters
 
     def params_of(module):
         return nnx.to_pure_dict(nnx.split(module)[1])

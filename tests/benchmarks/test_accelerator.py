@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autosong_jax.models import attention
+from autosong_jax.layers import attention
 from benchmarks import compiled_peer
 from benchmarks.accelerator import advice, measure, plan, profiles, records, report, results, runner
 from benchmarks.accelerator.profiles import Kernel

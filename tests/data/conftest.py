@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autosong_jax.data import schema, tfrecord
-from autosong_jax.data.text import TextEncoderInfo, get_text_encoder
+from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 
 IDS = get_text_encoder("bytes").info
 STATES = TextEncoderInfo("t5:some/model", "0a1b2c", "states", width=8)

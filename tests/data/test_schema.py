@@ -6,8 +6,8 @@ import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
 from autosong_jax.data import schema
-from autosong_jax.data.text import get_text_encoder
 from autosong_jax.errors import UserError
+from autosong_jax.sources.text.encoders import get_text_encoder
 
 CODEBOOKS = 3
 

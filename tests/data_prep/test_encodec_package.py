@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 
-from autosong_jax.audio.codec import load_codec
+from autosong_jax.codecs.codec import load_codec
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from data_prep import codecs, encodec, encodec_package

@@ -17,10 +17,10 @@ import pytest
 import soundfile
 
 from autosong_jax.audio import io
-from autosong_jax.audio.codec import load_codec
+from autosong_jax.codecs.codec import load_codec
 from autosong_jax.data.dataset import SongDataset
-from autosong_jax.data.text import get_text_encoder
 from autosong_jax.errors import UserError
+from autosong_jax.sources.text.encoders import get_text_encoder
 from data_prep import codecs, pipeline, report, tasks, texts
 from data_prep.pipeline import Options, export
 from data_prep.songs import Song
@@ -447,7 +447,7 @@ def test_a_song_that_is_too_much_for_the_codec(songs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline, "Workers", InProcess)
     tasks.codec.cache_clear()
-    monkeypatch.setattr("autosong_jax.audio.melrvq.MelRVQ.encode", encode)
+    monkeypatch.setattr("autosong_jax.codecs.melrvq.codec.MelRVQ.encode", encode)
     with pytest.raises(UserError, match=r"none can be used: song 0: cannot be encoded: not enough memory"):
         export(Options(str(songs), str(tmp_path / "data")))
     reasons = {song["reason"] for song in report_of(tmp_path / "data")["left_out"]}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from autosong_jax.audio.melrvq import MelRVQ
+from autosong_jax.codecs.melrvq.codec import MelRVQ
 from autosong_jax.evaluation import notes, plots
 from data_prep import songbook
 from data_prep.synthesis import RATE

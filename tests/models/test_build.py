@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from autosong_jax.data.text import get_text_encoder
 from autosong_jax.models.build import build_model, held_in
+from autosong_jax.sources.text.encoders import get_text_encoder
 
 CODEC = {"num_codebooks": 3, "codebook_size": 16, "frame_rate": 25.0}
 

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from autosong_jax.codebooks.patterns import get_pattern
-from autosong_jax.models import decoding
-from autosong_jax.models.conditions import IdSource, Memory, StateSource
+from autosong_jax.layers import decoding
+from autosong_jax.layers.transformer import Transformer, TransformerConfig
 from autosong_jax.models.song import SongModel
-from autosong_jax.models.transformer import Transformer, TransformerConfig
+from autosong_jax.sources.memory import IdSource, Memory, StateSource
 
 K, V, T, B = 3, 11, 5, 2
 DECODER = TransformerConfig(width=16, heads=2, layers=2, mlp_width=32, max_positions=64)

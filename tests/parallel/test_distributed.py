@@ -27,9 +27,9 @@ from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training import loop
-from autosong_jax.training.checkpoints import Checkpoints, load_frozen, save_weights
 from autosong_jax.training.step import make_trainer
 from autosong_jax.training.workdir import prepare_workdir
+from autosong_jax.workdir.checkpoints import Checkpoints, load_frozen, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}

@@ -12,10 +12,11 @@ import yaml
 
 import autosong_jax
 from autosong_jax import config as config_file
-from autosong_jax.audio.codec import load_codec
-from autosong_jax.data.text import TextEncoderInfo
+from autosong_jax.codecs.codec import load_codec
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import audiocraft, files, parameters, released
+from autosong_jax.pretrained import audiocraft, released
+from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.weights import files, parameters
 
 
 def their_names(name):

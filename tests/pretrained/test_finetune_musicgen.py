@@ -12,11 +12,11 @@ from autosong_jax import config as config_file
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.models.build import abstract_model
 from autosong_jax.pretrained import released
-from autosong_jax.pretrained import text as frozen_text
 from autosong_jax.sampling.song import read_codec_facts
+from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.training import loop
-from autosong_jax.training.checkpoints import load_frozen, load_weights
-from autosong_jax.training.trainable import partition
+from autosong_jax.weights.trainable import partition
+from autosong_jax.workdir.checkpoints import load_frozen, load_weights
 from configs import finetune
 
 FRAMES = 20

@@ -19,11 +19,12 @@ import autosong_jax
 from autosong_jax import config as config_file
 from autosong_jax.audio import io
 from autosong_jax.codebooks.patterns import get_pattern
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import export, files, parameters, released
-from autosong_jax.pretrained.files import Tensors
+from autosong_jax.pretrained import export, released
 from autosong_jax.sampling.song import SamplingOptions
+from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.weights import files, parameters
+from autosong_jax.weights.files import Tensors
 
 TEXTS = ["love rain night blue love", "blue"]
 FRAMES = 100

@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 
 from autosong_jax.codebooks.patterns import get_pattern
-from autosong_jax.models.conditions import IdSource
+from autosong_jax.layers.transformer import TransformerConfig
 from autosong_jax.models.song import SongModel
-from autosong_jax.models.transformer import TransformerConfig
 from autosong_jax.sampling import autoregressive
 from autosong_jax.sampling.autoregressive import Request, Sampler
 from autosong_jax.sampling.guidance import branches
 from autosong_jax.sampling.tokens import Choice
+from autosong_jax.sources.memory import IdSource
 
 K, V, T, B = 2, 9, 6, 3
 DECODER = TransformerConfig(width=16, heads=2, layers=1, mlp_width=32)

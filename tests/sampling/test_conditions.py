@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from autosong_jax.audio import chroma
-from autosong_jax.data.text import get_text_encoder
 from autosong_jax.errors import UserError
 from autosong_jax.sampling.conditions import Conditions
+from autosong_jax.sources.chroma import pitch_classes as chroma
+from autosong_jax.sources.text.encoders import get_text_encoder
 from configs import default
 
 RATE = 800
@@ -46,7 +46,8 @@ def test_no_melody(conditions, dropped, slots):
 
 
 @pytest.mark.parametrize(("melody", "words"), [
-    (np.zeros(8, np.float32), r"the melody is float32 of shape \[8\], expected float32 \[channels, samples\] at 800 Hz"),
+    (np.zeros(8, np.float32),
+     r"the melody is float32 of shape \[8\], expected float32 \[channels, samples\] at 800 Hz"),
     (np.zeros((1, 800), np.int16), "the melody is int16"), (np.zeros((0, 800), np.float32), r"shape \[0, 800\]"),
     (np.full((2, 800), np.nan, np.float32), "the melody holds NaN")])
 def test_a_melody_that_is_no_audio(conditions, melody, words):

@@ -8,13 +8,13 @@ import pytest
 from flax import nnx
 
 from autosong_jax.cli import log
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models import decoding, platform
+from autosong_jax.layers import decoding, platform
 from autosong_jax.models.build import build_model
 from autosong_jax.sampling import autoregressive, song
 from autosong_jax.sampling.options import SamplingOptions
 from autosong_jax.sampling.song import Singer, parts_of, read_codec_facts
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 
 @pytest.fixture

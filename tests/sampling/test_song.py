@@ -6,11 +6,11 @@ import pytest
 from flax import nnx
 
 from autosong_jax.codebooks.patterns import get_pattern
-from autosong_jax.data.text import TextEncoderInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.sampling.options import SamplingOptions
 from autosong_jax.sampling.song import Singer, parts_of, read_codec_facts
+from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 WINDOW, K, V, RATE = 12, 3, 16, 25.0
 SONGS = [{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}]

@@ -19,9 +19,10 @@ from autosong_jax.data import tfrecord
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model
-from autosong_jax.training import checkpoints as checkpoints_file
-from autosong_jax.training import digests, loop, metrics
-from autosong_jax.training.checkpoints import latest_step, load_frozen, load_weights, save_frozen
+from autosong_jax.training import loop, metrics
+from autosong_jax.workdir import checkpoints as checkpoints_file
+from autosong_jax.workdir import digests
+from autosong_jax.workdir.checkpoints import latest_step, load_frozen, load_weights, save_frozen
 
 
 @pytest.fixture(scope="module")

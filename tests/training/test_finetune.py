@@ -17,9 +17,9 @@ from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.sampling.song import Singer, parts_of, window_pattern
 from autosong_jax.training import loop
-from autosong_jax.training.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_weights
 from autosong_jax.training.step import make_trainer
 from autosong_jax.training.workdir import prepare_workdir
+from autosong_jax.workdir.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_weights
 from configs import finetune
 
 

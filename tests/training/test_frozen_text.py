@@ -12,7 +12,7 @@ import soundfile
 
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
-from autosong_jax.pretrained import text
+from autosong_jax.sources.text import frozen as text
 from autosong_jax.training import loop
 from data_prep.pipeline import Options, export
 

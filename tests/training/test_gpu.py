@@ -9,7 +9,8 @@ from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from autosong_jax.data.dataset import SongDataset, train_batches
-from autosong_jax.models import attention, build
+from autosong_jax.layers import attention
+from autosong_jax.models import build
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import make_mesh, put_batch
 from autosong_jax.sampling.song import window_pattern

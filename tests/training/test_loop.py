@@ -19,8 +19,8 @@ from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.sampling.song import Singer, window_pattern
 from autosong_jax.training import loop
-from autosong_jax.training.checkpoints import Checkpoints
 from autosong_jax.training.step import make_trainer
+from autosong_jax.workdir.checkpoints import Checkpoints
 
 # What the same run may give twice: everything but speed.
 TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}

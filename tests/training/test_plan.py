@@ -22,7 +22,7 @@ from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.plan import GIB, Planner, fsdp_mesh, songs_of, whole_parameters
 from autosong_jax.training.plan_report import report
 from autosong_jax.training.step import make_trainer
-from autosong_jax.training.trainable import partition
+from autosong_jax.weights.trainable import partition
 from configs import default, large, small
 
 ROOT = Path(__file__).resolve().parents[2]

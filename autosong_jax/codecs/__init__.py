@@ -1,0 +1,1 @@
+"""Codecs: what turns audio into frames and back; one folder each."""

@@ -1,0 +1,314 @@
+"""EnCodec from a released checkpoint, coding songs of any length in bounded memory.
+
+Letters: B batch, T frames, K codebooks, C channels, V entries of a codebook.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from autosong_jax.codecs import info as description
+from autosong_jax.codecs.encodec import names as encodec_names
+from autosong_jax.codecs.encodec import settings as facts
+from autosong_jax.codecs.encodec.module import Carry, Encodec
+from autosong_jax.codecs.encodec.settings import EncodecConfig
+from autosong_jax.codecs.info import CodecInfo, EncodecInfo
+from autosong_jax.errors import UserError
+from autosong_jax.weights import files, parameters
+from autosong_jax.weights.files import Tensors
+from autosong_jax.weights.parameters import Recipe
+
+_UNUSED = r"codebook\.(inited|cluster_size|embed_avg)$"  # what only training needs
+_LSTM = {"input": "weight_ih", "hidden": "weight_hh", "bias": "bias"}
+_LEAVES = {"kernel": "conv.weight", "bias": "conv.bias", "norm/scale": "norm.weight", "norm/bias": "norm.bias"}
+
+
+def load(directory: str | pathlib.Path, bandwidth: float | None = None) -> "EncodecCodec":
+    """Loads the codec in a directory: `config.json` and its tensors, and `codec.json` if it is a codec's own.
+
+    Args:
+      directory: as `EncodecCodec.save` or transformers' `save_pretrained` writes it.
+      bandwidth: kbit/s, one of the model's own; None takes that of `codec.json`, or the lowest.
+
+    Raises:
+      UserError: a file is missing, damaged, or of another model.
+    """
+    directory = pathlib.Path(directory)
+    if not (directory / description.FILE).exists():
+        return EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), bandwidth,
+                            source=str(directory))
+    saved = EncodecInfo.load(directory)
+    if saved.name != "encodec":
+        raise UserError(f"{directory / description.FILE} names the codec {saved.name!r}, expected encodec")
+    wanted = saved.bandwidth if bandwidth is None else bandwidth
+    codec = EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), wanted,
+                         stereo=saved.stereo, source=str(directory))
+    if wanted == saved.bandwidth and CodecInfo.of(codec.description) != CodecInfo(
+            **{field.name: getattr(saved, field.name) for field in dataclasses.fields(CodecInfo)}):
+        raise UserError(f"{directory / description.FILE} says other things than the codec beside it: save it again")
+    return codec
+
+
+class EncodecCodec:
+    """Satisfies `autosong_jax.codecs.codec.Codec`; `frame_rate` and the rest are the model's own.
+
+    A model that codes chunks (48 kHz: 1 s, normalised over time) keeps its chunks, whose frames are put one after the
+    other; but loudness is normalised over the song rather than the chunk, since codes carry no loudness and a level
+    that jumps every second would be heard. Such a model decodes every song to the same loudness.
+
+    Attributes:
+      normalizes: whether it codes songs of a normalised loudness.
+    """
+
+    def __init__(self, config: Mapping[str, Any], tensors: Tensors, bandwidth: float | None = None, *,
+                 stereo: bool = False, window: int | None = None, source: str = "the checkpoint"):
+        """Reads the parameters.
+
+        Args:
+          config: the contents of `config.json`.
+          tensors: under the names of Hugging Face.
+          bandwidth: kbit/s, one of the model's own; None takes the lowest.
+          stereo: whether a model of one channel is to code left and right, whose codebooks then alternate.
+          window: frames that go through the convolutions together; by default few on a CPU, which gains nothing by
+            more, and many elsewhere.
+          source: what to call the place where they are from, for errors.
+
+        Raises:
+          UserError: the tensors are not those of the config, or the model cannot code songs.
+        """
+        self.config, self._raw, self._tensors = EncodecConfig.of(config, source), dict(config), tensors
+        if self.config.chunk_length_s is None and self.config.norm_type != "weight_norm":
+            raise UserError(f"{source} is a model that normalises over a whole song ({self.config.norm_type}), and its "
+                            "config.json has no chunk_length_s: such a model cannot code long songs")
+        model = nnx.eval_shape(lambda: Encodec(self.config, rngs=nnx.Rngs(0)))
+        self._encoder, self._decoder = model.encoder, model.decoder
+        self._graph, abstract = nnx.split(model)
+        abstract = nnx.to_pure_dict(abstract)
+        of_all = recipes(parameters.leaves(abstract), self.config)
+        self._params = parameters.load(abstract, of_all, encodec_names.plain(tensors), what="EnCodec",
+                                       dtype=np.float32, ignored=_UNUSED)
+        bandwidth = facts.pick_bandwidth(self.config, bandwidth, source)
+        self._levels, self._sides = self.config.codebooks_for(bandwidth), 2 if stereo else 1
+        codebooks = np.asarray(self._params["quantizer"]["codebooks"][:self._levels])
+        self.description = facts.describe(config, bandwidth, stereo, facts.digest(codebooks))
+        self.sample_rate, self.channels = self.description["sample_rate"], self.description["channels"]
+        self.frame_rate, self.codebook_size = self.description["frame_rate"], self.description["codebook_size"]
+        self.num_codebooks, self.normalizes = self.description["num_codebooks"], self.config.normalize
+        on_cpu = jax.default_backend() == "cpu"
+        self._window = window or (512 if on_cpu else 4096)
+        self._batch = 8 if on_cpu else 32  # chunks
+
+    # Songs.
+
+    def encode(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [channels, samples] -> uint16 [T, K]; one frame for each hop that has begun."""
+        loudness = self.loudness([audio]) if self.normalizes else None
+        none = np.zeros((0, self.num_codebooks), np.uint16)
+        return np.concatenate([none, *self.encode_blocks([audio], loudness)])
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Integers [T, K] in [0, V) -> float32 [channels, samples]."""
+        return np.concatenate([np.zeros((self.channels, 0), np.float32), *self.decode_blocks([codes])], axis=1)
+
+    def loudness(self, blocks: Iterable[np.ndarray]) -> float:
+        """The root mean square of the mean of a song's channels, float32 [channels, any] in blocks of any length."""
+        power, samples = 0.0, 0
+        for block in blocks:
+            power += np.square(block.mean(axis=0), dtype=np.float64).sum()
+            samples += block.shape[1]
+        return float(np.sqrt(power / max(samples, 1)))
+
+    def encode_blocks(self, blocks: Iterable[np.ndarray], loudness: float | None = None) -> Iterator[np.ndarray]:
+        """What `encode` does, of a song in blocks of any length, in memory that does not grow with the song.
+
+        Args:
+          blocks: float32 [channels, any].
+          loudness: of the whole song, as `loudness` gives it; needed if the codec `normalizes`.
+
+        Yields:
+          uint16 [frames, K].
+        """
+        scale = 1.0
+        if self.normalizes:
+            if loudness is None:
+                raise ValueError("a codec that normalises loudness needs to be told that of the whole song")
+            scale = loudness + 1e-8
+        streams = (self._streams(block) / np.float32(scale) for block in blocks)
+        for codes in self._encode_chunks(streams) if self.config.chunk_length_s else self._encode_whole(streams):
+            yield facts.interleave(codes).astype(np.uint16)
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """What `decode` does, of codes in blocks of any length, in memory that does not grow with the song.
+
+        Args:
+          blocks: integers [any, K] in [0, V).
+
+        Yields:
+          float32 [channels, samples].
+
+        Raises:
+          ValueError: a block has another shape, or a code is out of range.
+        """
+        streams = (facts.separate(self._checked(block), self._sides) for block in blocks)
+        chunked = self.config.chunk_length_s is not None
+        level = np.float32(facts.LEVEL if self.normalizes else 1)
+        for audio in self._decode_chunks(streams) if chunked else self._decode_whole(streams):
+            yield level * np.moveaxis(audio, 2, 1).reshape(self.channels, audio.shape[1])
+
+    def _streams(self, audio: np.ndarray) -> np.ndarray:
+        """[channels, samples] -> [B, samples, C]: in stereo two streams of one channel, else one of all."""
+        audio = np.asarray(audio, np.float32)
+        if audio.ndim != 2 or len(audio) != self.channels:
+            raise ValueError(f"audio has the shape {audio.shape}, expected [{self.channels}, samples]")
+        return np.moveaxis(audio.reshape(self._sides, self.config.audio_channels, audio.shape[1]), 1, 2)
+
+    def _checked(self, codes: np.ndarray) -> np.ndarray:
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
+            raise ValueError(f"codes have the shape {codes.shape}, expected [frames, {self.num_codebooks}]")
+        if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
+            raise ValueError(f"codes go from {codes.min()} to {codes.max()}, expected 0 to {self.codebook_size - 1}")
+        return codes.astype(np.int32)
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes `codec.json` beside `config.json` and the tensors as they were read."""
+        directory = pathlib.Path(directory)
+        files.write(directory, ((name, self._tensors.read(name)) for name in self._tensors))
+        config = {"model_type": "encodec", "architectures": ["EncodecModel"]} | self._raw
+        for name, contents in [("config.json", config), ("codec.json", self.description)]:
+            (directory / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+    # Batches, as transformers' EncodecModel codes them.
+
+    def encode_batch(self, audio: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """Codes each chunk at its own loudness, which is handed on beside the codes.
+
+        Args:
+          audio: float32 [B, C, samples], with C as the model has it, whatever `stereo` says.
+
+        Returns:
+          codes uint16 [chunks, B, K, T]; the loudness of the chunks [chunks, B, 1], if the model normalises it; how
+          many frames of the last chunk are zeros that fill it up.
+        """
+        x = np.moveaxis(np.asarray(audio, np.float32), 1, 2)
+        if self.config.chunk_length_s is None:
+            codes = np.concatenate(list(self._encode_whole([x])), axis=1)
+            return np.moveaxis(codes, 1, 2)[None].astype(np.uint16), None, 0
+        length, stride = self.config.chunk_length, self.config.chunk_stride
+        chunks = [x[:, start:start + length] for start in range(0, x.shape[1], stride)]
+        scales = None
+        if self.normalizes:
+            scales = np.stack([np.sqrt(np.square(chunk.mean(2)).mean(1, keepdims=True)) + 1e-8 for chunk in chunks])
+            chunks = [chunk / scale[:, None] for chunk, scale in zip(chunks, scales, strict=True)]
+        codes = [self._encode_chunk(chunk) for chunk in chunks]
+        missing = codes[0].shape[1] - codes[-1].shape[1]
+        codes[-1] = np.pad(codes[-1], ((0, 0), (0, missing), (0, 0)))
+        return np.moveaxis(np.stack(codes), 2, 3).astype(np.uint16), scales, missing
+
+    def decode_batch(self, codes: np.ndarray, scales: np.ndarray | None = None, missing: int = 0) -> np.ndarray:
+        """The inverse of `encode_batch`: float32 [B, C, samples]."""
+        pieces = list(np.moveaxis(np.asarray(codes, np.int32), 2, 3))
+        pieces[-1] = pieces[-1][:, :pieces[-1].shape[1] - missing]
+        if self.config.chunk_length_s is None:
+            audio = self._decode_whole(pieces)
+        else:
+            scales = itertools.repeat(np.float32(1)) if scales is None else scales[:, :, None]
+            decoded = (self._decode_chunk(piece) * scale for piece, scale in zip(pieces, scales, strict=False))
+            audio = facts.overlap_add(decoded, self.config.chunk_length, self.config.chunk_stride)
+        return np.moveaxis(np.concatenate(list(audio), axis=1), 2, 1)
+
+    # Streams [B, any, C] and codes [B, any, K].
+
+    def _encode_whole(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        yield from self._run(_encode, self._encoder, blocks, levels=self._levels)
+
+    def _decode_whole(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        yield from self._run(_decode, self._decoder, blocks)
+
+    def _run(self, function, network, blocks: Iterable[np.ndarray], **options) -> Iterator[np.ndarray]:
+        """Window after window of one signal."""
+        carry = None
+        for x, seen, rest in facts.windows(blocks, self._window, network.before, network.after, network.rate_in):
+            carry = network.start(len(x)) if carry is None else carry
+            y, carry = function(self._graph, self._params, x, carry, min(seen, network.before + network.back_before),
+                                min(rest, x.shape[1]), **options)
+            yield np.asarray(y)[:, :-(-rest // network.rate_in) * network.rate_out]
+
+    def _encode_chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The last chunk is filled up with silence, and its surplus frames are dropped."""
+        for group in _groups(facts.chunks(blocks, self.config.chunk_length, self.config.chunk_stride), self._batch):
+            lengths = [chunk.shape[1] for chunk in group]
+            filled = [np.pad(chunk, ((0, 0), (0, self.config.chunk_length - n), (0, 0)))
+                      for chunk, n in zip(group, lengths, strict=True)]
+            codes = self._encode_chunk(np.concatenate(filled))
+            for chunk, samples in zip(codes, lengths, strict=True):
+                yield chunk[None, :-(-samples // self.config.hop)]
+
+    def _decode_chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        frames = self.config.chunk_frames
+
+        def decoded() -> Iterator[np.ndarray]:
+            for group in _groups(facts.chunks(blocks, frames, frames), self._batch):
+                yield from np.split(self._decode_chunk(np.concatenate(group)), len(group))
+
+        return facts.overlap_add(decoded(), self.config.chunk_length, self.config.chunk_stride)
+
+    def _encode_chunk(self, x: np.ndarray) -> np.ndarray:
+        """[B, up to chunk_length, C] -> codes [B, T, K]."""
+        frames = -(-x.shape[1] // self._encoder.rate_in)
+        return self._chunk(_encode, self._encoder, x, frames, levels=self._levels)
+
+    def _decode_chunk(self, codes: np.ndarray) -> np.ndarray:
+        """[B, up to chunk_frames, K] -> audio [B, samples, C]."""
+        return self._chunk(_decode, self._decoder, codes, codes.shape[1])
+
+    def _chunk(self, function, network, x: np.ndarray, frames: int, **options) -> np.ndarray:
+        """Chunks by themselves, all of one length, as one window that holds the whole signal."""
+        before, after = network.before * network.rate_in, network.after * network.rate_in
+        missing = self.config.chunk_frames * network.rate_in - x.shape[1]
+        padded = np.pad(x, ((0, 0), (before, missing + after), (0, 0)))
+        y, _ = function(self._graph, self._params, padded, network.start(len(x)), 0, x.shape[1], **options)
+        return np.asarray(y)[:, :frames * network.rate_out]
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "levels"))
+def _encode(graph, params, x, carry: Carry, seen, rest, levels: int):
+    return nnx.merge(graph, params).encode(x, carry, seen, rest, levels)
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _decode(graph, params, codes, carry: Carry, seen, rest):
+    return nnx.merge(graph, params).decode(codes, carry, seen, rest)
+
+
+def _groups(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """As many chunks of one length as `size`, or else single ones: two shapes to compile for."""
+    chunks = iter(chunks)
+    while group := list(itertools.islice(chunks, size)):
+        together = len(group) == size and group[-1].shape == group[0].shape
+        yield from [group] if together else ([chunk] for chunk in group)
+
+
+def recipes(paths: Iterable[str], config: EncodecConfig) -> dict[str, Recipe]:
+    """How the parameters at `paths` are made of the tensors that `plain` gives."""
+    levels = range(config.num_codebooks)
+    codebooks = Recipe(tuple(f"quantizer.layers.{level}.codebook.embed" for level in levels), stacked=True)
+    return {path: codebooks if path == "quantizer/codebooks" else Recipe((_name(path),), transpose=True)
+            for path in paths}
+
+
+def _name(path: str) -> str:
+    if lstm := re.fullmatch(r"(.+/layers/\d+)/layers/(\d+)/(\w+)", path):
+        module, layer, leaf = lstm.groups()
+        return f"{module}.lstm.{_LSTM[leaf]}_l{layer}".replace("/", ".")
+    module, leaf = re.fullmatch(r"(.+?)/(norm/\w+|\w+)", path).groups()
+    return f"{module}.{_LEAVES[leaf]}".replace("/", ".")

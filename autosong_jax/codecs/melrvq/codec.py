@@ -1,0 +1,246 @@
+"""MelRVQ, the codec that needs no download: log band magnitudes, residual k-means, Griffin-Lim back.
+
+It is fitted, in seconds, to the songs that it is to code. It keeps melody, chords, rhythm and syllables at 25 frames a
+second and makes no claim to fidelity: use a neural codec for that.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Annotated
+
+import numpy as np
+import pydantic
+
+from autosong_jax import inputs
+from autosong_jax.audio import spectrum
+from autosong_jax.codecs.info import FILE, CodecInfo
+from autosong_jax.codecs.melrvq import kmeans
+from autosong_jax.errors import UserError
+
+# Of the settings; beyond them is nothing that anybody would want to hear, or that a machine could hold.
+_BOUNDS = {"sample_rate": (1000, 384_000), "hop": (1, 2**20), "subframes": (1, 64), "n_fft": (2, 2**16),
+           "n_mels": (1, 2048), "dynamic_range": (1.0, 200.0), "num_codebooks": (1, 256), "codebook_size": (1, 65_536)}
+
+
+@dataclasses.dataclass(frozen=True)
+class MelRVQConfig:
+    """Settings of a MelRVQ. One frame of codes stands for `subframes` consecutive spectra."""
+
+    sample_rate: int = 16000  # Hz
+    hop: int = 640  # samples a frame of codes
+    subframes: int = 2  # spectra in a frame of codes
+    n_fft: int = 1024  # samples that a spectrum sees
+    n_mels: int = 160  # bands of a spectrum
+    dynamic_range: float = 45.0  # dB; what is quieter than the loudest bands of the songs by more counts little
+    num_codebooks: int = 4
+    codebook_size: int = 512
+
+    def __post_init__(self):
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name} is {getattr(self, name)}, expected {low} to {high}")
+        if self.hop % self.subframes or self.n_fft < self.hop // self.subframes:
+            raise UserError(f"hop is {self.hop}, expected a multiple of subframes ({self.subframes}), at most "
+                            f"subframes * n_fft ({self.subframes * self.n_fft})")
+        if self.num_codebooks * self.codebook_size * self.subframes * self.n_mels > 2**28:
+            raise UserError(f"num_codebooks {self.num_codebooks}, codebook_size {self.codebook_size}, subframes "
+                            f"{self.subframes} and n_mels {self.n_mels} of a melrvq: their codebooks take GiB")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved(CodecInfo):
+    """What `codec.json` says of a MelRVQ: also the other fields of its `MelRVQConfig`, and the floor."""
+
+    hop: int = dataclasses.field(kw_only=True)
+    subframes: int = dataclasses.field(kw_only=True)
+    n_fft: int = dataclasses.field(kw_only=True)
+    n_mels: int = dataclasses.field(kw_only=True)
+    dynamic_range: float = dataclasses.field(kw_only=True)
+    floor: Annotated[float, pydantic.Field(gt=0, le=1e6)] = dataclasses.field(kw_only=True)
+
+
+class MelRVQ:
+    """See the module's docstring. Satisfies `autosong_jax.codecs.codec.Codec`.
+
+    A magnitude m is coded as log(1 + m / floor), so silence is the zero vector. Entry 0 of every codebook is the zero
+    vector, too: silence has the codes 0, 0, ... and they decode to exact silence.
+    """
+
+    channels = 1
+
+    def __init__(self, config: MelRVQConfig, floor: float, codebooks: np.ndarray):
+        """floor: magnitude (full-scale sine = 1) below which little counts; codebooks: float32 [K, V, D]."""
+        expected = (config.num_codebooks, config.codebook_size, config.subframes * config.n_mels)
+        if codebooks.shape != expected:
+            raise UserError(f"the codebooks have the shape {codebooks.shape}, expected {expected} of these settings")
+        if codebooks.dtype != np.float32 or not np.isfinite(codebooks).all():
+            raise UserError(f"the codebooks are {codebooks.dtype} or not finite, expected finite float32")
+        self.config = config
+        self.floor = floor
+        self.codebooks = codebooks
+        self.sample_rate = config.sample_rate
+        self.frame_rate = config.sample_rate / config.hop
+        self.num_codebooks = config.num_codebooks
+        self.codebook_size = config.codebook_size
+
+    @classmethod
+    def fit(cls, songs: Iterable[np.ndarray], *, seed: int = 0, max_frames: int = 30_000, iterations: int = 15,
+            **settings) -> "MelRVQ":
+        """Fits the codebooks to songs.
+
+        Args:
+          songs: audio, float32 [1, samples] each, at the rate of the settings; gone through once.
+          seed: of everything random; the same songs and seed give the same codec.
+          max_frames: how many frames, drawn evenly from all songs, k-means sees: bounds memory and time.
+          iterations: of k-means, for each codebook.
+          **settings: fields of MelRVQConfig.
+
+        Raises:
+          UserError: the songs hold no sample, or the settings contradict each other.
+        """
+        config = MelRVQConfig(**settings)
+        bands = _draw((_bands(song, config) for song in songs), max_frames, np.random.default_rng(seed))
+        if not len(bands):
+            raise UserError("there is no audio to fit the codec to: the songs hold 0 samples")
+        loud = float(np.percentile(bands.max(axis=1), 99))
+        floor = max(loud * 10 ** (-config.dynamic_range / 20), 1e-6)
+        codebooks = kmeans.fit(np.log1p(bands / np.float32(floor)), config.num_codebooks, config.codebook_size,
+                               iterations=iterations, seed=seed)
+        return cls(config, floor, codebooks)
+
+    def encode(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [1, samples] -> uint16 [T, K], T = ceil(samples / hop)."""
+        return kmeans.quantize(self._features(audio), self.codebooks)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Integers [T, K] in [0, V) -> float32 [1, T * hop] within +-1; the same codes give the same samples.
+
+        Raises:
+          ValueError: the shape is another one, or a code is out of range.
+        """
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
+            raise ValueError(f"codes have the shape {codes.shape}, expected [frames, {self.num_codebooks}]")
+        if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
+            raise ValueError(f"codes go from {codes.min()} to {codes.max()}, expected 0 to {self.codebook_size - 1}")
+        window, filters, hop = _transform(self.config)
+        bands = self._magnitudes(kmeans.dequantize(codes, self.codebooks)).reshape(-1, self.config.n_mels)
+        audio = spectrum.griffin_lim(spectrum.unfilter(bands, filters), window, hop)
+        return audio[None] / max(1.0, float(np.abs(audio).max(initial=0)))
+
+    def quality(self, songs: Iterable[np.ndarray]) -> dict:
+        """How well songs, float32 [1, samples] each, survive. Takes as long as decoding them.
+
+        Returns:
+          `seconds`: how much was measured;
+          `variance_explained`: share of the features' variance kept by the first 1, 2, ... K codebooks;
+          `coded_db`: mean absolute error of the bands as coded, over those above the floor;
+          `round_trip_db`: the same for the bands of the decoded audio, which adds the errors of Griffin-Lim.
+        """
+        frames, sums, power = 0, 0.0, 0.0
+        squared = np.zeros(self.num_codebooks)
+        errors = {"coded_db": np.zeros(2), "round_trip_db": np.zeros(2)}  # sum and count
+        for song in songs:
+            features = self._features(song)
+            codes = kmeans.quantize(features, self.codebooks)
+            frames += len(features)
+            sums += features.sum(axis=0, dtype=np.float64)
+            power += np.square(features, dtype=np.float64).sum()
+            coded = np.zeros_like(features)
+            for level, entries in enumerate(self.codebooks):
+                coded += entries[codes[:, level]]
+                squared[level] += np.square(features - coded, dtype=np.float64).sum()
+            errors["coded_db"] += self._decibels(features, coded)
+            errors["round_trip_db"] += self._decibels(features, self._features(self.decode(codes)))
+        variance = power - np.square(sums).sum() / max(frames, 1)
+        return {"seconds": frames / self.frame_rate,
+                "variance_explained": (1 - squared / max(variance, 1e-12)).tolist(),
+                **{name: float(total / max(count, 1)) for name, (total, count) in errors.items()}}
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes `codec.json` and `codebooks.safetensors` into `directory`, made if need be."""
+        import safetensors.numpy
+
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        description = {"name": "melrvq", "channels": self.channels, "frame_rate": self.frame_rate, "floor": self.floor,
+                       **dataclasses.asdict(self.config)}
+        (directory / "codec.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        safetensors.numpy.save_file({"codebooks": self.codebooks}, directory / "codebooks.safetensors")
+
+    @classmethod
+    def load(cls, directory: str | pathlib.Path) -> "MelRVQ":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: a file is missing or damaged.
+        """
+        import safetensors.numpy
+
+        directory = pathlib.Path(directory)
+        saved = _Saved.load(directory)
+        config = MelRVQConfig(**{field.name: getattr(saved, field.name) for field in dataclasses.fields(MelRVQConfig)})
+        path = directory / "codebooks.safetensors"
+        inputs.stat_regular(path, "the codec's codebooks")
+        try:
+            codebooks = safetensors.numpy.load_file(path)["codebooks"]
+        except Exception as error:  # the library's, NumPy's of a dtype that it does not have, ...
+            raise UserError(f"{path} holds no codebooks ({error!r}): save the codec again") from error
+        codec = cls(config, saved.floor, codebooks)
+        if (saved.name, saved.channels, saved.frame_rate) != ("melrvq", cls.channels, codec.frame_rate):
+            raise UserError(f"{directory / FILE} contradicts itself: expected channels {cls.channels} and frame_rate "
+                            f"{codec.frame_rate:g} of these settings; save the codec again")
+        return codec
+
+    def _features(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [1, samples] -> float32 [T, D], what is quantised."""
+        return np.log1p(_bands(audio, self.config) / np.float32(self.floor))
+
+    def _magnitudes(self, features: np.ndarray) -> np.ndarray:
+        """The magnitudes that `features` stand for; what falls below silence in the sum of codebooks is silence."""
+        return np.float32(self.floor) * np.expm1(np.maximum(features, 0))
+
+    def _decibels(self, features: np.ndarray, others: np.ndarray) -> tuple[float, int]:
+        """The sum of the absolute differences in dB, and how many there are, of what is above the floor in either."""
+        ours, theirs = (20 * np.log10(np.maximum(self._magnitudes(x) / self.floor, 1)) for x in (features, others))
+        return float(np.abs(ours - theirs).sum()), np.count_nonzero(np.maximum(ours, theirs))
+
+
+def _transform(config: MelRVQConfig) -> tuple[np.ndarray, np.ndarray, int]:
+    """The window [n_fft], the filters [n_mels, n_fft // 2 + 1] and the samples between spectra."""
+    return (spectrum.hann(config.n_fft), spectrum.mel_filters(config.sample_rate, config.n_fft, config.n_mels),
+            config.hop // config.subframes)
+
+
+def _bands(audio: np.ndarray, config: MelRVQConfig) -> np.ndarray:
+    """float32 [1, samples] -> magnitudes float32 [ceil(samples / hop), subframes * n_mels]."""
+    audio = np.asarray(audio, np.float32)
+    if audio.ndim != 2 or len(audio) != 1:
+        raise ValueError(f"audio has the shape {audio.shape}, expected [1, samples]")
+    window, filters, hop = _transform(config)
+    padded = np.pad(audio[0], (0, -audio.shape[1] % config.hop))
+    return spectrum.band_magnitudes(padded, window, hop, filters).reshape(-1, config.subframes * config.n_mels)
+
+
+def _draw(songs: Iterable[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """A uniform sample, without replacement and in order, of at most `count` rows of all arrays [any, D] together.
+
+    Each row gets a random rank and the lowest ranks stay; at most about 2 * count rows are held beside one array.
+    """
+    rows, ranks, limit = [], [], 1.0
+
+    def select() -> tuple[np.ndarray, np.ndarray]:
+        ranked = np.concatenate(ranks)
+        best = np.sort(np.argsort(ranked, kind="stable")[:count])
+        return np.concatenate(rows)[best], ranked[best]
+
+    for song in songs:
+        rank = rng.random(len(song))
+        rows.append(song[rank < limit])
+        ranks.append(rank[rank < limit])
+        if sum(map(len, rows)) > 2 * count:
+            kept, rank = select()
+            rows, ranks, limit = [kept], [rank], rank.max()
+    return select()[0] if rows else np.zeros((0, 1), np.float32)

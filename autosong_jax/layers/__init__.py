@@ -1,0 +1,1 @@
+"""What models are made of: attention, the transformer, decoding with a cache, LoRA."""

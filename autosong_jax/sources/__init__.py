@@ -1,0 +1,1 @@
+"""Sources: what a song is conditioned on; one folder a kind."""

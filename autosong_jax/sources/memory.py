@@ -1,0 +1,157 @@
+"""Condition sources: what a song is conditioned on, each encoded by itself, together one memory.
+
+A source is what a record of the dataset holds of it: ids, which an encoder learned with the model reads, or the states
+of a frozen encoder, which one linear layer reads; or the chroma of a recording. The memory is all sources one after
+another, the slots that count first.
+
+Letters: B batch, L length of a source, M memory length, D width of the decoder.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from autosong_jax.errors import UserError
+from autosong_jax.layers.transformer import Transformer, TransformerConfig
+from autosong_jax.parallel.sharding import split_by_song
+
+NUM_CHROMA = 12  # pitch classes
+DROPPED = ("absent", "null")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What the decoder is conditioned on.
+
+    Attributes:
+      states: [B, M, D], zero in slots that do not count.
+      lengths: int32 [B]: the first lengths[b] slots of example b count; 0 where every source is absent.
+    """
+
+    states: Array
+    lengths: Array
+
+
+class IdSource(nnx.Module):
+    """Characters or bytes, with their sections and lines where there are any, through a bidirectional transformer.
+
+    Args:
+      vocab_size: ids are in [0, vocab_size).
+      num_sections, num_lines: sizes of the section and line tables; 0 for a source that has none, such as a genre.
+      config: the bidirectional transformer.
+      width: D of the memory.
+    """
+
+    def __init__(self, vocab_size: int, num_sections: int, num_lines: int, config: TransformerConfig, width: int, *,
+                 rngs: nnx.Rngs):
+        def table(size):
+            return nnx.Embed(size, config.width, embedding_init=nnx.initializers.normal(config.width**-0.5), rngs=rngs)
+
+        self.ids = table(vocab_size)
+        if num_sections:
+            self.sections = table(num_sections)
+            self.lines = table(num_lines)
+        self.encoder = Transformer(config, rngs=rngs)
+        self.projection = nnx.Linear(config.width, width, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
+        """{"ids": int [B, L], "length": int [B], for lyrics also "sections", "lines": int [B, L]} -> [B, L, D]."""
+        x = self.ids(source["ids"])
+        if hasattr(self, "sections"):
+            x = x + self.sections(source["sections"]) + self.lines(source["lines"])
+        x = self.encoder(split_by_song(x), lengths=source["length"], key=key)
+        return self.projection(x)
+
+
+class StateSource(nnx.Module):
+    """The states of a frozen encoder through one linear layer."""
+
+    def __init__(self, state_width: int, width: int, dtype: str, *, rngs: nnx.Rngs):
+        self.projection = nnx.Linear(state_width, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
+        """{"states": [B, L, width of the states], "length": int [B]} -> [B, L, D]."""
+        return self.projection(source["states"])
+
+
+class ChromaSource(nnx.Module):
+    """The strongest pitch class of each frame of a recording, through one linear layer (MusicGen's melody)."""
+
+    def __init__(self, width: int, dtype: str, *, rngs: nnx.Rngs):
+        self.projection = nnx.Linear(NUM_CHROMA, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
+        """{"chroma": int [B, L] in [0, 12), "length": int [B]} -> [B, L, D]."""
+        return self.projection(jax.nn.one_hot(source["chroma"], NUM_CHROMA))
+
+    @property
+    def null(self) -> Array:
+        """[D], what stands where there is no recording: pitch class 0, as the released checkpoints were trained."""
+        return self.projection(jax.nn.one_hot(0, NUM_CHROMA))
+
+
+class Conditions(nnx.Module):
+    """All sources of a model, by name, and the memory that they make together.
+
+    Args:
+      sources: the modules. One may have an attribute `null` [D]; for the others that is zero.
+      width: D.
+      dropped: what a dropped source leaves in the memory: "absent", nothing; "null", `null` in each of its slots.
+    """
+
+    def __init__(self, sources: Mapping[str, nnx.Module], width: int, dropped: str, *, rngs: nnx.Rngs):
+        if dropped not in DROPPED:
+            raise UserError(f"model dropped {dropped!r}: expected one of {', '.join(DROPPED)}")
+        self.dropped = dropped
+        self.sources = nnx.Dict(sources)
+        init = nnx.initializers.normal(width**-0.5)
+        # What tells the sources apart, a vector each: another source leaves the parameters of the others as they are.
+        self.types = nnx.Dict({name: nnx.Param(init(rngs.params(), (width,))) for name in self.names})
+
+    @property
+    def names(self) -> list[str]:
+        """The sources in the order in which they stand in the memory: the columns of `keep`."""
+        return sorted(self.sources)
+
+    def __call__(self, batch: Mapping[str, Mapping[str, Any]], keep: Array, key: Array | None = None) -> Memory:
+        """Encodes every source and puts the slots that count first.
+
+        Args:
+          batch: for each source what its module takes; "length" is 0 where an example has none of it.
+          keep: bool [B, number of sources], in the order of `names`: False drops the source for that example.
+          key: PRNG key of dropout; None for none.
+        """
+        states, masks = [], []
+        for i, name in enumerate(self.names):
+            source, module, kept = batch[name], self.sources[name], keep[:, i, None]
+            encoded = module(source, None if key is None else jax.random.fold_in(key, i))
+            encoded = encoded + self.types[name][...].astype(encoded.dtype)
+            counts = jnp.arange(encoded.shape[1]) < source["length"][:, None]
+            if self.dropped == "null":
+                encoded = jnp.where(kept[..., None], encoded, getattr(module, "null", 0))
+            else:
+                counts &= kept
+            states.append(encoded)
+            masks.append(counts)
+        states, mask = jnp.concatenate(states, axis=1), jnp.concatenate(masks, axis=1)
+        # Slots that count go first, in their order: attention is then told lengths instead of a mask, which the fast
+        # implementations want, and padding inside the memory cannot change a result.
+        order = jnp.argsort(~mask, axis=1, stable=True)
+        states = jnp.where(mask[..., None], states, 0)
+        return Memory(split_by_song(take_slots(states, order)), mask.sum(axis=1, dtype=jnp.int32))
+
+
+def take_slots(x: Array, slots: Array) -> Array:
+    """x [B, N, D] at slots [B, M] -> [B, M, D], by rows: `take_along_axis` would scatter single numbers back."""
+    return jax.vmap(lambda rows, at: rows[at])(x, slots)
+
+
+def null_memory(batch: int, width: int, dtype: str) -> Memory:
+    """The memory of a model without sources: one slot that does not count."""
+    return Memory(jnp.zeros((batch, 1, width), dtype), jnp.zeros(batch, jnp.int32))

@@ -1,0 +1,1 @@
+"""Tensors in released files, and how they become parameters."""
