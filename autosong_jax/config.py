@@ -293,6 +293,8 @@ _RULES = {
     "sampling.masked.cfg_scale_min": _number(-1000, 1000),
     "sampling.masked.arrangement": _one_of("nonoverlap", "stride1"),
     "sampling.masked.confidence": _one_of("max", "product"),
+    "sampling.masked.anneal": _switch,
+    "sampling.masked.trim": _switch,
     "sampling.masked.hybrid_seconds": _number(0, 36_000),
     "sampling.masked.rescore_weight": _number(0, 1),
 }

@@ -37,10 +37,17 @@ def define_flags() -> None:
     flags.DEFINE_float("top_p", None, "Choose within the nucleus of this probability. Default: the config's.")
     flags.DEFINE_float("cfg_scale", None, "Guidance scale; 1 is none. Default: the config's.")
     flags.DEFINE_list("cfg_scales", [], "Guidance scales of single sources, such as lyrics=4,genre=2.")
-    flags.DEFINE_bool("greedy", False, "Always the most probable code; the same as --temperature=0.")
+    flags.DEFINE_bool("greedy", False, "Always the most probable code; the same as --temperature=0. Masked models "
+                      "judge spans by the probabilities at temperature 1.")
     flags.DEFINE_string("prompt_audio", None, "Audio file that the song begins with.")
     flags.DEFINE_string("melody", None, "Audio file whose melody the song follows; best without drums and bass.")
     flags.DEFINE_list("steps", None, "Masked models: passes of each codebook, such as 60,10,10,10.")
+    flags.DEFINE_float("cfg_scale_min", None, "Masked models: guidance scale of the last pass of each codebook; "
+                       "--cfg_scale is that of the first. Default: the config's.")
+    flags.DEFINE_enum("arrangement", None, ["nonoverlap", "stride1"], "Masked models: spans that are made anew stand "
+                      "side by side, or begin at any frame. Default: the config's.")
+    flags.DEFINE_enum("confidence", None, ["max", "product"], "Masked models: a span of nonoverlap is as certain as "
+                      "its most probable code, or as all of its codes together. Default: the config's.")
     flags.DEFINE_float("hybrid_seconds", None, "Masked models: seconds that are sung step by step before the rest is "
                        "filled in. Default: the config's.")
     flags.DEFINE_string("leader", None, "Workdir of the model that sings those seconds. Default: --workdir.")
@@ -86,6 +93,7 @@ def main() -> None:
     options = SamplingOptions(
         duration=FLAGS.duration, temperature=0.0 if FLAGS.greedy else FLAGS.temperature, top_k=FLAGS.top_k,
         top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=scales, steps=steps,
+        cfg_scale_min=FLAGS.cfg_scale_min, arrangement=FLAGS.arrangement, confidence=FLAGS.confidence,
         hybrid_seconds=FLAGS.hybrid_seconds, rescore_weight=FLAGS.rescore_weight)
     if FLAGS.edit:
         codes, given = timeline([_clip(path, singer) for path in FLAGS.edit], singer.frame_rate, spans=_spans(),

@@ -65,7 +65,7 @@ def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repea
     arguments = (params, sources_of(random_states(batch, TEXT_LENGTH)), jax.random.split(jax.random.key(0), batch),
                  np.zeros((batch, frames, num_codebooks), np.int32), np.zeros((batch, frames), bool),
                  np.full(batch, frames, np.int32), None)
-    samplers = {name: WINDOWS[name](graph, config, pattern).prepare(model.source_names, DEFAULTS)[0]
+    samplers = {name: WINDOWS[name](graph, config, pattern).prepare(model.source_names, DEFAULTS, frames)[0]
                 for name in ("next_step", "masked_spans")}
     taken = alternate([functools.partial(_sampled, sample, arguments) for sample in samplers.values()], repeats)
     # Step 0 of a pattern holds nothing that is made.

@@ -99,13 +99,15 @@ def base() -> ml_collections.ConfigDict:
 
     sampling.masked = masked = ml_collections.ConfigDict()  # of a masked model, in place of the first five
     masked.steps = (20, 10, 10, 10)  # forward passes for each codebook
-    masked.temperature = 3.0  # of the first pass of a codebook; it falls to 0. 0 is greedy
+    masked.temperature = 3.0  # of the first pass of a codebook; 0 is greedy, and judges spans at 1
+    masked.anneal = True  # the temperature falls to 0 from pass to pass; else it stays
     masked.top_k = 0
     masked.top_p = 0.9
     masked.cfg_scale = 10.0  # guidance of the first pass of a codebook
     masked.cfg_scales = ml_collections.ConfigDict()  # by name, as above
     masked.cfg_scale_min = 1.0  # guidance of the last pass, of every source
     masked.arrangement = "nonoverlap"  # nonoverlap | stride1: spans to sample anew stand side by side, or anywhere
+    masked.trim = False  # the model sees no more than the song, in whole spans, as MAGNeT was released; else a window
     masked.confidence = "max"  # max | product: of the probabilities in a span; stride1 always takes the product
     masked.hybrid_seconds = 0.0  # so much of a song's beginning is sung step by step, where a model can do both
     masked.rescore_weight = 0.5  # of an external model's probability in the confidence, where one is given

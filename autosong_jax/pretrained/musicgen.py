@@ -86,7 +86,7 @@ def _make_masked(config: ml_collections.ConfigDict, released: Mapping[str, Any],
         steps=tuple(defaults["decoding_steps"]), temperature=float(defaults["temp"]), top_k=defaults["top_k"],
         top_p=float(defaults["top_p"]), cfg_scale=float(defaults["max_cfg_coef"]),
         cfg_scale_min=float(defaults["min_cfg_coef"]), arrangement=defaults["span_arrangement"],
-        confidence={"max": "max", "prod": "product"}[defaults["span_scoring"]])
+        confidence={"max": "max", "prod": "product"}[defaults["span_scoring"]], trim=True)
 
 
 def delays(num_codebooks: int, channels: int) -> list[int]:

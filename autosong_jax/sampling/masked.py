@@ -39,12 +39,29 @@ class Plan:
       arrangement: "nonoverlap" masks whole chunks, "stride1" spans that begin at any frame.
       confidence: what a chunk's is made of, the "max" or the "product" of the probabilities of its codes. Spans of
         "stride1" always take the product.
+      anneal: whether the temperature falls from pass to pass.
+      trim: whether no more than whole spans are made, and the model sees no more than that; see `frames`.
     """
 
     steps: tuple[int, ...]
     span_length: int = 3
     arrangement: str = "nonoverlap"
     confidence: str = "max"
+    anneal: bool = True
+    trim: bool = False
+
+    def frames(self, num_frames: int) -> int:
+        """How many frames of `num_frames` are made together: with `trim`, only those that fill chunks (if any do)."""
+        if not self.trim or self.arrangement != "nonoverlap":
+            return num_frames
+        return num_frames - num_frames % self.span_length or num_frames
+
+    def window(self, num_frames: int, longest: int) -> int:
+        """How many frames a model that knows `longest` sees of a song of `num_frames`.
+
+        With `trim`, as in the released sampler, those of the song; else all that it knows, masked from the end on.
+        """
+        return self.frames(min(num_frames, longest)) if self.trim else longest
 
     def check(self, num_codebooks: int) -> None:
         """Raises UserError unless this is a plan for `num_codebooks`."""
@@ -218,7 +235,8 @@ class Sampler:
             over = (jnp.argmax(logits, axis=-1) == special) & masked & may_end & (now.stage == 0)
             end = jnp.min(jnp.where(over, frames, state.end[:, None]), axis=1)
             logits = logits[..., :special]
-            heat = jnp.where(greedy, 0, jnp.maximum(request.choice.temperature * now.heat, MIN_TEMPERATURE))
+            heat = request.choice.temperature * (now.heat if plan.anneal else 1)
+            heat = jnp.where(greedy, 0, jnp.maximum(heat, MIN_TEMPERATURE))
             drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(request.keys, now.index),
                            dataclasses.replace(request.choice, temperature=heat))
             ids = _set_codebook(ids, now.stage, jnp.where(masked, drawn, row))

@@ -42,6 +42,8 @@ class SamplingOptions:
       temperature, top_k, top_p: see `tokens.Choice`.
       cfg_scale: guidance scale of every source.
       cfg_scales: guidance scales of single sources by name.
+      cfg_scale_min: guidance scale of the last pass of each codebook, where songs are filled in.
+      arrangement, confidence: which spans are made anew; see `masked.Plan`.
       steps: passes of each codebook; see `masked.Plan`.
       hybrid_seconds: how much of the beginning is sung step by step before the rest is filled in.
       rescore_weight: weight of an external model's probability, from 0 to 1, where there is one.
@@ -53,6 +55,9 @@ class SamplingOptions:
     top_p: float | None = None
     cfg_scale: float | None = None
     cfg_scales: Mapping[str, float] | None = None
+    cfg_scale_min: float | None = None
+    arrangement: str | None = None
+    confidence: str | None = None
     steps: Sequence[int] | None = None
     hybrid_seconds: float | None = None
     rescore_weight: float | None = None
@@ -76,6 +81,13 @@ class SamplingOptions:
                 raise UserError(f"guidance scale of {name} {scale}: expected a number; 1 is no guidance")
         return scales
 
+    def least_scale(self, defaults: ml_collections.ConfigDict) -> float:
+        """Of every source in the last pass of a codebook. Raises UserError where it is none."""
+        scale = self._pick("cfg_scale_min", defaults)
+        if not math.isfinite(scale):
+            raise UserError(f"cfg_scale_min {scale}: expected a number; 1 is no guidance")
+        return scale
+
     def frames(self, frame_rate: float, window: int) -> int:
         """How long songs are to be, in frames. Raises UserError for a duration that is none."""
         if self.duration is None:
@@ -87,8 +99,8 @@ class SamplingOptions:
     def plan(self, config: ml_collections.ConfigDict, num_codebooks: int) -> Plan:
         """How a masked model samples. Raises UserError for values that mean nothing."""
         masked = config.sampling.masked
-        plan = Plan(tuple(self._pick("steps", masked)), config.objective.span_length, masked.arrangement,
-                    masked.confidence)
+        plan = Plan(tuple(self._pick("steps", masked)), config.objective.span_length, self._pick("arrangement", masked),
+                    self._pick("confidence", masked), masked.anneal, masked.trim)
         plan.check(num_codebooks)
         return plan
 

@@ -192,13 +192,17 @@ class Singer:
         """
         prompt = np.zeros((0, self.num_codebooks), np.int32) if prompt is None else prompt
         total = options.frames(self.frame_rate, len(self.pattern.steps))
+        if "masked_spans" in self._windows:
+            total = options.plan(self.config, self.num_codebooks).frames(total)
         if total <= len(prompt):
             raise UserError(f"duration {total / self.frame_rate:.2f} s: expected more than the prompt's "
                             f"{len(prompt) / self.frame_rate:.2f} s")
         draft = Draft.begin([prompt] * len(seeds), total, len(prompt))
         if "masked_spans" not in self._windows:
             self._want_masked(leader=leader, rescorer=rescorer, hybrid_seconds=options.hybrid_seconds,
-                              steps=options.steps, rescore_weight=options.rescore_weight)
+                              steps=options.steps, rescore_weight=options.rescore_weight,
+                              cfg_scale_min=options.cfg_scale_min, arrangement=options.arrangement,
+                              confidence=options.confidence)
             return self._fill(draft, sources, seeds, options, show_progress)
         lead = min(round(options.lead_seconds(self.config.sampling.masked) * self.frame_rate), total)
         if leader is not None and lead <= len(prompt):
@@ -282,9 +286,9 @@ class Singer:
         if rescorer is not None:
             judge = rescorer.singer
             helped = {"judge": judge.judge, "judged_by": (judge._params, judge._conditions.at(rescorer.sources, 0.0))}
-        sample, num_steps = self._windows[objective].prepare(self.source_names, options, **helped)
+        sample, num_steps, window = self._windows[objective].prepare(self.source_names, options, len(draft.given),
+                                                                     **helped)
         keys = jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
-        window = len(self.pattern.steps)
         overlap = int(self.config.sampling.overlap * window)
         with progress(total=int((~draft.given).sum()), unit="frame", desc="singing", leave=False,
                       show=show_progress) as bar:

@@ -36,15 +36,16 @@ class NextStepWindows:
         self._config, self._pattern, self._sampler = config, pattern, autoregressive.Sampler(graph, pattern)
         self._encode = jax.jit(functools.partial(_memory, graph))
 
-    def prepare(self, names: Sequence[str], options: SamplingOptions) -> tuple[Callable, int]:
+    def prepare(self, names: Sequence[str], options: SamplingOptions, num_frames: int) -> tuple[Callable, int, int]:
         """A sampler with options.
 
         Args:
           names: the model's sources.
+          num_frames: of the songs.
 
         Returns:
           (params, sources, keys [B], codes int32 [B, T, K], given bool [B, T], num_frames int32 [B], on_step) ->
-          codes, num_frames; and the number of steps that it tells `on_step` of. Given frames come first.
+          codes, num_frames, where given frames come first; the number of steps that it tells `on_step` of; T.
         """
         sampling = self._config.sampling
         keep, weights = branches(names, options.scales(sampling, names))
@@ -55,18 +56,18 @@ class NextStepWindows:
             request = autoregressive.Request(weights, keys, codes, given.sum(axis=1), num_frames, choice)
             return self._sampler(params, memory, request, on_step)
 
-        return sample, self._pattern.num_steps
+        return sample, self._pattern.num_steps, len(self._pattern.steps)
 
 
 class MaskedWindows:
     """Windows that are filled in; see `NextStepWindows`. Given frames may stand anywhere."""
 
     def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
-        self._config, self._num_codebooks, self._sampler = config, pattern.frames.shape[1], masked.Sampler(graph)
+        self._config, self._pattern, self._sampler = config, pattern, masked.Sampler(graph)
         self._encode = jax.jit(functools.partial(_memory, graph))
 
-    def prepare(self, names: Sequence[str], options: SamplingOptions, judge: Callable | None = None,
-                judged_by: Any = None) -> tuple[Callable, int]:
+    def prepare(self, names: Sequence[str], options: SamplingOptions, num_frames: int,
+                judge: Callable | None = None, judged_by: Any = None) -> tuple[Callable, int, int]:
         """As of `NextStepWindows`.
 
         Args:
@@ -75,8 +76,8 @@ class MaskedWindows:
           judged_by: arrays for `judge`.
         """
         defaults = self._config.sampling.masked
-        keep, weights = annealed_branches(names, options.scales(defaults, names), defaults.cfg_scale_min)
-        choice, plan = options.choice(defaults), options.plan(self._config, self._num_codebooks)
+        keep, weights = annealed_branches(names, options.scales(defaults, names), options.least_scale(defaults))
+        choice, plan = options.choice(defaults), options.plan(self._config, self._pattern.frames.shape[1])
         weight = options.weight(defaults)
 
         def sample(params, sources, keys, codes, given, num_frames, on_step):
@@ -84,7 +85,7 @@ class MaskedWindows:
             request = masked.Request(weights, keys, codes, given, num_frames, choice, judged_by, weight)
             return self._sampler(params, memory, request, plan, judge, on_step)
 
-        return sample, sum(plan.steps)
+        return sample, sum(plan.steps), plan.window(num_frames, len(self._pattern.steps))
 
 
 def _memory(graph: Any, params: Any, sources: Sources, keep: Array, keys: Array) -> Memory:

@@ -17,19 +17,26 @@ SONGS = [{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}]
 
 
 @pytest.fixture(scope="module")
-def singers(toy_config, toy_dataset):
-    """Singers by objective; those of "next_step" and "both" have the same weights."""
+def make_singer(toy_config, toy_dataset):
+    """`make_singer("both", seed, **changes)`: a singer of an objective; of one seed the weights are the same."""
 
-    def make(objective, seed):
+    def make(objective, seed, **changes):
         config = toy_config(**{
             "objective.name": objective, "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3),
-            "model.width": 8, "model.layers": 1, "model.heads": 1})
+            "model.width": 8, "model.layers": 1, "model.heads": 1} | changes)
         text = TextEncoderInfo.load(toy_dataset)
         model = build_model(config, read_codec_facts(toy_dataset / "codec"), text, rngs=nnx.Rngs(seed))
         model.heads[...] = 3 * model.heads[...]
         return Singer(config, text, model.unstacked(), **parts_of(toy_dataset, text))
 
-    return {"next_step": make("next_step", 0), "both": make("both", 0), "masked_spans": make("masked_spans", 1)}
+    return make
+
+
+@pytest.fixture(scope="module")
+def singers(make_singer):
+    """Singers by objective; those of "next_step" and "both" have the same weights."""
+    return {objective: make_singer(objective, seed)
+            for objective, seed in [("next_step", 0), ("both", 0), ("masked_spans", 1)]}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +61,36 @@ def test_masked_songs_have_the_length_that_is_asked_for_and_begin_with_the_promp
     alone = {name: {key: x[1:] for key, x in source.items()} for name, source in sources.items()}
     np.testing.assert_array_equal(
         songs[1], singers["masked_spans"].sing(alone, [4], prompt=codes[:prompt], options=options)[0])
+
+
+def test_trimmed_songs_are_whole_spans_and_are_seen_alone(make_singer, sources, codes):
+    """They are those of a model whose window is as long as they are."""
+    def make(frames, **sampling):
+        changes = {f"sampling.masked.{name}": value for name, value in sampling.items()}
+        return make_singer("masked_spans", 1, **{"data.seconds": frames / RATE} | changes)
+
+    trimmed = make(WINDOW, trim=True)
+    for frames, made in [(12, 12), (11, 9), (7, 6), (2, 2), (32, 30)]:
+        options = SamplingOptions(duration=frames / RATE)
+        songs = trimmed.sing(sources, [3, 4], prompt=codes[:1], options=options)
+        assert [song.shape for song in songs] == [(made, K)] * 2
+        if made < WINDOW:
+            expected = make(made).sing(sources, [3, 4], prompt=codes[:1])
+            np.testing.assert_array_equal(songs, expected)
+    options = SamplingOptions(duration=11 / RATE, arrangement="stride1")
+    np.testing.assert_array_equal(trimmed.sing(sources, [3, 4], options=options),
+                                  make(11, arrangement="stride1").sing(sources, [3, 4]))
+
+
+def test_spans_are_chosen_and_judged_as_asked(singers, sources):
+    singer = singers["masked_spans"]
+    plain = singer.sing(sources, [3, 4])
+    for name, value in [("arrangement", "stride1"), ("confidence", "product"), ("cfg_scale_min", 9.0)]:
+        songs = singer.sing(sources, [3, 4], options=SamplingOptions(**{name: value}))
+        assert (np.stack(songs) != plain).any(), name
+    for name in ("arrangement", "confidence", "cfg_scale_min"):
+        value = singer.config.sampling.masked[name]
+        np.testing.assert_array_equal(singer.sing(sources, [3, 4], options=SamplingOptions(**{name: value})), plain)
 
 
 @pytest.mark.parametrize("gaps", [[(0, 7)], [(22, 30)], [(4, 6), (20, 23)], [(5, 25)], [(0, 30)]])
@@ -148,6 +185,11 @@ def test_a_rescorer_has_a_say_by_its_weight(singers, sources):
     ("masked_spans", {"leader": "next_step"}, ["leader has nothing to sing", "hybrid_seconds"]),
     ("masked_spans", {"leader": "masked_spans", "hybrid_seconds": 0.2}, ["masked_spans cannot help", "next_step or"]),
     ("masked_spans", {"rescorer": "next_step", "rescore_weight": 1.5}, ["rescore_weight 1.5", "0 to 1"]),
+    ("next_step", {"arrangement": "stride1"}, ["arrangement", "fill in"]),
+    ("next_step", {"cfg_scale_min": 1.0}, ["cfg_scale_min", "fill in"]),
+    ("masked_spans", {"arrangement": "stride2"}, ["arrangement 'stride2'", "nonoverlap, stride1"]),
+    ("masked_spans", {"confidence": "min"}, ["confidence 'min'", "max, product"]),
+    ("masked_spans", {"cfg_scale_min": float("nan")}, ["cfg_scale_min nan"]),
     ("masked_spans", {"steps": [20, 10]}, ["[20, 10]", "expected 3"]),
     ("masked_spans", {"duration": -1.0}, ["duration -1.0", "more than 0 s"]),
     ("next_step", {"duration": float("nan")}, ["duration nan"]),
