@@ -89,7 +89,7 @@ def main() -> None:
                for name in ("leader", "rescorer") if FLAGS[name].value}
     if FLAGS.melody:
         melody = io.read(FLAGS.melody, singer.codec.sample_rate, 1)[0]
-        songs = [song | {"chroma": melody} for song in songs]
+        songs = [song | {"melody": melody} for song in songs]
     options = SamplingOptions(
         duration=FLAGS.duration, temperature=0.0 if FLAGS.greedy else FLAGS.temperature, top_k=FLAGS.top_k,
         top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=scales, steps=steps,

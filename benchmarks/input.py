@@ -110,7 +110,7 @@ def read(path: pathlib.Path, config, threads: int) -> list[float]:
     """Seconds that each batch took, one after another as fast as they come, after the first."""
     batches = train_batches(
         SongDataset(path, "train"), batch_size=config.data.batch_size, frames=round(config.data.seconds * RATE),
-        sources={name: source.max_length for name, source in config.sources.items()},
+        sources=config.sources,
         end_of_song=config.data.end_of_song, seed=0)
     batches = iterate(batches, threads=threads, prefetch=threads)
     next(batches)

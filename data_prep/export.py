@@ -48,6 +48,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "text_states", "stored", ["stored", "on_the_fly"], "Of a frozen encoder: store its states, which may take more "
         "disk than all else, or only its ids, and run it in training.")
+    flags.DEFINE_list(
+        "sources", ["text"], "What songs are to hold that models are conditioned on: text; text,chroma also for models "
+        "that follow the melody of a recording.")
     flags.DEFINE_float(
         "validation_fraction", 0.05, "Share of the groups held out to choose checkpoints by: at least one group, if "
         "there are two. A song that names no group is one of its own.", lower_bound=0, upper_bound=1)
@@ -78,6 +81,7 @@ def main() -> None:
     options = pipeline.Options(
         input=FLAGS.input, output=FLAGS.output, codec=FLAGS.codec, codec_backend=FLAGS.codec_backend,
         bandwidth=FLAGS.bandwidth, text_encoder=FLAGS.text_encoder, text_states=FLAGS.text_states,
+        sources=tuple(dict.fromkeys(FLAGS.sources)),
         validation_fraction=FLAGS.validation_fraction, test_fraction=FLAGS.test_fraction, shards=FLAGS.shards,
         max_minutes=FLAGS.max_minutes, require_lyrics=FLAGS.require_lyrics, runner=FLAGS.runner,
         beam_options=tuple(option for text in FLAGS.beam_options for option in _split(text)),

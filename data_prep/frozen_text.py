@@ -21,6 +21,7 @@ from autosong_jax.sources.text.encoders import TextEncoderInfo, weights_revision
 from data_prep import hub
 
 _FLAG = "--text_encoder"
+_SHORT = 256  # characters of a text whose states are kept
 _Size = Annotated[int, Field(ge=1, le=2**22)]
 _Count = Annotated[int, Field(ge=1, le=1000)]
 _Epsilon = Annotated[float, Field(ge=0, le=1)]
@@ -105,7 +106,7 @@ class FrozenTextEncoder:
         self.info = info or TextEncoderInfo(f"{kind}:{source}", self._revision(), records_hold,
                                             width=self._settings.width)
         # Genres and descriptions repeat; lyrics do not, and are long.
-        self.encode_short = functools.lru_cache(maxsize=1024)(self.encode)
+        self._encode_short = functools.lru_cache(maxsize=1024)(self._encode)
 
     @functools.cached_property
     def _model(self) -> transformers.PreTrainedModel:
@@ -120,10 +121,13 @@ class FrozenTextEncoder:
         """Where the model runs."""
         return self._model.device
 
-    @torch.inference_mode()
     def encode(self, text: str) -> np.ndarray:
         """The states of a text, bfloat16 [L, D]; L is 0 for an empty text. Texts go through one by one, so that a state
         depends on its text alone."""
+        return self._encode_short(text) if len(text) <= _SHORT else self._encode(text)
+
+    @torch.inference_mode()
+    def _encode(self, text: str) -> np.ndarray:
         if not text:
             return np.zeros((0, self.info.width), ml_dtypes.bfloat16)
         states = [self._model(input_ids=torch.tensor([ids], device=self._model.device)).last_hidden_state[0]

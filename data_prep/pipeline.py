@@ -21,6 +21,7 @@ from autosong_jax.audio import io
 from autosong_jax.cli import progress
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
+from autosong_jax.sources.spec import IN_RECORDS, SOURCES
 from autosong_jax.weights import files
 from data_prep import beam, codecs, output, report, splits, tasks, texts
 from data_prep.records import Job, Recorder
@@ -46,6 +47,7 @@ class Options:
     bandwidth: float | None = None
     text_encoder: str = "bytes"
     text_states: str = "stored"
+    sources: tuple[str, ...] = IN_RECORDS
     validation_fraction: float = 0.05
     test_fraction: float = 0.0
     shards: int | None = None
@@ -68,6 +70,9 @@ class Options:
                 and self.validation_fraction + self.test_fraction < 1):
             raise UserError(f"--validation_fraction={self.validation_fraction:g} and --test_fraction="
                             f"{self.test_fraction:g} must not be negative and must leave songs to train on")
+        if not set(IN_RECORDS) <= set(self.sources) <= set(SOURCES):
+            raise UserError(f"--sources={','.join(self.sources)}: expected {','.join(IN_RECORDS)} and what else is "
+                            f"wanted of {','.join(SOURCES)}")
         if self.beam_options and self.runner != "beam":
             raise UserError(f"{beam.FLAG}={' '.join(self.beam_options)} is for --runner=beam, but --runner is "
                             f"{self.runner}: leave it out, or give --runner=beam")
@@ -79,6 +84,8 @@ class Options:
             del values[name]
         if self.codec_backend == codecs.BACKENDS[0]:  # as in datasets made before there was a choice
             del values["codec_backend"]
+        if set(self.sources) == set(IN_RECORDS):
+            del values["sources"]
         return values | {"codec": codecs.made_from(self.codec), "text_encoder": texts.made_from(self.text_encoder)}
 
 
@@ -127,12 +134,13 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
         _refuse(items, left_out, options, target)
         _split(items, options)
         codec, directory = run.make_codec(items)
-        recorder = Recorder(Results(work.path), directory, encoder.info, run.save_text_encoder(decided["text_encoder"]))
+        recorder = Recorder(Results(work.path), directory, encoder.info, run.save_text_encoder(decided["text_encoder"]),
+                            options.sources)
         items, speed = run.encode(items, codec, recorder)
         _refuse([item for item in items if item.split == "train"], left_out, options, target)
         facts = {"fingerprint": fingerprint, "options": decided, **run.facts(items, codec, directory)}
         finished = report.build(items, left_out, facts)
-        features = schema.song_features(codec.num_codebooks, encoder.info)
+        features = schema.song_features(codec.num_codebooks, encoder.info, options.sources)
         output.write(target, work, workers, items, features, recorder, finished, options.shards)
     return finished, speed
 
@@ -243,7 +251,8 @@ class _Run:
         """The items whose records are made, with `record` and further `notes` filled in."""
         start = time.monotonic()
         saved = filter(None, (recorder.codec, recorder.text_directory))
-        made_with = [*map(files.digest, saved), dataclasses.asdict(self.encoder.info)]
+        made_with = [*map(files.digest, saved), dataclasses.asdict(self.encoder.info),
+                     *(kind for kind in recorder.sources if kind not in IN_RECORDS)]
         earlier = self.work.keys("records")
         todo, notes = [], {}
         for item in items:

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from autosong_jax import inputs
 from autosong_jax.codecs.codec import Codec
 from autosong_jax.data import schema, tfrecord
+from autosong_jax.sources.base import Arrays, SourceSpec
+from autosong_jax.sources.spec import record_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from data_prep import tasks, texts
 from data_prep.songs import Song
@@ -41,12 +44,14 @@ class Recorder:
       codec: the directory that the codec is saved in.
       text: the text encoder.
       text_directory: the directory that it is saved in; None unless it is a frozen one.
+      sources: the kinds of sources that records hold.
     """
 
     results: Results
     codec: pathlib.Path
     text: TextEncoderInfo
     text_directory: pathlib.Path | None
+    sources: tuple[str, ...]
 
     def audio(self, job: Job) -> np.ndarray | str:
         """A song's audio, float32 [channels, samples], or the reason why it cannot be read."""
@@ -65,7 +70,8 @@ class Recorder:
 
     def write(self, job: Job, codes: np.ndarray, codec: Codec, encoder) -> dict[str, Any]:
         """Makes the record of a song whose codes there are already; returns as `make` does."""
-        encoded = tasks.attempt(lambda: texts.encode(encoder, job.song))
+        specs = record_specs(self.text, self.sources, codec.sample_rate)
+        encoded = tasks.attempt(lambda: encode(specs, encoder, job.song, lambda: tasks.reread(job.file)))
         if isinstance(encoded, str):
             return {"reason": encoded}
         arrays, notes = encoded
@@ -73,12 +79,28 @@ class Recorder:
                   "lyrics": job.song.lyrics, "genre": job.song.genre, "description": job.song.description,
                   "text_encoder": self.text.name, "text_encoder_revision": self.text.revision, **arrays}
         self.results.write("notes", job.key, json.dumps(notes).encode())
-        self.results.write("records", job.key,
-                           schema.serialize(schema.song_features(codec.num_codebooks, self.text), record))
+        features = schema.song_features(codec.num_codebooks, self.text, self.sources)
+        self.results.write("records", job.key, schema.serialize(features, record))
         return {"notes": notes}
 
 
 _text_encoder = functools.cache(texts.load)
+
+
+def encode(specs: Iterable[SourceSpec], encoder, song: Song, audio: Callable[[], np.ndarray]
+           ) -> tuple[Arrays, list[str]]:
+    """What a song's record holds of its sources, and the warnings that making it gave.
+
+    Args:
+      specs: the sources.
+      encoder: of texts.
+      song: the song.
+      audio: gives its audio, float32 [channels, samples].
+    """
+    given = dataclasses.asdict(song)
+    with texts.noting() as notes:
+        arrays = {name: array for spec in specs for name, array in spec.export(given, audio, encoder).items()}
+    return arrays, notes
 
 
 @dataclasses.dataclass(frozen=True)

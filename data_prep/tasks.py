@@ -126,6 +126,14 @@ def read(file: AudioFile) -> np.ndarray | str:
         return _reason(error, file)
 
 
+def reread(file: AudioFile) -> np.ndarray:
+    """The audio, float32 [channels, samples], of a file that could be read before. Raises RuntimeError otherwise."""
+    audio = read(file)
+    if isinstance(audio, str):
+        raise RuntimeError(audio)
+    return audio
+
+
 def encode(file: AudioFile, codec_directory: pathlib.Path) -> np.ndarray | str:
     """The codes, uint16 [T, K], of the codec saved in `codec_directory`, or the reason why there are none."""
     audio = read(file)

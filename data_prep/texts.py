@@ -1,17 +1,16 @@
-"""The texts of a song as its record holds them, by whichever text encoder was asked for."""
+"""The text encoders that can be asked for, and what they warn of in the texts of a song."""
 
+import contextlib
 import pathlib
 import threading
 import warnings
-
-import numpy as np
+from collections.abc import Iterator
 
 from autosong_jax.errors import UserError
 from autosong_jax.sources.text import encoders as text
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.weights import files
 from data_prep import hub
-from data_prep.songs import Song
 
 FLAG = "--text_encoder"
 STATES = {"stored": "states", "on_the_fly": "tokens"}  # what records hold for a frozen encoder, by --text_states
@@ -64,19 +63,14 @@ def made_from(name: str) -> str:
     return kind + colon + files.digest(source) if source else name
 
 
-def encode(encoder, song: Song) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The text features of a song's record (`autosong_jax.data.schema`), and the warnings that encoding gave."""
-    if encoder.info.kind == "states":
-        return {"text_states": encoder.encode(song.lyrics), "genre_states": encoder.encode_short(song.genre),
-                "description_states": encoder.encode_short(song.description)}, []
-    if encoder.info.kind == "tokens":
-        return {"text_ids": encoder.ids(song.lyrics), "genre_ids": encoder.ids(song.genre),
-                "description_ids": encoder.ids(song.description)}, []
+@contextlib.contextmanager
+def noting() -> Iterator[list[str]]:
+    """A list that holds, in the end, the warnings that were given meanwhile."""
+    notes = []
     with _catching, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        lyrics = encoder.encode_lyrics(song.lyrics)
-    features = {"text_ids": lyrics.ids, "section_ids": lyrics.sections, "line_ids": lyrics.lines,
-                "genre_ids": encoder.encode(song.genre), "description_ids": encoder.encode(song.description)}
-    notes = sorted({str(warning.message) for warning in caught})
-    more = [f"... and {len(notes) - _NOTES} more of the kind"] if len(notes) > _NOTES else []
-    return features, [note if len(note) <= _NOTE else f"{note[:_NOTE - 3]}..." for note in notes[:_NOTES]] + more
+        yield notes
+    found = sorted({str(warning.message) for warning in caught})
+    notes += [note if len(note) <= _NOTE else f"{note[:_NOTE - 3]}..." for note in found[:_NOTES]]
+    if len(found) > _NOTES:
+        notes.append(f"... and {len(found) - _NOTES} more of the kind")

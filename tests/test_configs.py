@@ -77,7 +77,7 @@ def test_other_structures_can_take_a_step_of_training(name, toy_dataset):
     trainer = make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern,
                            make_mesh(config.mesh))
     batch = train_batches(dataset, batch_size=8, frames=len(pattern.steps), seed=0, end_of_song=config.data.end_of_song,
-                          sources={name: source.max_length for name, source in config.sources.items()})[0]
+                          sources=config.sources)[0]
     state, sums = trainer.train_step.lower(trainer.abstract, trainer.frozen, batch).out_info
     jax.tree.map(lambda new, old: (new.shape, new.dtype) == (old.shape, old.dtype) or pytest.fail(f"{new}, {old}"),
                  state, trainer.abstract)

@@ -25,7 +25,8 @@ JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 SHARED = ["autosong_jax." + name for name in (
     "audio", "cli", "codecs.codec", "codecs.encodec.names", "codecs.encodec.settings", "codecs.info", "codecs.melrvq",
     "data",
-    "errors", "evaluation.notes", "inputs", "outputs", "sources.text.encoders", "sources.text.sections",
+    "errors", "evaluation.notes", "inputs", "outputs", "sources.base", "sources.chroma.pitch_classes",
+    "sources.chroma.spec", "sources.spec", "sources.text.encoders", "sources.text.sections", "sources.text.spec",
     "sources.text.tokenizer", "weights.files")]
 
 

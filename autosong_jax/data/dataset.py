@@ -4,7 +4,7 @@ Batch `step` is a function of (seed, step) alone: which songs it holds and where
 place of each example in one endless stream. So a run resumes at any step with nothing saved, and any number of hosts
 reads the same batches, each its own rows.
 
-Letters: B batch, T frames of a window, K codebooks, L length of a text, D width of a frozen encoder.
+Letters: B batch, T frames of a window, K codebooks, L slots of a source.
 """
 
 import bisect
@@ -19,6 +19,8 @@ from autosong_jax.cli import log
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.errors import UserError
+from autosong_jax.sources.base import ArraySpec, SourceSpec
+from autosong_jax.sources.spec import IN_RECORDS, SOURCES, source_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 if TYPE_CHECKING:  # at run time inside functions: grain imports jax, and whoever only reads songs needs neither
@@ -72,10 +74,13 @@ class SongDataset:
         self._ends = list(itertools.accumulate(shard_lengths[split]))  # songs in a shard and all shards before it
 
     def _check_features(self) -> None:
-        """Raises UserError unless records hold what the text encoder's kind says, in its shapes and dtypes."""
-        known = dict(self.features.items())
-        for name, expected in schema.song_features(self.num_codebooks, self.text).items():
+        """Raises UserError unless records hold what the text encoder's kind says, and what else they may hold, in its
+        shapes and dtypes."""
+        known, always = dict(self.features.items()), schema.song_features(self.num_codebooks, self.text)
+        for name, expected in schema.song_features(self.num_codebooks, self.text, SOURCES).items():
             found = known.get(name)
+            if found is None and name not in always:
+                continue
             same = found is not None and found.np_dtype == expected.np_dtype and len(found.shape) == len(expected.shape)
             if not same or (name != "codes" and found.shape != expected.shape):
                 raise UserError(f"{self.path}/features.json does not describe {name!r} as {self.text.name} texts have "
@@ -102,7 +107,7 @@ class SongDataset:
         return record
 
 
-def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
+def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, Any], end_of_song: bool,
                   seed: int, rows: Sequence[int] | None = None) -> "grain.MapDataset[Batch]":
     """Batches for training without end: `batches[step]` for any step, or one after another with `iterate`.
 
@@ -114,8 +119,8 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
     Args:
       batch_size: B of all hosts together.
       frames: T.
-      sources: the sources wanted (`lyrics`, `genre`, `description`) and for each its L; of a longer text the end is
-        cut off, with a warning for the first song of each source.
+      sources: those of a config, of each of which `kind` and `max_length`, L, are read; of one that is longer the end
+        is cut off, with a warning for the first such song of each source.
       seed: in [0, 2**32).
       rows: which rows of the global batch to read, as `parallel.sharding.batch_rows` names those of a host; None for
         all. No other song is read.
@@ -125,8 +130,8 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
         `frames`: int32 [B, T, K], codes; 0 as padding;
         `num_frames`: int32 [B], how many frames of the song are in the window, at most T;
         `song_ends`: bool [B], whether the end of the song is in it, too, at frame `num_frames`;
-        `sources`: for each source `length` int32 [B], 0 if the song has none, and either
-          `ids` int32 [B, L], for lyrics also `sections` and `lines`, or `states` bfloat16 [B, L, D]; 0 as padding.
+        `sources`: for each source what its `SourceSpec.layout` says: `length` int32 [B], 0 if the song has none, and
+          its arrays [B, L, ...]; 0 as padding.
 
     Raises:
       UserError: a source that records do not hold, a batch of no rows, or a seed out of range.
@@ -144,7 +149,7 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
     return batches.map(lambda examples: windows.batch([examples[row] for row in rows]))
 
 
-def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, int], end_of_song: bool,
+def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, Any], end_of_song: bool,
                  rows: Sequence[int] | None = None) -> "grain.MapDataset[Batch]":
     """Batches for evaluation: every song once, in order, always with the same window; otherwise as `train_batches`.
 
@@ -169,59 +174,67 @@ def iterate(batches: "grain.MapDataset[Batch]", start_step: int = 0, *, threads:
     return iter(batches[start_step:].to_iter_dataset(options))
 
 
-class _Windows:
-    """Cuts one window out of each song and brings the song's texts to fixed lengths."""
+def batch_layout(frames: int, num_codebooks: int, specs: Mapping[str, SourceSpec]) -> dict[str, Any]:
+    """Shapes and dtypes of a batch, see `train_batches`, as a tree of `ArraySpec`: without the axis B.
 
-    def __init__(self, dataset: SongDataset, frames: int, sources: Mapping[str, int], end_of_song: bool, seed: int):
-        known = schema.source_features(dataset.text.kind)
-        for source in sources:
-            if source not in known:
-                raise UserError(f"source {source!r} is not in the songs of {dataset.path}, expected some of "
-                                f"{', '.join(known)}")
+    Args:
+      frames: T.
+      num_codebooks: K.
+      specs: the sources by name.
+    """
+    return {"frames": ArraySpec((frames, num_codebooks), np.int32), "num_frames": ArraySpec((), np.int32),
+            "song_ends": ArraySpec((), np.bool_), "sources": {name: spec.layout() for name, spec in specs.items()}}
+
+
+class _Windows:
+    """Cuts one window out of each song and brings its sources to fixed lengths."""
+
+    def __init__(self, dataset: SongDataset, frames: int, sources: Mapping[str, Any], end_of_song: bool, seed: int):
+        self._specs = source_specs(sources, dataset.text, dataset.codec["sample_rate"])
+        for source, spec in self._specs.items():
+            if not spec.features().keys() <= dataset.features.keys():
+                raise UserError(f"the songs in {dataset.path} hold nothing for the source {source!r}: export them "
+                                f"again with --sources={','.join([*IN_RECORDS, sources[source].kind])}")
         self._dataset, self._frames, self._end, self._seed = dataset, frames, int(end_of_song), seed
-        self._sources = {source: (known[source], length) for source, length in sources.items()}
-        arrays = {feature for arrays, _ in self._sources.values() for feature in arrays.values()}
-        specs = {feature: dataset.features[feature] for feature in ("codes", *arrays)}
-        self._nothing = {name: np.zeros((0, *spec.shape[1:]), spec.np_dtype) for name, spec in specs.items()}
+        self._layout = batch_layout(frames, dataset.num_codebooks, self._specs)
         self._cut_sources = set()
 
     def batch(self, examples: Sequence[tuple[int, int | None]]) -> Batch:
         """Windows of (number in the stream, number of the song) each; a song None is only padding."""
         # Every song is written into place once, and memory that padding alone would touch is not touched at all: a
         # batch with the states of a frozen encoder has hundreds of megabytes.
-        size, dataset = len(examples), self._dataset
-        batch = {
-            "frames": np.zeros((size, self._frames, dataset.num_codebooks), np.int32),
-            "num_frames": np.zeros(size, np.int32),
-            "song_ends": np.zeros(size, bool),
-            "sources": {source: {**{name: np.zeros((size, length, *self._nothing[feature].shape[1:]),
-                                                   self._nothing[feature].dtype) for name, feature in arrays.items()},
-                                 "length": np.zeros(size, np.int32)}
-                        for source, (arrays, length) in self._sources.items()}}
+        batch = _zeros(self._layout, len(examples))
         for row, (example, song) in enumerate(examples):
-            self._cut(batch, row, example, song)
+            if song is not None:
+                self._cut(batch, row, example, self._dataset[song])
         return batch
 
-    def _cut(self, batch: Batch, row: int, example: int, song: int | None) -> None:
-        record = self._nothing if song is None else self._dataset[song]
-        song_frames = len(record["codes"]) + (self._end if song is not None else 0)
+    def _cut(self, batch: Batch, row: int, example: int, record: Mapping[str, Any]) -> None:
+        song_frames = len(record["codes"]) + self._end
         generator = np.random.Generator(np.random.Philox(key=[self._seed, example]))
-        start = generator.integers(max(song_frames - self._frames, 0), endpoint=True)
+        start = int(generator.integers(max(song_frames - self._frames, 0), endpoint=True))
         window = record["codes"][start : start + self._frames]
         batch["frames"][row, : len(window)] = window
         batch["num_frames"][row] = len(window)
         batch["song_ends"][row] = len(window) < min(song_frames - start, self._frames)
-        for source, (arrays, max_length) in self._sources.items():
-            texts = {name: record[feature] for name, feature in arrays.items()}
-            length = len(next(iter(texts.values())))
+        for source, spec in self._specs.items():
+            arrays = spec.cut(record, start / self._dataset.frame_rate)
+            length, max_length = len(next(iter(arrays.values()))), spec.max_length
             if length > max_length and source not in self._cut_sources:
                 self._cut_sources.add(source)
                 log.warning("the %s of song %r has length %d and is cut to %d; so is any other %s longer than that: "
                             "raise the config's length to keep them whole", source, record["id"], length, max_length,
                             source)
-            for name, text in texts.items():
-                batch["sources"][source][name][row, :length] = text[:max_length]
+            for name, array in arrays.items():
+                batch["sources"][source][name][row, :length] = array[:max_length]
             batch["sources"][source]["length"][row] = min(length, max_length)
+
+
+def _zeros(layout: Any, size: int) -> Any:
+    """Arrays of zeros, in a tree like that of the layout."""
+    if isinstance(layout, ArraySpec):
+        return np.zeros((size, *layout.shape), layout.dtype)
+    return {name: _zeros(part, size) for name, part in layout.items()}
 
 
 def _rows(batch_size: int, rows: Sequence[int] | None) -> Sequence[int]:

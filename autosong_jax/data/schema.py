@@ -4,71 +4,48 @@ A dataset is a directory that `tfds.builder_from_directory` reads: `dataset_info
 `autosong-SPLIT.tfrecord-0000i-of-0000n`, and beside them `codec/`, `text_encoder.json`, for a frozen text encoder also
 `text_encoder/`, and `report.json`.
 
-Letters: T frames, K codebooks, L length of a text, D width of a frozen encoder.
+Letters: T frames, K codebooks.
 """
 
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 
 from autosong_jax import inputs
 from autosong_jax.errors import UserError
+from autosong_jax.sources.spec import IN_RECORDS, record_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 DATASET_NAME = "autosong"
 # The version in dataset_info.json. Its first number changes when older code can no longer read what newer code writes.
 FORMAT_VERSION = "1.0.0"
 
-# Where a record holds what a source is conditioned on, by the encoder's kind and the source's name: (feature, name in
-# `record`). Lyrics as ids come with the section and the line of each id.
-_SOURCE_FEATURES = {
-    "ids": {
-        "lyrics": {"ids": "text_ids", "sections": "section_ids", "lines": "line_ids"},
-        "genre": {"ids": "genre_ids"},
-        "description": {"ids": "description_ids"},
-    },
-    "states": {
-        "lyrics": {"states": "text_states"},
-        "genre": {"states": "genre_states"},
-        "description": {"states": "description_states"},
-    },
-    "tokens": {
-        "lyrics": {"ids": "text_ids"},
-        "genre": {"ids": "genre_ids"},
-        "description": {"ids": "description_ids"},
-    },
-}
 
-
-def source_features(kind: str) -> dict[str, dict[str, str]]:
-    """{source: {array of a batch: feature of a record}} for text encoders of that kind, see `TextEncoderInfo`."""
-    return _SOURCE_FEATURES[kind]
-
-
-def song_features(num_codebooks: int, text: TextEncoderInfo) -> tfds.features.FeaturesDict:
+def song_features(num_codebooks: int, text: TextEncoderInfo, sources: Iterable[str] = IN_RECORDS
+                  ) -> tfds.features.FeaturesDict:
     """The features of one record.
 
     `id`; `group` (songs of one group are in one split); `codes` uint16 [T, K]; `frame_rate` (frames a second);
     `lyrics`, `genre`, `description` (as given, empty where missing); `text_encoder`, `text_encoder_revision`; and what
-    the encoder made: `text_ids`, `section_ids`, `line_ids`, `genre_ids`, `description_ids` int32 [L]; or `text_states`,
-    `genre_states`, `description_states` bfloat16 [L, D]; or of the tokens of a frozen encoder `text_ids`, `genre_ids`,
-    `description_ids` int32 [L].
+    each source is made of, see `SourceSpec.features`.
+
+    Args:
+      num_codebooks: K.
+      text: the encoder that the texts went through.
+      sources: the kinds of sources that the record holds.
     """
-    if text.kind == "states":
-        encoded = tfds.features.Tensor(shape=(None, text.width), dtype=ml_dtypes.bfloat16, encoding="bytes")
-    else:
-        encoded = tfds.features.Tensor(shape=(None,), dtype=np.int32)
     texts = ("id", "group", "lyrics", "genre", "description", "text_encoder", "text_encoder_revision")
+    of_sources = {name: feature for spec in record_specs(text, sources) for name, feature in spec.features().items()}
     return tfds.features.FeaturesDict({
         **{name: tfds.features.Text() for name in texts},
         "codes": tfds.features.Tensor(shape=(None, num_codebooks), dtype=np.uint16, encoding="bytes"),
         "frame_rate": np.float32,
-        **{name: encoded for arrays in _SOURCE_FEATURES[text.kind].values() for name in arrays.values()},
+        **{name: tfds.features.Tensor(shape=feature.shape, dtype=feature.dtype, encoding=feature.encoding)
+           for name, feature in of_sources.items()},
     })
 
 

@@ -11,7 +11,7 @@ from autosong_jax.layers import lora
 from autosong_jax.layers.platform import platform
 from autosong_jax.layers.transformer import TransformerConfig
 from autosong_jax.models.song import SongModel
-from autosong_jax.sources.memory import ChromaSource, IdSource, StateSource
+from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 
@@ -32,19 +32,8 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
         activation=model.activation, positions=model.positions, max_positions=model.max_positions, bias=model.bias,
         dropout=model.dropout, window=window, remat=config.train.remat, dtype=dtype)
 
-    def source_module(name: str, source: ml_collections.ConfigDict) -> nnx.Module:
-        if source.kind == "chroma":
-            return ChromaSource(model.width, dtype, rngs=rngs)
-        if text.frozen:
-            return StateSource(text.width, model.width, dtype, rngs=rngs)
-        # Rotary: what a letter sounds like is decided by its neighbours, wherever in the song it stands.
-        encoder = TransformerConfig(
-            width=source.width, heads=source.heads, layers=source.layers, mlp_width=4 * source.width,
-            positions="rotary", dropout=model.dropout, causal=False, remat=config.train.remat, dtype=dtype)
-        sections, lines = (text.num_sections, text.num_lines) if name == "lyrics" else (0, 0)
-        return IdSource(text.vocab_size, sections, lines, encoder, model.width, rngs=rngs)
-
-    sources = {name: source_module(name, source) for name, source in sorted(config.sources.items())}
+    sources = {name: spec.module(config, dtype, rngs=rngs)
+               for name, spec in sorted(source_specs(config.sources, text).items())}
     song_model = SongModel(codec["num_codebooks"], codec["codebook_size"], config.data.end_of_song, decoder,
                            model.fusion, sources, model.dropped, rngs=rngs)
     lora.add(song_model, config.lora, rngs=rngs)  # last: the parameters before it are the same with and without it

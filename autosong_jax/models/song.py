@@ -16,7 +16,7 @@ from autosong_jax.layers import decoding
 from autosong_jax.layers.decoding import Cache
 from autosong_jax.layers.transformer import Transformer, TransformerConfig
 from autosong_jax.parallel.sharding import split_by_song, whole
-from autosong_jax.sources.memory import Conditions, Memory, null_memory, take_slots
+from autosong_jax.sources.memory import Memory, SourceEncoders, null_memory, take_slots
 
 FUSIONS = ("cross", "prefix")
 
@@ -53,7 +53,7 @@ class SongModel(nnx.Module):
       decoder: the transformer; its `cross_attention` is decided by `fusion`.
       fusion: "cross" attends to the memory, "prefix" reads it before step 0.
       sources: the modules of the condition sources by name; may be empty.
-      dropped: what a source that is dropped leaves in the memory; see `Conditions`.
+      dropped: what a source that is dropped leaves in the memory; see `SourceEncoders`.
     """
 
     def __init__(self, num_codebooks: int, codebook_size: int, end_of_song: bool, decoder: TransformerConfig,
@@ -66,7 +66,7 @@ class SongModel(nnx.Module):
         width = decoder.width
         init = nnx.initializers.truncated_normal(width**-0.5)
         self.embeddings = nnx.Param(init(rngs.params(), (num_codebooks, codebook_size + 1, width)))
-        self.conditions = Conditions(sources, width, dropped, rngs=rngs) if sources else None
+        self.conditions = SourceEncoders(sources, width, dropped, rngs=rngs) if sources else None
         self.decoder = Transformer(decoder, rngs=rngs)
         self.heads = nnx.Param(init(rngs.params(), (num_codebooks, width, self.num_ids)))
 
@@ -76,7 +76,7 @@ class SongModel(nnx.Module):
         return self.conditions.names if self.conditions else []
 
     def encode(self, sources: Mapping[str, Mapping[str, Array]], keep: Array, key: Array | None = None) -> Memory:
-        """The memory of a batch; see `Conditions.__call__`. `keep` is bool [B, number of sources]."""
+        """The memory of a batch; see `SourceEncoders.__call__`. `keep` is bool [B, number of sources]."""
         if self.conditions is None:
             return null_memory(keep.shape[0], self.decoder.config.width, self.decoder.config.dtype)
         return self.conditions(sources, keep, key)

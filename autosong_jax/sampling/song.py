@@ -27,7 +27,6 @@ from autosong_jax.models.build import abstract_model, compute_dtype, held_in
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.table import OBJECTIVES
 from autosong_jax.pretrained import released
-from autosong_jax.sampling.conditions import MELODY, Conditions
 from autosong_jax.sampling.drafts import Draft, next_window
 from autosong_jax.sampling.edits import timeline
 from autosong_jax.sampling.options import DEFAULTS, SamplingOptions, Song
@@ -35,6 +34,7 @@ from autosong_jax.sampling.windows import WINDOWS, encode
 from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.sources.text.encoders import TextEncoder, TextEncoderInfo, rebuild_text_encoder
 from autosong_jax.sources.text.frozen import FrozenTextEncoder
+from autosong_jax.sources.user import UserConditions
 from autosong_jax.workdir.checkpoints import load_weights
 
 
@@ -61,7 +61,7 @@ class Singer:
                  facts: Mapping[str, Any], load_codec: Callable[[], Codec],
                  load_text_encoder: Callable[[], TextEncoder | FrozenTextEncoder]):
         self.config, self._facts, self._load_codec = config, facts, load_codec
-        self._conditions = Conditions(config, text, load_text_encoder, facts["sample_rate"])
+        self._conditions = UserConditions(config, text, load_text_encoder, facts["sample_rate"])
         self.encode_conditions = self._conditions.encode
         self.replace_weights(model)
         self.source_names = model.source_names
@@ -119,7 +119,7 @@ class Singer:
         Raises:
           UserError: if a condition is given that the model was not trained with, or an option means nothing.
         """
-        songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody})
+        songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, "melody": melody})
         prompt = None if prompt_audio is None else self.codec.encode(self._checked("prompt_audio", prompt_audio))
         codes = self.sing(
             self.encode_conditions(songs), range(seed, seed + len(songs)), prompt=prompt,
@@ -147,7 +147,7 @@ class Singer:
         Raises:
           UserError: if the model was not trained to fill in, or an edit, a condition or an option means nothing.
         """
-        songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, MELODY: melody})
+        songs, several = _songs({"lyrics": lyrics, "genre": genre, "description": description, "melody": melody})
         clips = [self.codec.encode(self._checked("a clip", clip)) if clip.dtype.kind == "f" else clip for clip in clips]
         codes, given = timeline(clips, self.frame_rate, spans=spans, before=before, between=between, after=after)
         made = self.resing(
@@ -170,7 +170,7 @@ class Singer:
             raise UserError("a model over another codec cannot help: expected one that was trained on codes of "
                             f"{self._facts['name']} with the same codebooks")
         return Helper(singer, singer.encode_conditions([
-            {name: given for name, given in song.items() if name in singer.source_names} for song in songs]))
+            {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs]))
 
     def sing(self, sources: Mapping[str, Mapping[str, np.ndarray]], seeds: Sequence[int], *,
              prompt: np.ndarray | None = None, leader: Helper | None = None, rescorer: Helper | None = None,

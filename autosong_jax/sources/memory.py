@@ -1,10 +1,9 @@
 """Condition sources: what a song is conditioned on, each encoded by itself, together one memory.
 
-A source is what a record of the dataset holds of it: ids, which an encoder learned with the model reads, or the states
-of a frozen encoder, which one linear layer reads; or the chroma of a recording. The memory is all sources one after
-another, the slots that count first.
+What a source is and what reads it is in the folder of its kind. The memory is all sources one after another, the slots
+that count first.
 
-Letters: B batch, L length of a source, M memory length, D width of the decoder.
+Letters: B batch, M memory length, D width of the decoder.
 """
 
 import dataclasses
@@ -17,10 +16,8 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
-from autosong_jax.layers.transformer import Transformer, TransformerConfig
 from autosong_jax.parallel.sharding import split_by_song
 
-NUM_CHROMA = 12  # pitch classes
 DROPPED = ("absent", "null")
 
 
@@ -38,65 +35,7 @@ class Memory:
     lengths: Array
 
 
-class IdSource(nnx.Module):
-    """Characters or bytes, with their sections and lines where there are any, through a bidirectional transformer.
-
-    Args:
-      vocab_size: ids are in [0, vocab_size).
-      num_sections, num_lines: sizes of the section and line tables; 0 for a source that has none, such as a genre.
-      config: the bidirectional transformer.
-      width: D of the memory.
-    """
-
-    def __init__(self, vocab_size: int, num_sections: int, num_lines: int, config: TransformerConfig, width: int, *,
-                 rngs: nnx.Rngs):
-        def table(size):
-            return nnx.Embed(size, config.width, embedding_init=nnx.initializers.normal(config.width**-0.5), rngs=rngs)
-
-        self.ids = table(vocab_size)
-        if num_sections:
-            self.sections = table(num_sections)
-            self.lines = table(num_lines)
-        self.encoder = Transformer(config, rngs=rngs)
-        self.projection = nnx.Linear(config.width, width, dtype=config.dtype, rngs=rngs)
-
-    def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
-        """{"ids": int [B, L], "length": int [B], for lyrics also "sections", "lines": int [B, L]} -> [B, L, D]."""
-        x = self.ids(source["ids"])
-        if hasattr(self, "sections"):
-            x = x + self.sections(source["sections"]) + self.lines(source["lines"])
-        x = self.encoder(split_by_song(x), lengths=source["length"], key=key)
-        return self.projection(x)
-
-
-class StateSource(nnx.Module):
-    """The states of a frozen encoder through one linear layer."""
-
-    def __init__(self, state_width: int, width: int, dtype: str, *, rngs: nnx.Rngs):
-        self.projection = nnx.Linear(state_width, width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
-        """{"states": [B, L, width of the states], "length": int [B]} -> [B, L, D]."""
-        return self.projection(source["states"])
-
-
-class ChromaSource(nnx.Module):
-    """The strongest pitch class of each frame of a recording, through one linear layer (MusicGen's melody)."""
-
-    def __init__(self, width: int, dtype: str, *, rngs: nnx.Rngs):
-        self.projection = nnx.Linear(NUM_CHROMA, width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
-        """{"chroma": int [B, L] in [0, 12), "length": int [B]} -> [B, L, D]."""
-        return self.projection(jax.nn.one_hot(source["chroma"], NUM_CHROMA))
-
-    @property
-    def null(self) -> Array:
-        """[D], what stands where there is no recording: pitch class 0, as the released checkpoints were trained."""
-        return self.projection(jax.nn.one_hot(0, NUM_CHROMA))
-
-
-class Conditions(nnx.Module):
+class SourceEncoders(nnx.Module):
     """All sources of a model, by name, and the memory that they make together.
 
     Args:

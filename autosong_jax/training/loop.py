@@ -88,7 +88,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     _check(config, mesh)
     reading = {
         "batch_size": config.data.batch_size, "frames": len(pattern.steps),
-        "sources": {name: source.max_length for name, source in config.sources.items()},
+        "sources": config.sources,
         "end_of_song": config.data.end_of_song, "rows": batch_rows(config.data.batch_size, mesh)}
     batches = train_batches(dataset, seed=config.seed, **reading)
 

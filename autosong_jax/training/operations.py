@@ -8,7 +8,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from autosong_jax.models.song import SongModel
-from autosong_jax.sources.memory import IdSource
+from autosong_jax.sources.text.module import IdSource
 from autosong_jax.training.step import Trainer
 from autosong_jax.weights.trainable import combine
 

@@ -12,19 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import AbstractMesh
 
 from autosong_jax.data import schema
+from autosong_jax.data.dataset import batch_layout
 from autosong_jax.layers.platform import planned_for
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.memory import GRADIENTS, KEPT, WORKING, Buffer, Cuts, peak, total
 from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
 from autosong_jax.parallel.topology import Kind, abstract_mesh
 from autosong_jax.sampling.song import read_codec_facts, window_pattern
+from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import DIRECTORY, TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import Trainer, make_trainer
 
@@ -226,24 +227,9 @@ class Planner:
 
     def batch(self, songs: int) -> dict[str, Any]:
         """Shapes and dtypes of a batch, as the step takes it."""
-        text = self.songs.text
-
-        def of(source):
-            length = {"length": jax.ShapeDtypeStruct((songs,), jnp.int32)}
-            if source.kind == "chroma":
-                return length | {"chroma": jax.ShapeDtypeStruct((songs, source.max_length), jnp.int32)}
-            if text.frozen:
-                shape = (songs, source.max_length, text.width)
-                return length | {"states": jax.ShapeDtypeStruct(shape, jnp.bfloat16)}
-            return length | {"ids": jax.ShapeDtypeStruct((songs, source.max_length), jnp.int32)}
-
-        sources = {name: of(source) for name, source in self.config.sources.items()}
-        if not text.frozen and "lyrics" in sources:
-            sources["lyrics"] |= dict.fromkeys(("sections", "lines"), sources["lyrics"]["ids"])
-        codes = (songs, len(self.pattern.steps), self.songs.codec["num_codebooks"])
-        return {"frames": jax.ShapeDtypeStruct(codes, jnp.int32), "sources": sources,
-                "num_frames": jax.ShapeDtypeStruct((songs,), jnp.int32),
-                "song_ends": jax.ShapeDtypeStruct((songs,), bool)}
+        specs = source_specs(self.config.sources, self.songs.text.as_read)
+        layout = batch_layout(len(self.pattern.steps), self.songs.codec["num_codebooks"], specs)
+        return jax.tree.map(lambda array: jax.ShapeDtypeStruct((songs, *array.shape), array.dtype), layout)
 
     def _prime(self, trainer: Trainer) -> int:
         """A prime that divides no size that the model has: in a shape, it stands for the songs."""

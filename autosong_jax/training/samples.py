@@ -91,6 +91,5 @@ class SampleWriter:
         if states is None:
             return {}
         songs = SongDataset(config.data.path, split)
-        batches = eval_batches(songs, batch_size=1, frames=1, end_of_song=False,
-                               sources={name: source.max_length for name, source in config.sources.items()})
+        batches = eval_batches(songs, batch_size=1, frames=1, end_of_song=False, sources=config.sources)
         return jax.device_get(states(batches[int(number)]["sources"]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from autosong_jax.data import schema, tfrecord
+from autosong_jax.sources.spec import record_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 
 IDS = get_text_encoder("bytes").info
@@ -31,9 +32,9 @@ def make_record():
             "lyrics": f"la la {name} é 歌", "genre": "", "description": "a song",
             "text_encoder": text.name, "text_encoder_revision": text.revision,
         }
-        for source, arrays in schema.source_features(text.kind).items():
-            source_length = 0 if source == "genre" else length
-            for feature in arrays.values():
+        for spec in record_specs(text):
+            source_length = 0 if spec.name == "genre" else length
+            for feature in spec.features():
                 if text.kind == "ids":
                     record[feature] = generator.integers(1, 15, size=source_length, dtype=np.int32)
                 else:

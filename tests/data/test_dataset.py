@@ -9,9 +9,17 @@ import pytest
 
 from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
+from configs import default
 
 LENGTHS = (4, 9, 23, 40, 5)
-SOURCES = {"lyrics": 6, "genre": 2}
+
+
+def text_sources(**lengths):
+    """As the sources of a config, texts of these lengths."""
+    return {name: default.source(max_length=length, width=0, heads=0, layers=0) for name, length in lengths.items()}
+
+
+SOURCES = text_sources(lyrics=6, genre=2)
 OPTIONS = {"batch_size": 4, "frames": 8, "sources": SOURCES, "end_of_song": True}
 
 
@@ -132,7 +140,7 @@ def test_without_end_of_song_every_frame_that_counts_is_the_songs(dataset, recor
 
 def test_texts_are_those_of_the_song_cut_or_padded(dataset, records, text, caplog):
     names = {"ids": "text_ids", "sections": "section_ids", "lines": "line_ids", "states": "text_states"}
-    batches = train_batches(dataset, seed=0, **(OPTIONS | {"sources": {"genre": 2, "lyrics": 3}}))
+    batches = train_batches(dataset, seed=0, **(OPTIONS | {"sources": text_sources(genre=2, lyrics=3)}))
     examples = [example for step in range(5) for example in rows(batches[step])]
     (warning,) = caplog.messages  # one for the source, not one a song
     assert re.match(r"the lyrics of song '[de]' has length [45] and is cut to 3", warning)
@@ -302,8 +310,8 @@ def test_missing_directory(tmp_path):
 
 
 def test_wrong_requests(dataset):
-    with pytest.raises(UserError, match=r"source 'melody' is not in the songs of .*, expected some of lyrics, genre"):
-        train_batches(dataset, seed=0, **(OPTIONS | {"sources": {"melody": 3}}))
+    with pytest.raises(UserError, match=r"a source 'melody' of kind text: expected one of lyrics, genre, desc"):
+        train_batches(dataset, seed=0, **(OPTIONS | {"sources": text_sources(melody=3)}))
     with pytest.raises(UserError, match="the seed is -1, expected 0 to 4294967295"):
         train_batches(dataset, seed=-1, **OPTIONS)
     with pytest.raises(UserError, match="batch size is 0, expected at least 1"):

@@ -20,9 +20,11 @@ from autosong_jax.audio import io
 from autosong_jax.codecs.codec import load_codec
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
+from autosong_jax.sources.spec import record_specs
 from autosong_jax.sources.text.encoders import get_text_encoder
 from data_prep import codecs, pipeline, report, tasks, texts
 from data_prep.pipeline import Options, export
+from data_prep.records import encode
 from data_prep.songs import Song
 from data_prep.workers import Workers
 
@@ -437,7 +439,8 @@ def test_audio_without_end(tmp_path):
 
 def test_texts_with_thousands_of_strange_tags():
     lyrics = "\n".join(f"[q{chr(97 + i % 26)}{chr(97 + i // 26)} {'z' * 1000}]" for i in range(600))
-    _, notes = texts.encode(get_text_encoder("bytes"), Song("a", Path("a"), "a", lyrics))
+    encoder, song = get_text_encoder("bytes"), Song("a", Path("a"), "a", lyrics)
+    _, notes = encode(record_specs(encoder.info), encoder, song, audio=None)
     assert len(notes) == 11 and notes[-1] == "... and 590 more of the kind" and max(map(len, notes)) <= 300
 
 

@@ -9,7 +9,8 @@ import safetensors.numpy
 import torch
 
 from autosong_jax.errors import UserError
-from data_prep import texts
+from autosong_jax.sources.spec import record_specs
+from data_prep import records, texts
 from data_prep.songs import Song
 
 torch.set_num_threads(1)
@@ -52,14 +53,18 @@ def test_t5(tmp_path, kind, save_text_encoder):
     assert encoder.encode("love " * 700).shape == (701, 8)
 
 
+def encode(encoder, song):
+    return records.encode(record_specs(encoder.info), encoder, song, audio=None)
+
+
 def test_features_of_a_song(tmp_path, save_text_encoder):
     save_text_encoder("t5", tmp_path / "t5")
     song = Song("id", tmp_path / "a.wav", "group", lyrics="love rain", genre="blue")
-    features, notes = texts.encode(texts.get_text_encoder(f"t5:{tmp_path / 't5'}"), song)
+    features, notes = encode(texts.get_text_encoder(f"t5:{tmp_path / 't5'}"), song)
     assert {name: states.shape for name, states in features.items()} == {
         "text_states": (3, 8), "genre_states": (2, 8), "description_states": (0, 8)}
     assert notes == []
-    features, _ = texts.encode(texts.get_text_encoder(f"t5:{tmp_path / 't5'}", "on_the_fly"), song)
+    features, _ = encode(texts.get_text_encoder(f"t5:{tmp_path / 't5'}", "on_the_fly"), song)
     assert {name: ids.tolist() for name, ids in features.items()} == {
         "text_ids": [4, 5, 1], "genre_ids": [7, 1], "description_ids": []}
 
@@ -93,6 +98,6 @@ def test_names_that_are_none(tmp_path, save_text_encoder):
 
 def test_unknown_section_tags_are_noted():
     song = Song("id", None, "group", lyrics="[Blorp]\nla\n[Blorp]\n[verse]\nla")
-    features, notes = texts.encode(texts.get_text_encoder("bytes"), song)
+    features, notes = encode(texts.get_text_encoder("bytes"), song)
     assert len(notes) == 1 and "[Blorp]" in notes[0]
     assert features.keys() == {"text_ids", "section_ids", "line_ids", "genre_ids", "description_ids"}

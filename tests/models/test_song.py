@@ -13,7 +13,8 @@ from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.layers import decoding
 from autosong_jax.layers.transformer import Transformer, TransformerConfig
 from autosong_jax.models.song import SongModel
-from autosong_jax.sources.memory import IdSource, Memory, StateSource
+from autosong_jax.sources.memory import Memory
+from autosong_jax.sources.text.module import IdSource, StateSource
 
 K, V, T, B = 3, 11, 5, 2
 DECODER = TransformerConfig(width=16, heads=2, layers=2, mlp_width=32, max_positions=64)

@@ -11,7 +11,8 @@ from autosong_jax.layers.transformer import TransformerConfig
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.loss import codebook_sums
 from autosong_jax.objectives.masked_spans import MaskedSpans
-from autosong_jax.sources.memory import Memory, StateSource
+from autosong_jax.sources.memory import Memory
+from autosong_jax.sources.text.module import StateSource
 
 B, T, K, V = 4, 23, 3, 9
 ENDS = np.array([False, True, False, False])  # song 1 ends in its window

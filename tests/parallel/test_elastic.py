@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_fewer_devices_and_with_more_again(config, trainer_of
     dataset = SongDataset(config.data.path, "train")
     batches = train_batches(
         dataset, batch_size=config.data.batch_size, frames=12, seed=config.seed, end_of_song=True,
-        sources={name: source.max_length for name, source in config.sources.items()})
+        sources=config.sources)
     checkpoints = Checkpoints(tmp_path, keep_last=9)
 
     def steps(shape, state, first, last):

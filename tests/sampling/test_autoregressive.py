@@ -15,7 +15,7 @@ from autosong_jax.sampling import autoregressive
 from autosong_jax.sampling.autoregressive import Request, Sampler
 from autosong_jax.sampling.guidance import branches
 from autosong_jax.sampling.tokens import Choice
-from autosong_jax.sources.memory import IdSource
+from autosong_jax.sources.text.module import IdSource
 
 K, V, T, B = 2, 9, 6, 3
 DECODER = TransformerConfig(width=16, heads=2, layers=1, mlp_width=32)

@@ -56,7 +56,7 @@ def test_a_step_of_training_and_of_validation(config_of, on_gpu, objective, fram
         config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern, mesh)
     batch = put_batch(train_batches(
         dataset, batch_size=config.data.batch_size, frames=frames, seed=0, end_of_song=True,
-        sources={name: source.max_length for name, source in config.sources.items()})[0], mesh)
+        sources=config.sources)[0], mesh)
     assert attention_calls(trainer.train_step, trainer.abstract, trainer.frozen, batch) == {
         "fmhaSoftmax", "fmhaSoftmaxBackward"}
     assert attention_calls(trainer.eval_step, trainer.abstract.params, trainer.frozen, batch) == {"fmhaSoftmax"}

@@ -26,7 +26,7 @@ def run_steps(config, mesh, steps=3):
         config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern, mesh)
     batches = train_batches(
         dataset, batch_size=config.data.batch_size, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
-        sources={name: source.max_length for name, source in config.sources.items()})
+        sources=config.sources)
     trained, frozen = partition(trainer.fresh(config.seed, {}), config.train.trainable)
     before = jax.tree.map(np.array, frozen)
     frozen = jax.tree.map(lambda x, target: x.astype(target.dtype), frozen, trainer.frozen)
@@ -76,7 +76,7 @@ def test_no_device_computes_the_whole_batch(toy_config, shape):
     trainer = make_trainer(
         config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern, mesh)
     batch = train_batches(dataset, batch_size=88, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
-                          sources={name: source.max_length for name, source in config.sources.items()})[0]
+                          sources=config.sources)[0]
     program = trainer.train_step.lower(trainer.abstract, trainer.frozen, batch).compile().as_text()
     arrays = re.findall(r"(?:f32|bf16)\[([\d,]+)\]", program)
     assert str(88 // (shape[0] * shape[1])) in {array.split(",")[0] for array in arrays}

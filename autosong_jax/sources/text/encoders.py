@@ -71,6 +71,11 @@ class TextEncoderInfo:
         """Whether what a model reads are the states of a frozen encoder."""
         return self.kind != "ids"
 
+    @property
+    def as_read(self) -> "TextEncoderInfo":
+        """Of what a model reads: of states where records hold tokens."""
+        return dataclasses.replace(self, kind="states") if self.frozen else self
+
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `text_encoder.json` into a directory that exists."""
         text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)

@@ -4,29 +4,30 @@ import numpy as np
 import pytest
 
 from autosong_jax.errors import UserError
-from autosong_jax.sampling.conditions import Conditions
 from autosong_jax.sources.chroma import pitch_classes as chroma
 from autosong_jax.sources.text.encoders import get_text_encoder
+from autosong_jax.sources.user import UserConditions
 from configs import default
 
 RATE = 800
 
 
 @pytest.fixture
-def conditions():
+def conditions(request):
     config = default.base()
+    config.model.dropped = getattr(request, "param", "absent")
     sizes = {"width": 0, "heads": 0, "layers": 0}
     config.sources = {"chroma": default.source(kind="chroma", max_length=3, **sizes),
                       "lyrics": default.source(max_length=8, **sizes)}
     encoder = get_text_encoder("bytes")
-    return Conditions(config, encoder.info, lambda: encoder, RATE)
+    return UserConditions(config, encoder.info, lambda: encoder, RATE)
 
 
 def test_a_window_hears_its_own_part_of_a_melody(conditions):
     notes = [60, 64, 67, 71, 62]  # for 6 hops each
     time = np.arange(6 * chroma.HOP) / RATE
     audio = np.concatenate([np.sin(2 * np.pi * 110 * 2 ** ((note - 45) / 12) / 8 * time) for note in notes])
-    sources = conditions.encode([{"chroma": audio[None].astype(np.float32), "lyrics": "la"}])
+    sources = conditions.encode([{"melody": audio[None].astype(np.float32), "lyrics": "la"}])
     classes = sources["chroma"]["chroma"][0]
     assert len(classes) == 1 + len(audio) // chroma.HOP
     hop = chroma.HOP / RATE
@@ -37,9 +38,8 @@ def test_a_window_hears_its_own_part_of_a_melody(conditions):
         assert window["lyrics"] is sources["lyrics"]
 
 
-@pytest.mark.parametrize(("dropped", "slots"), [("absent", 0), ("null", 3)])
-def test_no_melody(conditions, dropped, slots):
-    conditions._config.model.dropped = dropped
+@pytest.mark.parametrize(("conditions", "slots"), [("absent", 0), ("null", 3)], indirect=["conditions"])
+def test_no_melody(conditions, slots):
     source = conditions.at(conditions.encode([{}, {}]), 99.0)["chroma"]
     np.testing.assert_array_equal(source["chroma"], np.zeros((2, 3)))
     np.testing.assert_array_equal(source["length"], [slots] * 2)
@@ -52,9 +52,9 @@ def test_no_melody(conditions, dropped, slots):
     (np.full((2, 800), np.nan, np.float32), "the melody holds NaN")])
 def test_a_melody_that_is_no_audio(conditions, melody, words):
     with pytest.raises(UserError, match=words):
-        conditions.encode([{"chroma": melody}])
+        conditions.encode([{"melody": melody}])
 
 
 def test_what_the_model_does_not_know(conditions):
-    with pytest.raises(UserError, match="genre was given, but the model was not trained with it: expected chroma, lyr"):
+    with pytest.raises(UserError, match="genre was given, but the model was not trained with it: expected lyrics, mel"):
         conditions.encode([{"genre": "pop"}])

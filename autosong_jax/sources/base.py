@@ -1,0 +1,132 @@
+"""What a kind of source is to everything but the model: to records, batches and users. Imports no jax.
+
+Letters: B batch, L slots of a source.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import ml_collections
+import numpy as np
+
+from autosong_jax.cli import log
+from autosong_jax.sources.text.encoders import TextEncoderInfo
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """An array of a record. Of its shape, what differs from song to song is None; `encoding` is how TFDS stores it."""
+
+    shape: tuple[int | None, ...]
+    dtype: Any
+    encoding: str = "none"  # none | bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of an array of a batch, for one song: the axis B stands before it."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+    """One source: what a record holds of it, what a batch does, and how a song or a user gives it.
+
+    A kind of source is a subclass in a folder of its own, `spec.py`, beside `module.py`, the part of the model that
+    reads its arrays; `sources.spec` lists the kinds.
+
+    Attributes:
+      name: of the source, one of `names`.
+      text: the text encoder that the texts of songs go through.
+      sample_rate: Hz, of the audio of songs; None where nobody gives audio.
+      max_length: L; None where only records are of interest.
+      dropped: what a dropped source leaves in the memory of the model, see `memory.SourceEncoders`.
+    """
+
+    name: str
+    text: TextEncoderInfo
+    sample_rate: int | None = None
+    max_length: int | None = None
+    dropped: str = "absent"
+
+    names: ClassVar[tuple[str, ...]]  # that sources of this kind may have
+
+    @property
+    def argument(self) -> str | None:
+        """What a user gives it as; None if it is not for users to give."""
+        return self.name
+
+    def features(self) -> dict[str, Feature]:
+        """What a record holds of it, by the feature's name; nothing by default."""
+        return {}
+
+    def export(self, texts: Mapping[str, str], audio: Callable[[], np.ndarray], encoder: Any) -> Arrays:
+        """Those features of a song.
+
+        Args:
+          texts: the texts of the song by name, "" where there is none.
+          audio: gives its audio, float32 [channels, samples].
+          encoder: of texts, which `text` describes.
+        """
+        del texts, audio, encoder
+        return {}
+
+    def arrays(self) -> dict[str, ArraySpec]:
+        """What a batch holds of it beside its length, and `module` reads."""
+        raise NotImplementedError
+
+    def layout(self) -> dict[str, ArraySpec]:
+        """All that a batch holds of it: `arrays`, and "length", the slots that count."""
+        return {**self.arrays(), "length": ArraySpec((), np.int32)}
+
+    def cut(self, record: Mapping[str, Any], seconds: float) -> Arrays:
+        """The arrays of the window that begins so far into a song; of more slots than L, the first L are read.
+
+        Args:
+          record: as `data.schema` has it.
+          seconds: from the beginning of the song.
+        """
+        raise NotImplementedError
+
+    def from_user(self, given: Any, encoder: Callable[[], Any]) -> Arrays:
+        """What a user gives, or None, as arrays and "length": those of a song as a whole, of which `at` makes a window.
+
+        Args:
+          given: a text, or float32 [channels, samples].
+          encoder: gives the encoder of texts, which `text` describes.
+
+        Raises:
+          UserError: it is nothing that this source can be made of.
+        """
+        raise NotImplementedError
+
+    def at(self, arrays: Arrays, seconds: float) -> Arrays:
+        """The arrays [B, L, ...] of windows that begin so far into songs, from those that `from_user` gave, stacked."""
+        del seconds
+        return arrays
+
+    def module(self, config: ml_collections.ConfigDict, dtype: str, *, rngs: Any) -> Any:
+        """What reads the arrays, an `nnx.Module`: {array: [B, L, ...], "length": int [B]} -> [B, L, the model's width].
+
+        Args:
+          config: of the model.
+          dtype: of the computation.
+          rngs: `nnx.Rngs`, of its parameters.
+        """
+        raise NotImplementedError
+
+    def fitted(self, arrays: Arrays) -> Arrays:
+        """Arrays [any length, ...] as those of a batch: cut or padded to L, with their "length"."""
+        length = len(next(iter(arrays.values())))
+        if length > self.max_length:
+            log.warning("%s of length %d: the model reads the first %d", self.name, length, self.max_length)
+        fitted = {}
+        for name, array in arrays.items():
+            fitted[name] = np.zeros((self.max_length, *array.shape[1:]), array.dtype)
+            fitted[name][:length] = array[:self.max_length]
+        return {**fitted, "length": np.int32(min(length, self.max_length))}

@@ -1,0 +1,41 @@
+"""The kinds of sources by the name that a config gives them. Another kind is another folder and a line here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from autosong_jax.errors import UserError
+from autosong_jax.sources.base import SourceSpec
+from autosong_jax.sources.chroma.spec import ChromaSpec
+from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.sources.text.spec import TextSpec
+
+SOURCES: dict[str, type[SourceSpec]] = {"text": TextSpec, "chroma": ChromaSpec}
+IN_RECORDS = ("text",)  # the kinds that records of every dataset hold
+
+
+def source_specs(sources: Mapping[str, Any], text: TextEncoderInfo, sample_rate: int | None = None,
+                 dropped: str = "absent") -> dict[str, SourceSpec]:
+    """The sources of a model by name.
+
+    Args:
+      sources: those of its config: of each `kind` and `max_length` are read.
+      text, sample_rate, dropped: see `SourceSpec`.
+
+    Raises:
+      UserError: if a source is of no known kind, or its kind has no source of that name.
+    """
+    specs = {}
+    for name, source in sources.items():
+        kind = SOURCES.get(source.kind)
+        if kind is None:
+            raise UserError(f"sources.{name}.kind {source.kind!r}: expected one of {', '.join(SOURCES)}")
+        if name not in kind.names:
+            raise UserError(f"a source {name!r} of kind {source.kind}: expected one of {', '.join(kind.names)}")
+        specs[name] = kind(name, text, sample_rate, source.max_length, dropped)
+    return specs
+
+
+def record_specs(text: TextEncoderInfo, kinds: Iterable[str] = IN_RECORDS, sample_rate: int | None = None
+                 ) -> list[SourceSpec]:
+    """All sources of those kinds, as records hold them."""
+    return [SOURCES[kind](name, text, sample_rate) for kind in kinds for name in SOURCES[kind].names]
