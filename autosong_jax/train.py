@@ -59,11 +59,12 @@ def main() -> int:
     outputs.check_directory(pathlib.Path(FLAGS.workdir), "--workdir")
     compiled.keep()
     from autosong_jax.parallel import distributed
+    from autosong_jax.sampling.samples import SampleWriter
     from autosong_jax.training import loop
 
     with distributed.joined():
         try:
-            step = loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED)
+            step = loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED, SampleWriter)
             cli.log.info("Trained to step %d; let it sing with\n  python -m autosong_jax.generate --workdir=%s "
                          "--lyrics=lyrics.txt --output=song.wav", step, shlex.quote(FLAGS.workdir))
         except loop.Stopped as stopped:

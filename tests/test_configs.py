@@ -14,9 +14,9 @@ from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import window_pattern
 from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import make_trainer
+from autosong_jax.workdir.workdir import window_pattern
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("*.py"))
 # Parameters of MusicGen's decoders with their embeddings and heads (Hugging Face's count of the released models).

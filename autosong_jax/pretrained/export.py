@@ -8,20 +8,17 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
 from autosong_jax import config as config_file
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import abstract_model
 from autosong_jax.pretrained import musicgen
-from autosong_jax.sampling.song import read_codec_facts
 from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
-from autosong_jax.workdir.checkpoints import load_weights
+from autosong_jax.workdir.workdir import Workdir
 
 
 def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -> str:
@@ -40,16 +37,14 @@ def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -
       UserError: the workdir holds no trained model, the directory is not empty or cannot be written, or the model is no
         MusicGen.
     """
-    config = config_file.load(workdir / "config.json")
-    facts, text = read_codec_facts(workdir / "codec"), TextEncoderInfo.load(workdir)
+    model = Workdir(workdir)
+    facts, text, config = model.codec.facts(), model.text, model.merged_config
     difference = musicgen.difference(config, facts, text)
     if form == "musicgen" and difference:
         raise UserError(f"{workdir} is no MusicGen: {difference}; export it with --format=autosong")
     form = ("autosong" if difference else "musicgen") if form == "auto" else form
-    _, abstract = abstract_model(config, facts, text)
     with files.writing(directory, "--export"):
-        params, step = load_weights(workdir, config, jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract))
-        config.lora.rank = 0  # merged
+        params, step = model.read_weights()
         directory.mkdir(parents=True, exist_ok=True)
         if form == "musicgen":
             _write_musicgen(workdir, directory, config, facts, params)

@@ -11,8 +11,10 @@ import ml_collections
 from autosong_jax import config as config_file
 from autosong_jax import inputs
 from autosong_jax.codecs.encodec.codec import EncodecCodec
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import abstract_model, held_in
+from autosong_jax.models.build import abstract_model, compute_dtype, held_in
+from autosong_jax.models.song import SongModel
 from autosong_jax.parallel.sharding import make_mesh, tree_shardings
 from autosong_jax.pretrained import audiocraft, musicgen
 from autosong_jax.sources.text import frozen as frozen_text
@@ -21,6 +23,7 @@ from autosong_jax.sources.text.frozen import FrozenTextEncoder
 from autosong_jax.weights import files, shapes
 from autosong_jax.weights.files import Tensors
 from autosong_jax.workdir.checkpoints import save_weights
+from autosong_jax.workdir.workdir import ModelContext, assemble
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,17 @@ class Released:
         else:
             shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(device), shapes)
         return graph, musicgen.load(held_in(dtype, shapes), self.config, self.tensors, shardings)
+
+    @property
+    def context(self) -> ModelContext:
+        """What the model is used with."""
+        return ModelContext(self.config, CodecInfo.of(self.codec.description), self.text.info, lambda: self.codec,
+                            lambda: self.text)
+
+    def load_model(self) -> SongModel:
+        """The model, `unstacked`, on one device and ready to compute there."""
+        _, params = self.load(compute_dtype(self.config.model.dtype), jax.devices()[0])
+        return assemble(self.config, self.context.codec, self.text.info, params)
 
     def write(self, workdir: pathlib.Path) -> None:
         """Makes `workdir` a workdir with these weights as its checkpoint 0.

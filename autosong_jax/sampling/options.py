@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from autosong_jax.errors import UserError
+from autosong_jax.objectives.table import OBJECTIVES
 from autosong_jax.sampling.masked import Plan
 from autosong_jax.sampling.tokens import Choice
 
@@ -95,6 +96,11 @@ class SamplingOptions:
         if not 0 < self.duration <= MAX_SECONDS:
             raise UserError(f"duration {self.duration}: expected more than 0 s, and at most {MAX_SECONDS}")
         return round(self.duration * frame_rate)
+
+    def check(self, config: ml_collections.ConfigDict, num_codebooks: int) -> None:
+        """Raises UserError where a model of `config` could not sing with these options."""
+        if "masked_spans" in OBJECTIVES[config.objective.name]:
+            self.plan(config, num_codebooks)
 
     def plan(self, config: ml_collections.ConfigDict, num_codebooks: int) -> Plan:
         """How a masked model samples. Raises UserError for values that mean nothing."""

@@ -6,24 +6,19 @@ Letters: B songs, T frames, K codebooks, V codebook size, L length of a source.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import nnx
 from jax import Array
 
-from autosong_jax import config as config_file
 from autosong_jax.audio import io
 from autosong_jax.cli import progress
-from autosong_jax.codebooks.patterns import Pattern, get_pattern
-from autosong_jax.codecs.codec import Codec, load_codec
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.codec import Codec
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import abstract_model, compute_dtype, held_in
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.table import OBJECTIVES
 from autosong_jax.pretrained import released
@@ -31,11 +26,8 @@ from autosong_jax.sampling.drafts import Draft, next_window
 from autosong_jax.sampling.edits import timeline
 from autosong_jax.sampling.options import DEFAULTS, SamplingOptions, Song
 from autosong_jax.sampling.windows import WINDOWS, encode
-from autosong_jax.sources.text import frozen as frozen_text
-from autosong_jax.sources.text.encoders import TextEncoder, TextEncoderInfo, rebuild_text_encoder
-from autosong_jax.sources.text.frozen import FrozenTextEncoder
 from autosong_jax.sources.user import UserConditions
-from autosong_jax.workdir.checkpoints import load_weights
+from autosong_jax.workdir.workdir import ModelContext, Workdir, window_pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,24 +42,20 @@ class Singer:
     """A trained model that sings: `generate` for songs, `sing` for codes alone.
 
     Args:
-      config: of the run.
-      text: which text encoder it was trained with.
+      context: what the model is used with; its codec and text encoder are loaded when they are first needed.
       model: `unstacked`.
-      facts: the fields of the codec's `CodecInfo`.
-      load_codec, load_text_encoder: give them; called when they are first needed.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, text: TextEncoderInfo, model: SongModel,
-                 facts: Mapping[str, Any], load_codec: Callable[[], Codec],
-                 load_text_encoder: Callable[[], TextEncoder | FrozenTextEncoder]):
-        self.config, self._facts, self._load_codec = config, facts, load_codec
-        self._conditions = UserConditions(config, text, load_text_encoder, facts["sample_rate"])
+    def __init__(self, context: ModelContext, model: SongModel):
+        self.config, self._context = context.config, context
+        self._conditions = UserConditions(context.config, context.text, context.load_text_encoder,
+                                          context.codec.sample_rate)
         self.encode_conditions = self._conditions.encode
         self.replace_weights(model)
         self.source_names = model.source_names
-        self.pattern = window_pattern(config, facts)
-        self._windows = {name: WINDOWS[name](self._graph, config, self.pattern)
-                         for name in OBJECTIVES[config.objective.name]}
+        self.pattern = context.pattern
+        self._windows = {name: WINDOWS[name](self._graph, self.config, self.pattern)
+                         for name in OBJECTIVES[self.config.objective.name]}
 
     def replace_weights(self, model: SongModel) -> None:
         """Sings with `model` (`unstacked`) from now on; nothing is compiled anew for a model of the same shape."""
@@ -80,22 +68,22 @@ class Singer:
     @functools.cached_property
     def codec(self) -> Codec:
         """The codec. Raises UserError if it cannot be used here."""
-        return self._load_codec()
+        return self._context.load_codec()
 
     @property
     def frame_rate(self) -> float:
         """Frames a second."""
-        return self._facts["frame_rate"]
+        return self._context.codec.frame_rate
 
     @property
     def num_codebooks(self) -> int:
         """K."""
-        return self._facts["num_codebooks"]
+        return self._context.codec.num_codebooks
 
     @property
     def codebook_size(self) -> int:
         """V."""
-        return self._facts["codebook_size"]
+        return self._context.codec.codebook_size
 
     def generate(self, lyrics: str | Sequence[str] | None = None, genre: str | Sequence[str] | None = None,
                  description: str | Sequence[str] | None = None, *, melody: np.ndarray | None = None, seed: int = 0,
@@ -168,7 +156,7 @@ class Singer:
                             "trained to sing step by step (objective next_step or both)")
         if not _same_codec(self, singer):
             raise UserError("a model over another codec cannot help: expected one that was trained on codes of "
-                            f"{self._facts['name']} with the same codebooks")
+                            f"{self._context.codec.name} with the same codebooks")
         return Helper(singer, singer.encode_conditions([
             {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs]))
 
@@ -255,7 +243,7 @@ class Singer:
         """
         params, sources = judged_by
         model = nnx.merge(self._graph, params)
-        pattern = _pattern(self.config, codes.shape[1], self._facts)
+        pattern = window_pattern(self.config, self._context.codec.facts(), codes.shape[1])
         memory = encode(model, sources, np.ones((1, len(self.source_names)), bool), len(codes))
         logits = model(pattern.interleave(codes, model.special)[:, :-1], memory, codebook=stage)
         # The logits of a step are those before it.
@@ -347,60 +335,16 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
     """
     directory = released.locate(source, flag)
     if released.is_released(directory):
-        return _load_released(released.read(str(source), flag))
-    config = config_file.load(directory / "config.json")
-    text, facts = TextEncoderInfo.load(directory), read_codec_facts(directory / "codec")
-    _, abstract = abstract_model(config, facts, text)
-    if not config.lora.rank:  # which is merged into float32
-        abstract = held_in(compute_dtype(config.model.dtype), abstract)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-    params, _ = load_weights(directory, config, target)
-    config.lora.rank = 0  # it is merged now
-    graph, _ = abstract_model(config, facts, text)
-    return Singer(config, text, nnx.merge(graph, params).unstacked(consume=True), **parts_of(directory, text))
-
-
-def _load_released(model: released.Released) -> Singer:
-    graph, params = model.load(compute_dtype(model.config.model.dtype), jax.devices()[0])
-    return Singer(model.config, model.text.info, nnx.merge(graph, params).unstacked(consume=True),
-                  CodecInfo.of(model.codec.description).facts(), lambda: model.codec, lambda: model.text)
-
-
-def parts_of(workdir: pathlib.Path, text: TextEncoderInfo) -> dict[str, Any]:
-    """The arguments of `Singer` that a workdir holds beside config and weights."""
-    def load_text_encoder() -> TextEncoder | FrozenTextEncoder:
-        return frozen_text.load(workdir) if text.frozen else rebuild_text_encoder(text)
-
-    return {"facts": read_codec_facts(workdir / "codec"), "load_codec": lambda: load_codec(workdir / "codec"),
-            "load_text_encoder": load_text_encoder}
-
-
-def read_codec_facts(directory: pathlib.Path) -> dict[str, Any]:
-    """The fields of the `CodecInfo` of a codec's directory. Raises UserError where there is none."""
-    return CodecInfo.load(directory).facts()
-
-
-def window_pattern(config: ml_collections.ConfigDict, codec: Mapping[str, Any]) -> Pattern:
-    """The pattern of a training window of `config.data.seconds`."""
-    return _pattern(config, max(round(config.data.seconds * codec["frame_rate"]), 1), codec)
-
-
-def _pattern(config: ml_collections.ConfigDict, frames: int, codec: Mapping[str, Any]) -> Pattern:
-    pattern = get_pattern(config.model.pattern, frames, codec["num_codebooks"], config.model.delays)
-    positions = pattern.num_steps
-    if config.model.fusion == "prefix":
-        positions += sum(source.max_length for source in config.sources.values())
-    if config.model.positions == "learned" and positions > config.model.max_positions:
-        raise UserError(f"model.max_positions {config.model.max_positions}: windows of "
-                        f"{frames / codec['frame_rate']:g} s with these sources take {positions}; raise it, or shorten "
-                        "data.seconds")
-    return pattern
+        model = released.read(str(source), flag)
+        return Singer(model.context, model.load_model())
+    workdir = Workdir(directory)
+    return Singer(workdir.context, workdir.load_model())
 
 
 def _same_codec(one: Singer, other: Singer) -> bool:
     """Whether codes mean the same to both; codecs without a digest of their codebooks are tried."""
-    if one._facts != other._facts:
+    info = one._context.codec
+    if info != other._context.codec:
         return False
     codes = np.random.default_rng(0).integers(one.codebook_size, size=(8, one.num_codebooks))
-    return "digest" in one._facts or np.array_equal(one.codec.decode(codes), other.codec.decode(codes))
+    return info.digest is not None or np.array_equal(one.codec.decode(codes), other.codec.decode(codes))

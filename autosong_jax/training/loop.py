@@ -26,20 +26,20 @@ from autosong_jax.models.build import build_model
 from autosong_jax.objectives.objective import Objective
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, put_batch
-from autosong_jax.sampling.options import DEFAULTS
-from autosong_jax.sampling.song import window_pattern
 from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.ahead import Laps, compile_ahead
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
-from autosong_jax.training.samples import SampleWriter
 from autosong_jax.training.start import check_shapes, open_base, start
 from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_trainer
-from autosong_jax.training.workdir import check_workdir, prepare_workdir
 from autosong_jax.weights.trainable import Parameters, combine
 from autosong_jax.workdir.checkpoints import Checkpoints, latest_step
+from autosong_jax.workdir.runs import check_workdir, prepare_workdir
+from autosong_jax.workdir.workdir import window_pattern
 
 MANY = 10**7  # parameters, for a CPU
+# (parameters, step, (step, name, audio float32 [channels, samples], Hz) -> None, which is given the audio)
+WriteSamples = Callable[[Parameters, int, Callable[[int, str, np.ndarray, int], None]], None]
 
 
 class Stopped(Exception):
@@ -58,16 +58,19 @@ class Run:
     writer: MetricsWriter
     text_states: Callable[[Batch], Batch]  # of the sources of a batch, what is left to do for their texts
     validation: Any  # batches of the validation split, or None
-    samples: SampleWriter
+    write_samples: WriteSamples | None
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: float | None = None) -> int:
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: float | None = None,
+          make_samples: Callable[[ml_collections.ConfigDict, pathlib.Path, Any], WriteSamples] | None = None) -> int:
     """Trains until `config.train.steps`, from the newest checkpoint in `workdir`, or from `config.init` or nothing.
 
     Args:
       config: see `configs/default.py`.
       workdir: where everything goes.
       started: when the command began, by `time.perf_counter`; by default now.
+      make_samples: (config, workdir, the model without its parameters) -> what writes samples during training; None
+        writes none.
 
     Returns:
       The step that the run is at: more than `config.train.steps` if it had gone further before.
@@ -97,8 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
 
     trainer = make_trainer(config, create_model, pattern, mesh)
     _check_memory(trainer)
-    if config.train.sample_every and "masked_spans" in trainer.objectives:
-        DEFAULTS.plan(config, dataset.codec["num_codebooks"])  # wrong, it would stop the run at the first samples
+    write_samples = make_samples and make_samples(config, workdir, trainer.graph)
     if base:
         check_shapes(base, trainer)
     texts = text_states(dataset.path, mesh)
@@ -128,7 +130,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     if config.train.eval_every and sum(schema.read_dataset_info(config.data.path)[1].get("validation", ())):
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
     run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), texts, validation,
-              SampleWriter(config, workdir, trainer.graph))
+              write_samples)
     laps.lap("weights")
     try:
         if step_function:
@@ -178,9 +180,9 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps:
             validation_loss = _evaluate(run, state, step) if evaluate else None
             if save:
                 run.checkpoints.save(state, step, validation_loss)
-            sample = _due(step, train.sample_every)
+            sample = run.write_samples is not None and _due(step, train.sample_every)
             if sample:
-                run.samples.write(combine(state.average, run.frozen), step, run.writer)
+                run.write_samples(combine(state.average, run.frozen), step, run.writer.write_audio)
             if evaluate or save or sample:
                 interval.start()
             if stopping:

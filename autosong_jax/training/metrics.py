@@ -5,12 +5,12 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
-from autosong_jax.errors import UserError
+from autosong_jax.workdir.runs import writing
 
 # Peak dense bfloat16 FLOP/s by the device kind that JAX names, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -122,13 +122,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf
     except (ValueError, LookupError, TypeError):
         return math.inf
-
-
-@contextlib.contextmanager
-def writing(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes a failure to write there a UserError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written any more ({error}): make room there, or repair it, and "
-                        "start the same command again, which goes on from the newest checkpoint") from error

@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import AbstractMesh
 
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema
 from autosong_jax.data.dataset import batch_layout
 from autosong_jax.layers.platform import planned_for
@@ -24,10 +25,10 @@ from autosong_jax.models.build import build_model
 from autosong_jax.parallel.memory import GRADIENTS, KEPT, WORKING, Buffer, Cuts, peak, total
 from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
 from autosong_jax.parallel.topology import Kind, abstract_mesh
-from autosong_jax.sampling.song import read_codec_facts, window_pattern
 from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import DIRECTORY, TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import Trainer, make_trainer
+from autosong_jax.workdir.workdir import window_pattern
 
 GIB = 2**30
 # By platform: for each byte of the working set, what the compiler takes beside it for copies, softmaxes that it does
@@ -84,7 +85,7 @@ def songs_of(config: ml_collections.ConfigDict, name: str) -> Songs:
     if path.parts:
         if config.data.path:
             schema.read_dataset_info(path)  # says how to make one where there is none
-        codec, text, source = read_codec_facts(path / "codec"), TextEncoderInfo.load(path), f"those of {path}"
+        codec, text, source = CodecInfo.load(path / "codec").facts(), TextEncoderInfo.load(path), f"those of {path}"
         codec_name = codec.get("name") or codec.get("kind") or "its codec"
     else:
         (codec_name, codebooks, size, rate), text = _MEANT_FOR.get(name, (_ENCODEC_32KHZ, None))

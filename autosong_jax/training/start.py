@@ -1,63 +1,36 @@
 """How a run begins: from its own checkpoint, from another workdir's weights, or from nothing."""
 
-import dataclasses
 import pathlib
 
 import jax
 import ml_collections
-import numpy as np
 from flax.traverse_util import flatten_dict
 
-from autosong_jax import config as config_file
 from autosong_jax.cli import log
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.layers import lora
-from autosong_jax.models.build import abstract_model
 from autosong_jax.parallel.sharding import put
-from autosong_jax.sampling.song import read_codec_facts
-from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.training.step import Trainer, TrainState
-from autosong_jax.training.workdir import same_codec, same_text_encoder, source_shapes
 from autosong_jax.weights.trainable import Parameters, combine, partition
-from autosong_jax.workdir.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_frozen
+from autosong_jax.workdir.checkpoints import Checkpoints, latest_step, load_frozen, save_frozen
+from autosong_jax.workdir.runs import same_codec, same_text_encoder, source_shapes
+from autosong_jax.workdir.workdir import Workdir
 
 # Fields of config.model that may differ from the base's: they change neither the parameters nor what is done with them.
 FREE = ("dropout", "dtype", "pattern", "delays")
 
 
-@dataclasses.dataclass(frozen=True)
-class Base:
-    """The model that a run starts from.
-
-    Attributes:
-      workdir: where it is.
-      config: what its `config.json` says.
-      abstract: shapes and dtypes of its parameters, LoRA's among them.
-    """
-
-    workdir: pathlib.Path
-    config: ml_collections.ConfigDict
-    abstract: Parameters
-
-    def load(self) -> Parameters:
-        """Its weights with LoRA merged, float32, in the host's memory."""
-        log.info("Starting from %s", self.workdir)
-        on_host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), self.abstract)
-        return load_weights(self.workdir, self.config, on_host)[0]
-
-
-def open_base(config: ml_collections.ConfigDict, dataset: SongDataset) -> Base:
+def open_base(config: ml_collections.ConfigDict, dataset: SongDataset) -> Workdir:
     """The model in `config.init.workdir`, once it is sure that its codes and texts are those of the dataset.
 
     Raises:
       UserError: if they are not, it is no trained model, or a run with `config` would use its parameters otherwise.
     """
-    workdir = pathlib.Path(config.init.workdir)
-    old = config_file.load(workdir / "config.json")
+    base = Workdir(config.init.workdir)
+    workdir, text = base.directory, base.text
     if latest_step(workdir) is None:
         raise UserError(f"init.workdir {workdir} holds no finished checkpoint: expected a model trained or converted")
-    text = TextEncoderInfo.load(workdir)
     if not same_text_encoder(text, dataset.text):
         raise UserError(f"init.workdir {workdir} reads texts by {text.name} (revision {text.revision}), the dataset "
                         f"{dataset.path} by {dataset.text.name} (revision {dataset.text.revision}): export the songs "
@@ -65,13 +38,11 @@ def open_base(config: ml_collections.ConfigDict, dataset: SongDataset) -> Base:
     if not same_codec(workdir / "codec", dataset.path / "codec"):
         raise UserError(f"init.workdir {workdir} has another codec than the dataset {dataset.path}: export the songs "
                         f"with --codec={workdir}/codec")
-    _, abstract = abstract_model(old, read_codec_facts(workdir / "codec"), text)
-    base = Base(workdir, old, abstract)
     _check_same_use(config, base)
     return base
 
 
-def _check_same_use(config: ml_collections.ConfigDict, base: Base) -> None:
+def _check_same_use(config: ml_collections.ConfigDict, base: Workdir) -> None:
     """What the shapes of parameters do not show, such as heads and norms."""
     old, new = base.config, config
     fields = [(f"model.{name}", value, new.model.get(name)) for name, value in old.model.items() if name not in FREE]
@@ -80,11 +51,11 @@ def _check_same_use(config: ml_collections.ConfigDict, base: Base) -> None:
                for name, shape in source_shapes(old).items()]
     for name, of_base, given in fields:
         if of_base != given:
-            raise UserError(f"init.workdir {base.workdir} has {name} {of_base}, the config {given}: give what the base "
-                            "has")
+            raise UserError(f"init.workdir {base.directory} has {name} {of_base}, the config {given}: give what the "
+                            "base has")
 
 
-def check_shapes(base: Base, trainer: Trainer) -> None:
+def check_shapes(base: Workdir, trainer: Trainer) -> None:
     """Raises UserError if the model of `trainer` has no place for a parameter of the base."""
     params = combine(trainer.abstract.params, trainer.frozen)
     shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
@@ -92,19 +63,22 @@ def check_shapes(base: Base, trainer: Trainer) -> None:
     for path, leaf in flatten_dict(merged, sep="/").items():
         if shapes.get(path) != leaf.shape:
             found = f"has {list(shapes[path])}" if path in shapes else "lacks it"
-            raise UserError(f"init.workdir {base.workdir} holds the parameter {path} of shape {list(leaf.shape)}, but "
-                            f"the model of this config {found}: give the sources and sizes that the base has")
+            raise UserError(f"init.workdir {base.directory} holds the parameter {path} of shape {list(leaf.shape)}, "
+                            f"but the model of this config {found}: give the sources and sizes that the base has")
 
 
 def start(config: ml_collections.ConfigDict, trainer: Trainer, checkpoints: Checkpoints, workdir: pathlib.Path,
-          base: Base | None) -> tuple[TrainState, Parameters]:
+          base: Workdir | None) -> tuple[TrainState, Parameters]:
     """The first state of a run, and the parameters that it does not train.
 
     That is the newest checkpoint; without one, the weights of `base` and for those that it lacks initial values. A
     checkpoint of a converted model has no state of an optimizer, which then starts anew.
     """
     if checkpoints.latest is None:
-        known = base.load() if base else {}
+        known = {}
+        if base:
+            log.info("Starting from %s", base.directory)
+            known, _ = base.read_weights()
         trained, frozen = partition(combine(trainer.fresh(config.seed, known), known), config.train.trainable)
         if frozen:
             save_frozen(workdir, frozen)

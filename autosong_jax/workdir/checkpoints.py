@@ -6,13 +6,14 @@ whole, until the disk damages it. Then the checkpoint before it counts.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import ml_collections
@@ -23,13 +24,31 @@ from autosong_jax.cli import log
 from autosong_jax.errors import UserError
 from autosong_jax.layers import lora
 from autosong_jax.parallel.sharding import put
-from autosong_jax.training.step import TrainState
 from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
 from autosong_jax.weights.trainable import Parameters, combine, partition
 from autosong_jax.workdir import digests
 
 T = TypeVar("T")
+
+
+class State(Protocol):
+    """What a run is at a step: a dataclass of these trees of arrays, or of their shapes or shardings.
+
+    Attributes:
+      step: int32 [].
+      params: what is trained.
+      ema: the moving average of `params`, or an empty tree.
+      optimizer: its state.
+    """
+
+    step: Any
+    params: Parameters
+    ema: Parameters
+    optimizer: Any
+
+
+S = TypeVar("S", bound=State)
 
 
 class Checkpoints:
@@ -71,7 +90,7 @@ class Checkpoints:
         """The step of the newest finished checkpoint."""
         return max(_finished_steps(self._directory), default=None)
 
-    def save(self, state: TrainState, step: int, validation_loss: float | None = None) -> None:
+    def save(self, state: State, step: int, validation_loss: float | None = None) -> None:
         """Starts to write `state`; waits first for the checkpoint before it, if that is still being written.
 
         Raises:
@@ -136,7 +155,7 @@ class Checkpoints:
                             f"({_reason(error)}): {earlier}; make room there, or repair it, and start the same command "
                             "again, which goes on from there") from error
 
-    def restore_newest(self, abstract: TrainState, shardings: TrainState) -> tuple[TrainState | Parameters, int]:
+    def restore_newest(self, abstract: S, shardings: S) -> tuple[S | Parameters, int]:
         """The state of the newest checkpoint that is whole and its step; of weights without a run, parameters alone.
 
         Damaged ones are renamed `STEP.damaged`, with a warning, so that training can write their steps again.
@@ -144,7 +163,7 @@ class Checkpoints:
         Raises:
           UserError: there is none that is whole, or it does not fit.
         """
-        def load(step: int) -> TrainState | Parameters:
+        def load(step: int) -> S | Parameters:
             if step == 0:  # no run's: those begin to save later
                 return self._load({"params": abstract.params}, {"params": shardings.params}, step)["params"]
             return self.restore(abstract, shardings, step)
@@ -154,15 +173,15 @@ class Checkpoints:
             _set_aside(self._directory / str(other))
         return loaded, step
 
-    def restore(self, abstract: TrainState, shardings: TrainState, step: int) -> TrainState:
+    def restore(self, abstract: S, shardings: S, step: int) -> S:
         """The state at `step`, on the devices that `shardings` says, whatever devices wrote it."""
         items = {"params": abstract.params, "optimizer": abstract.optimizer}
         targets = {"params": shardings.params, "optimizer": shardings.optimizer}
         if abstract.ema:
             items["ema"], targets["ema"] = abstract.ema, shardings.ema
         items = self._load(items, targets, step)
-        step_array = put(np.int32(step), shardings.step)
-        return TrainState(step_array, items["params"], items.get("ema", {}), items["optimizer"])
+        return dataclasses.replace(abstract, step=put(np.int32(step), shardings.step), params=items["params"],
+                                   ema=items.get("ema", {}), optimizer=items["optimizer"])
 
     def _load(self, items: dict[str, Any], shardings: dict[str, Any], step: int) -> dict[str, Any]:
         items = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), items, shardings)

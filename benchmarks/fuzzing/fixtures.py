@@ -94,15 +94,15 @@ def _workdir(workdir: pathlib.Path, dataset: pathlib.Path, fields: dict[str, obj
     """What training would leave: steps 1 and 2, their weights as they began."""
     from flax import nnx
 
+    from autosong_jax.codecs.info import CodecInfo
     from autosong_jax.models.build import build_model
-    from autosong_jax.sampling.song import read_codec_facts
     from autosong_jax.sources.text.encoders import TextEncoderInfo
     from autosong_jax.workdir import checkpoints
     from configs import default
 
     config = default.get_config("runlocal")
     config.update_from_flattened_dict(settings() | fields)
-    codec, text = read_codec_facts(dataset / "codec"), TextEncoderInfo.load(dataset)
+    codec, text = CodecInfo.load(dataset / "codec").facts(), TextEncoderInfo.load(dataset)
     model = build_model(config, codec, text, rngs=nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.split(model)[1])
     checkpoints.save_weights(workdir, params)

@@ -25,11 +25,12 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import window_pattern
+from autosong_jax.sampling.samples import SampleWriter
 from autosong_jax.training import loop
 from autosong_jax.training.step import make_trainer
-from autosong_jax.training.workdir import prepare_workdir
 from autosong_jax.workdir.checkpoints import Checkpoints, load_frozen, save_weights
+from autosong_jax.workdir.runs import prepare_workdir
+from autosong_jax.workdir.workdir import window_pattern
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}
@@ -170,7 +171,7 @@ def test_two_processes_of_two_devices_equal_one_of_four_and_read_each_its_rows(c
         PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])))
     assert statuses == [0, 0], "\n".join(outputs)
     on_devices(4)
-    loop.train(config, one)
+    loop.train(config, one, make_samples=SampleWriter)
     for a, b in zip(metrics_of(one), metrics_of(two), strict=True):
         assert a.pop("kind") == b.pop("kind") and b == pytest.approx(a, rel=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),

@@ -15,10 +15,10 @@ from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import AXES, make_mesh, put_batch, tree_shardings
-from autosong_jax.sampling.song import window_pattern
 from autosong_jax.sources.text.encoders import get_text_encoder
 from autosong_jax.training.step import make_optimizer, make_trainer
 from autosong_jax.workdir.checkpoints import Checkpoints
+from autosong_jax.workdir.workdir import window_pattern
 
 SHAPES = {"fsdp 8": (1, 8, 1), "data 2 x fsdp 2 x tensor 2": (2, 2, 2), "fsdp 4": (1, 4, 1),
           "data 2 x tensor 2": (2, 1, 2), "tensor 2": (1, 1, 2), "one device": (1, 1, 1)}

@@ -9,10 +9,10 @@ from flax.traverse_util import flatten_dict
 
 import autosong_jax
 from autosong_jax import config as config_file
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.models.build import abstract_model
 from autosong_jax.pretrained import released
-from autosong_jax.sampling.song import read_codec_facts
 from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.training import loop
 from autosong_jax.weights.trainable import partition
@@ -79,7 +79,7 @@ def test_lora_and_the_new_source_alone_learn_two_songs_by_heart(tuned):
 
 def test_the_released_weights_are_what_they_were(base, tuned):
     config, released_config = (config_file.load(workdir / "config.json") for workdir in (tuned, base))
-    info, facts = frozen_text.load(tuned).info, read_codec_facts(tuned / "codec")
+    info, facts = frozen_text.load(tuned).info, CodecInfo.load(tuned / "codec").facts()
     on_host = [jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract_model(c, facts, info)[1])
                for c in (config, released_config)]
     frozen = flatten_dict(load_frozen(tuned, partition(on_host[0], config.train.trainable)[1]), sep="/")

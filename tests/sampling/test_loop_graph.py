@@ -8,13 +8,15 @@ import pytest
 from flax import nnx
 
 from autosong_jax.cli import log
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.layers import decoding, platform
 from autosong_jax.models.build import build_model
 from autosong_jax.sampling import autoregressive, song
 from autosong_jax.sampling.options import SamplingOptions
-from autosong_jax.sampling.song import Singer, parts_of, read_codec_facts
+from autosong_jax.sampling.song import Singer
 from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.workdir.workdir import ModelContext
 
 
 @pytest.fixture
@@ -95,8 +97,8 @@ def make_singer(toy_config, toy_dataset):
             "objective.name": "both", "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3), "model.width": 8,
             "model.layers": 1, "model.heads": 1})
         text = TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, read_codec_facts(toy_dataset / "codec"), text, rngs=nnx.Rngs(0))
-        return Singer(config, text, model.unstacked(), **parts_of(toy_dataset, text))
+        model = build_model(config, CodecInfo.load(toy_dataset / "codec").facts(), text, rngs=nnx.Rngs(0))
+        return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
 
     return make
 
@@ -167,9 +169,9 @@ def test_the_step_by_step_loop_alone_is_compiled_with_the_options(on_cuda, make_
 @pytest.mark.parametrize("fusion", ["cross", "prefix"])
 def test_keys_and_values_in_one_array_as_on_a_gpu_give_the_same_codes(fusion, toy_config, toy_dataset, monkeypatch):
     config = toy_config(**{"model.width": 8, "model.layers": 2, "model.heads": 1, "model.fusion": fusion})
-    text, codec = TextEncoderInfo.load(toy_dataset), read_codec_facts(toy_dataset / "codec")
+    text, codec = TextEncoderInfo.load(toy_dataset), CodecInfo.load(toy_dataset / "codec").facts()
     model = build_model(config, codec, text, rngs=nnx.Rngs(0)).unstacked()
-    apart, together = (Singer(config, text, model, **parts_of(toy_dataset, text)) for _ in range(2))
+    apart, together = (Singer(ModelContext.read(config, toy_dataset), model) for _ in range(2))
     sources = apart.encode_conditions([{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}])
     prompt = np.random.default_rng(0).integers(16, size=(5, 3))
     expected = apart.sing(sources, [5, 6], prompt=prompt)

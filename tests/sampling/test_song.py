@@ -6,11 +6,13 @@ import pytest
 from flax import nnx
 
 from autosong_jax.codebooks.patterns import get_pattern
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.sampling.options import SamplingOptions
-from autosong_jax.sampling.song import Singer, parts_of, read_codec_facts
+from autosong_jax.sampling.song import Singer
 from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.workdir.workdir import ModelContext
 
 WINDOW, K, V, RATE = 12, 3, 16, 25.0
 SONGS = [{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}]
@@ -25,9 +27,9 @@ def make_singer(toy_config, toy_dataset):
             "objective.name": objective, "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3),
             "model.width": 8, "model.layers": 1, "model.heads": 1} | changes)
         text = TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, read_codec_facts(toy_dataset / "codec"), text, rngs=nnx.Rngs(seed))
+        model = build_model(config, CodecInfo.load(toy_dataset / "codec").facts(), text, rngs=nnx.Rngs(seed))
         model.heads[...] = 3 * model.heads[...]
-        return Singer(config, text, model.unstacked(), **parts_of(toy_dataset, text))
+        return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
 
     return make
 
@@ -216,8 +218,7 @@ def test_only_models_that_fill_in_can_edit(singers, codes):
 
 def test_helpers_sing_over_the_same_codec(singers, toy_dataset):
     one = singers["next_step"]
-    other = Singer(one.config, TextEncoderInfo.load(toy_dataset), nnx.merge(one._graph, one._params),
-                   **parts_of(toy_dataset, TextEncoderInfo.load(toy_dataset)))
+    other = Singer(ModelContext.read(one.config, toy_dataset), nnx.merge(one._graph, one._params))
     other.codec.codebooks = other.codec.codebooks + 1
     with pytest.raises(UserError, match="another codec"):
         singers["masked_spans"].helper(other, SONGS)

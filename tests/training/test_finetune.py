@@ -15,11 +15,12 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import Singer, parts_of, window_pattern
+from autosong_jax.sampling.song import Singer
 from autosong_jax.training import loop
 from autosong_jax.training.step import make_trainer
-from autosong_jax.training.workdir import prepare_workdir
 from autosong_jax.workdir.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_weights
+from autosong_jax.workdir.runs import prepare_workdir
+from autosong_jax.workdir.workdir import ModelContext, window_pattern
 from configs import finetune
 
 
@@ -139,8 +140,7 @@ def test_a_lora_workdir_sings_what_merged_weights_sing(tuned, make_config):
     config.lora.rank = 0
     dataset = SongDataset(config.data.path, "train")
     graph, _ = abstract_model(config, dataset.codec, dataset.text)
-    expected = Singer(config, dataset.text, nnx.merge(graph, unflatten_dict(weights, sep="/")).unstacked(),
-                      **parts_of(tuned, dataset.text))
+    expected = Singer(ModelContext.read(config, tuned), nnx.merge(graph, unflatten_dict(weights, sep="/")).unstacked())
     sources = singer.encode_conditions([{"lyrics": "la la", "genre": "pop"}])
     np.testing.assert_array_equal(singer.sing(sources, [3])[0], expected.sing(sources, [3])[0])
 

@@ -12,6 +12,7 @@ import soundfile
 
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
+from autosong_jax.sampling.samples import SampleWriter
 from autosong_jax.sources.text import frozen as text
 from autosong_jax.training import loop
 from data_prep.pipeline import Options, export
@@ -41,7 +42,8 @@ def runs(request, save_text_encoder, toy_config, tmp_path_factory):
                        validation_fraction=0.25))
         loop.train(toy_config(**{
             "data.path": str(dataset), "train.steps": 3, "train.checkpoint_every": 3, "train.eval_every": 3,
-            "train.sample_every": 3 if states == "on_the_fly" else 0, "train.prompts": ("train:0",)}), workdir)
+            "train.sample_every": 3 if states == "on_the_fly" else 0, "train.prompts": ("train:0",)}), workdir,
+                   make_samples=SampleWriter)
         made[states] = dataset, workdir
     shutil.rmtree(root / "encoder")
     return made

@@ -17,10 +17,12 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import Singer, window_pattern
+from autosong_jax.sampling.samples import SampleWriter
+from autosong_jax.sampling.song import Singer
 from autosong_jax.training import loop
 from autosong_jax.training.step import make_trainer
 from autosong_jax.workdir.checkpoints import Checkpoints
+from autosong_jax.workdir.workdir import window_pattern
 
 # What the same run may give twice: everything but speed.
 TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}
@@ -173,7 +175,7 @@ def test_samples_are_written_during_training(toy_config, tmp_path, objective):
     prompts = ("validation:0", "validation:7", "train:5")  # there is no validation:7
     loop.train(toy_config(**{"train.steps": 2, "train.sample_every": 2, "train.eval_every": 0,
                              "train.prompts": prompts, "objective.name": objective,
-                             "sampling.masked.steps": (2, 1, 1)}), tmp_path)
+                             "sampling.masked.steps": (2, 1, 1)}), tmp_path, make_samples=SampleWriter)
     assert {path.name for path in (tmp_path / "samples" / "2").iterdir()} == {"validation-0.wav", "train-5.wav"}
 
 
@@ -183,10 +185,11 @@ def test_a_codec_that_cannot_be_used_leaves_no_weights_of_samples_behind(toy_con
 
     singers = []
     replace_weights = Singer.replace_weights
-    monkeypatch.setattr("autosong_jax.sampling.song.load_codec", load_codec)
+    monkeypatch.setattr("autosong_jax.workdir.workdir.load_codec", load_codec)
     monkeypatch.setattr(Singer, "replace_weights",
                         lambda self, model: singers.append(self) or replace_weights(self, model))
-    loop.train(toy_config(**{"train.steps": 1, "train.sample_every": 1, "train.eval_every": 0}), tmp_path)
+    loop.train(toy_config(**{"train.steps": 1, "train.sample_every": 1, "train.eval_every": 0}), tmp_path,
+               make_samples=SampleWriter)
     assert "No samples: this codec is not to be had" in caplog.text
     assert singers and all(singer._params is None for singer in singers)
 
@@ -207,7 +210,7 @@ def test_a_codec_that_cannot_be_used_leaves_no_weights_of_samples_behind(toy_con
 ])
 def test_what_cannot_be_trained_is_named(toy_config, tmp_path, overrides, words):
     with pytest.raises(UserError) as error:
-        loop.train(toy_config(**overrides), tmp_path)
+        loop.train(toy_config(**overrides), tmp_path, make_samples=SampleWriter)
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
     assert os.listdir(tmp_path) == []
 

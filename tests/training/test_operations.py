@@ -7,10 +7,10 @@ import pytest
 
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import window_pattern
 from autosong_jax.sources.text.encoders import get_text_encoder
 from autosong_jax.training.operations import step_operations
 from autosong_jax.training.step import make_trainer
+from autosong_jax.workdir.workdir import window_pattern
 from benchmarks import shapes
 from configs import default
 

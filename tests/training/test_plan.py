@@ -18,11 +18,11 @@ from autosong_jax.models.build import build_model
 from autosong_jax.parallel.memory import KEPT, Cuts, peak
 from autosong_jax.parallel.sharding import AXES
 from autosong_jax.parallel.topology import KINDS, Kind, abstract_mesh, parse_mesh
-from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.plan import GIB, Planner, fsdp_mesh, songs_of, whole_parameters
 from autosong_jax.training.plan_report import report
 from autosong_jax.training.step import make_trainer
 from autosong_jax.weights.trainable import partition
+from autosong_jax.workdir.workdir import window_pattern
 from configs import default, large, small
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,9 +13,9 @@ from jax.sharding import AxisType, Mesh
 from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import AXES, make_mesh, partition_spec, put_batch
-from autosong_jax.sampling.song import window_pattern
 from autosong_jax.training.step import clip_by_global_norm, make_optimizer, make_schedule, make_trainer
 from autosong_jax.weights.trainable import partition
+from autosong_jax.workdir.workdir import window_pattern
 
 
 def run_steps(config, mesh, steps=3):

@@ -1,18 +1,21 @@
-"""What a workdir holds beside checkpoints, and whether a run may write there or start from it."""
+"""Runs in workdirs: whether one may live there, what it writes beside checkpoints, and what it shares with another."""
 
+import contextlib
 import filecmp
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import jax
 import ml_collections
 
 from autosong_jax import config as config_file
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
-from autosong_jax.sampling.song import read_codec_facts
 from autosong_jax.sources.text.encoders import DIRECTORY, INFO_FILE, TextEncoderInfo
 from autosong_jax.workdir.checkpoints import is_exported
+from autosong_jax.workdir.workdir import Workdir
 
 
 def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
@@ -28,8 +31,9 @@ def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workd
     if not (workdir / "config.json").exists():
         _check_nobody_elses(workdir)
         return
-    old = config_file.load(workdir / "config.json")
-    checks = {"text encoder": same_text_encoder(TextEncoderInfo.load(workdir), dataset.text),
+    run = Workdir(workdir)
+    old = run.config
+    checks = {"text encoder": same_text_encoder(run.text, dataset.text),
               "codec": same_codec(workdir / "codec", dataset.path / "codec"),
               "config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
               "config.objective": config_file.to_json(old.objective) == config_file.to_json(config.objective),
@@ -73,6 +77,16 @@ def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, wor
         raise UserError(f"workdir {workdir} cannot be written ({error}): choose another --workdir") from error
 
 
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes a failure to write there a UserError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written any more ({error}): make room there, or repair it, and "
+                        "start the same command again, which goes on from the newest checkpoint") from error
+
+
 def source_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int, int]]:
     """What of the sources decides the shapes of parameters, and the heads."""
     return {name: (source.width, source.heads, source.layers) for name, source in config.sources.items()}
@@ -90,10 +104,10 @@ def same_codec(one: pathlib.Path, other: pathlib.Path) -> bool:
 
     A codec whose `codec.json` has a digest of its codebooks is known by that; of others all files are compared.
     """
-    facts = read_codec_facts(one)
-    if facts != read_codec_facts(other):
+    info = CodecInfo.load(one)
+    if info != CodecInfo.load(other):
         return False
-    if "digest" in facts:
+    if info.digest is not None:
         return True
     names = sorted(path.name for path in one.iterdir())
     return names == sorted(path.name for path in other.iterdir()) and all(

@@ -16,9 +16,13 @@ from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import on_first_process
-from autosong_jax.sampling.song import Singer, parts_of
+from autosong_jax.sampling.options import DEFAULTS
+from autosong_jax.sampling.song import Singer
 from autosong_jax.sources.text.frozen import text_states
-from autosong_jax.training.metrics import MetricsWriter, writing
+from autosong_jax.workdir.runs import writing
+from autosong_jax.workdir.workdir import ModelContext
+
+WriteAudio = Callable[[int, str, np.ndarray, int], None]  # step, name, float32 [channels, samples], Hz
 
 
 class SampleWriter:
@@ -26,8 +30,13 @@ class SampleWriter:
 
     Songs that the dataset does not have are left out, with a warning before training starts.
 
+    Args:
+      config: of the run.
+      workdir: in which it writes.
+      graph: the model without its parameters.
+
     Raises:
-      UserError: if a prompt is not of that form.
+      UserError: if a prompt is not of that form, or the config's sampling means nothing.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, graph: Any):
@@ -35,33 +44,39 @@ class SampleWriter:
         self._singer = None
         self._prompts = {}
         if config.train.sample_every:
+            DEFAULTS.check(config, SongDataset(config.data.path, "train").num_codebooks)
             states = text_states(config.data.path) if distributed.is_first() else None
             self._prompts = {prompt: self._sources(prompt, states) for prompt in config.train.prompts}
             for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:
                 log.warning("No samples of %s: the dataset has no such song", prompt)
                 del self._prompts[prompt]
 
-    def write(self, params: Any, step: int, writer: MetricsWriter) -> None:
-        """Writes workdir/samples/STEP/SPLIT-NUMBER.wav for every prompt; of several processes, the first alone does."""
+    def __call__(self, params: Any, step: int, write_audio: WriteAudio) -> None:
+        """Writes workdir/samples/STEP/SPLIT-NUMBER.wav for every prompt; of several processes, the first alone does.
+
+        Args:
+          params: of the model.
+          step: of training.
+          write_audio: is given all audio, too.
+        """
         if not self._prompts:
             return
         params = on_first_process(params)
         if distributed.is_first():
-            self._sing(params, step, writer)
+            self._sing(params, step, write_audio)
         distributed.barrier()
 
-    def _sing(self, params: Any, step: int, writer: MetricsWriter) -> None:
+    def _sing(self, params: Any, step: int, write_audio: WriteAudio) -> None:
         model = nnx.merge(self._graph, params).unstacked()
         if self._singer is None:
-            text = SongDataset(self._config.data.path, "train").text
-            self._singer = Singer(self._config, text, model, **parts_of(self._workdir, text))
+            self._singer = Singer(ModelContext.read(self._config, self._workdir), model)
         self._singer.replace_weights(model)
         try:
-            self._write_songs(step, writer)
+            self._write_songs(step, write_audio)
         finally:
             self._singer.release_weights()
 
-    def _write_songs(self, step: int, writer: MetricsWriter) -> None:
+    def _write_songs(self, step: int, write_audio: WriteAudio) -> None:
         rows = list(self._prompts.values())
         sources = {name: {key: np.concatenate([row[name][key] for row in rows]) for key in rows[0][name]}
                    for name in rows[0]}
@@ -78,7 +93,7 @@ class SampleWriter:
             audio = codec.decode(codes)
             name = prompt.replace(":", "-")
             io.write(directory / f"{name}.wav", audio, codec.sample_rate)
-            writer.write_audio(step, name, audio, codec.sample_rate)
+            write_audio(step, name, audio, codec.sample_rate)
 
     def _sources(self, prompt: str, states: Callable[[Batch], Batch] | None) -> dict | None:
         """The sources of one song, as a batch of one, or nothing without `states`; None if there is no such song."""
