@@ -185,13 +185,16 @@ class Block(nnx.Module):
                  memory: KeysValues | None = None, memory_lengths: Array | None = None, key: Array | None = None
                  ) -> Array:
         """Applies the block; see `Transformer.__call__` for the arguments."""
-        def attend_self(x):
-            q, (k, v) = self.queries_keys_values(x, positions)
-            if local is not None:
-                return attention(q, k, v, window=self.config.window, local=local, lengths=lengths)
-            return attention(q, k, v, causal=self.config.causal, lengths=lengths)
-
+        attend_self = functools.partial(self.attend_self, positions=positions, lengths=lengths, local=local)
         return self.residuals(x, attend_self, lambda q: attention(q, *memory, lengths=memory_lengths), key)
+
+    def attend_self(self, x: Array, positions: Array, *, lengths: Array | None = None, local: Array | None = None
+                    ) -> Array:
+        """Self-attention of normed x [B, S, D] -> [B, S, H, Dh]; see `Transformer.__call__` for the arguments."""
+        q, (k, v) = self.queries_keys_values(x, positions)
+        if local is not None:
+            return attention(q, k, v, window=self.config.window, local=local, lengths=lengths)
+        return attention(q, k, v, causal=self.config.causal, lengths=lengths)
 
     def queries_keys_values(self, x: Array, positions: Array) -> tuple[Array, KeysValues]:
         """Queries, keys and values of self-attention for normed x [B, S, D]; rotated, if positions are rotary."""

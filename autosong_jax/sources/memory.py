@@ -29,10 +29,14 @@ class Memory:
     Attributes:
       states: [B, M, D], zero in slots that do not count.
       lengths: int32 [B]: the first lengths[b] slots of example b count; 0 where every source is absent.
+      source: int32 [B, M], the source that a slot is of, its place in `SourceEncoders.names`; -1 where none counts.
+      position: int32 [B, M], the slot's place within that source; -1 where none counts.
     """
 
     states: Array
     lengths: Array
+    source: Array
+    position: Array
 
 
 class SourceEncoders(nnx.Module):
@@ -66,7 +70,7 @@ class SourceEncoders(nnx.Module):
           keep: bool [B, number of sources], in the order of `names`: False drops the source for that example.
           key: PRNG key of dropout; None for none.
         """
-        states, masks = [], []
+        states, masks, places = [], [], []
         for i, name in enumerate(self.names):
             source, module, kept = batch[name], self.sources[name], keep[:, i, None]
             encoded = module(source, None if key is None else jax.random.fold_in(key, i))
@@ -78,12 +82,16 @@ class SourceEncoders(nnx.Module):
                 counts &= kept
             states.append(encoded)
             masks.append(counts)
+            places += [(i, position) for position in range(encoded.shape[1])]
         states, mask = jnp.concatenate(states, axis=1), jnp.concatenate(masks, axis=1)
         # Slots that count go first, in their order: attention is then told lengths instead of a mask, which the fast
         # implementations want, and padding inside the memory cannot change a result.
         order = jnp.argsort(~mask, axis=1, stable=True)
         states = jnp.where(mask[..., None], states, 0)
-        return Memory(split_by_song(take_slots(states, order)), mask.sum(axis=1, dtype=jnp.int32))
+        lengths = mask.sum(axis=1, dtype=jnp.int32)
+        counts = jnp.arange(mask.shape[1]) < lengths[:, None]
+        source, position = (jnp.where(counts, column[order], -1) for column in jnp.array(places, jnp.int32).T)
+        return Memory(split_by_song(take_slots(states, order)), lengths, source, position)
 
 
 def take_slots(x: Array, slots: Array) -> Array:
@@ -93,4 +101,5 @@ def take_slots(x: Array, slots: Array) -> Array:
 
 def null_memory(batch: int, width: int, dtype: str) -> Memory:
     """The memory of a model without sources: one slot that does not count."""
-    return Memory(jnp.zeros((batch, 1, width), dtype), jnp.zeros(batch, jnp.int32))
+    nothing = jnp.full((batch, 1), -1, jnp.int32)
+    return Memory(jnp.zeros((batch, 1, width), dtype), jnp.zeros(batch, jnp.int32), nothing, nothing)

@@ -13,7 +13,6 @@ from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.layers import decoding
 from autosong_jax.layers.transformer import Transformer, TransformerConfig
 from autosong_jax.models.song import SongModel
-from autosong_jax.sources.memory import Memory
 from autosong_jax.sources.text.module import IdSource, StateSource
 
 K, V, T, B = 3, 11, 5, 2
@@ -225,7 +224,7 @@ def test_songs_of_a_batch_do_not_touch_each_other():
     model = make_model("prefix")
     steps = random_steps(get_pattern("delay", T, K))
     memory = encode(model, make_sources(), jnp.ones((B, 2), bool))
-    flipped = forward(model, steps[::-1], Memory(memory.states[::-1], memory.lengths[::-1]))
+    flipped = forward(model, steps[::-1], jax.tree.map(lambda x: x[::-1], memory))
     np.testing.assert_allclose(flipped[::-1], forward(model, steps, memory), atol=1e-5)
 
 

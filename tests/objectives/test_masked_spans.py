@@ -143,7 +143,8 @@ def test_the_loss_of_every_stage_equals_that_of_a_decoder_in_pytorch(codes):
     model = SongModel(K, V, False, decoder, "cross", {"text": StateSource(6, 16, "float32", rngs=rngs)}, rngs=rngs)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     params = jax.tree.map(lambda x: x + 0.2 * np.random.default_rng(x.size).normal(size=x.shape), params)
-    memory = Memory(jnp.asarray(np.random.default_rng(0).normal(size=(B, 5, 16)), jnp.float32), jnp.full(B, 5))
+    states = jnp.asarray(np.random.default_rng(0).normal(size=(B, 5, 16)), jnp.float32)
+    memory = Memory(states, jnp.full(B, 5), jnp.zeros((B, 5), jnp.int32), jnp.tile(jnp.arange(5), (B, 1)))
 
     @jax.jit
     def loss_of(params, examples, shared):

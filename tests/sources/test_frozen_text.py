@@ -51,6 +51,19 @@ def test_ids_are_those_of_transformers(checkpoints, encoders, kind):
     assert encoders[kind].ids("").shape == (0,)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_spans_are_the_characters_of_tokens(encoders, kind):
+    lyrics = "love rain\n" + 4 * "night blue " + "\n\nlove"
+    ids, spans = encoders[kind].ids(lyrics), encoders[kind].spans(lyrics)
+    assert spans.shape == (len(ids), 2) and spans.dtype == np.int32
+    words = [lyrics[start:stop].strip() for start, stop in spans]
+    tokens = [encoders[kind].tokenizer._tokenizer.id_to_token(int(i)).strip("▁") for i in ids]
+    for word, token in zip(words, tokens, strict=True):
+        assert word == (token if token in ("love", "rain", "night", "blue") else "")
+    assert "".join(words) == lyrics.replace(" ", "").replace("\n", "")
+    assert encoders[kind].spans("").shape == (0, 2)
+
+
 def test_ids_of_bert_are_those_of_its_pieces(checkpoints, encoders):
     reference = transformers.AutoTokenizer.from_pretrained(checkpoints["bert"][0])
     pieces = ["love rain  night\n\nblue sun love,", "[CLS] rain"]  # not cut within the limit of 12

@@ -1,13 +1,22 @@
 import dataclasses
+import itertools
 import json
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
 
 from autosong_jax.errors import UserError
 from autosong_jax.sources.text import sections
-from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder, rebuild_text_encoder
+from autosong_jax.sources.text.encoders import (
+    FIRST_BYTE,
+    SECTION,
+    SYLLABLE,
+    TextEncoderInfo,
+    get_text_encoder,
+    rebuild_text_encoder,
+)
 
 BYTES = get_text_encoder("bytes")
 
@@ -160,3 +169,26 @@ def test_info_that_contradicts_itself(change, message, tmp_path):
     (tmp_path / "text_encoder.json").write_text(json.dumps(dataclasses.asdict(BYTES.info) | change))
     with pytest.raises(UserError, match=message):
         TextEncoderInfo.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bytes", "pinyin"])
+@pytest.mark.parametrize("lyrics", [
+    "\ufeff  [Verse 1] \r\n  caf\u00e9, cafe\u0301 noir\t\n\n\n 银行 行走 la\u2028\u1112\u1161\u11ab x",
+    "", "\n \n", "[chorus]", "a\u0323\u0307 \u212b \ud800 \U0001f600"])
+def test_spans_are_the_characters_that_ids_came_from(name, lyrics):
+    encoder = get_text_encoder(name)
+    encoded = encoder.encode_lyrics(lyrics)
+    assert encoded.spans.shape == (len(encoded.ids), 2) and encoded.spans.dtype == np.int32
+    assert (np.diff(encoded.spans[:, 0]) >= 0).all()
+    came_from = [lyrics[start:stop] for start, stop in encoded.spans]
+    for (i, text), section in zip(zip(encoded.ids, came_from, strict=True), encoded.sections, strict=True):
+        assert bool(text) == (i != FIRST_BYTE + 10), "all but the ends of lines"
+        assert i != SECTION or (text.startswith("[") and text.endswith("]") and section)
+    for (start, stop), ids in itertools.groupby(zip(encoded.spans.tolist(), encoded.ids, strict=True),
+                                                lambda pair: tuple(pair[0])):
+        ids = [i for _, i in ids]
+        if start < stop and SECTION not in ids and SYLLABLE not in ids:  # the bytes of those characters alone
+            normal = unicodedata.normalize("NFC", lyrics[start:stop]).encode("utf-8", "replace")
+            assert ids == [FIRST_BYTE + byte for byte in normal]
+    covered = {c for start, stop in encoded.spans for c in range(start, stop)}
+    assert all(c in covered for c, character in enumerate(lyrics) if not character.isspace() and character != "\ufeff")

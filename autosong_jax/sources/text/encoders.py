@@ -10,6 +10,7 @@ give states; what runs them is elsewhere, here is only how a dataset or a workdi
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -104,20 +105,23 @@ def weights_revision(weights: Iterable[tuple[str, np.ndarray]]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class EncodedText:
-    """Lyrics as three int32 arrays [L]: ids, section ids (places in `sections.KINDS`), line numbers from 0."""
+    """Lyrics as int32 arrays [L]: ids, section ids (places in `sections.KINDS`), line numbers from 0; and spans, int32
+    [L, 2]: the characters of the lyrics that each id came from, from start to before stop; none for the end of a line.
+    """
 
     ids: np.ndarray
     sections: np.ndarray
     lines: np.ndarray
+    spans: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoder:
-    """Text -> ids in [0, vocab_size). `spell` turns a line without line ends into ids."""
+    """Text -> ids in [0, vocab_size). `spell` turns a line without line ends into the ids of each of its characters."""
 
     name: str
     revision: str
-    spell: Callable[[str], list[int]]
+    spell: Callable[[str], list[list[int]]]
 
     @property
     def vocab_size(self) -> int:
@@ -129,7 +133,8 @@ class TextEncoder:
 
     def encode(self, text: str) -> np.ndarray:
         """A genre or a description as ids, int32 [L]; brackets mean nothing in it."""
-        return np.array(self.spell(" ".join(_lines(text))), np.int32)
+        spelled = self.spell(" ".join(line.text for line in _lines(text)))
+        return np.array(list(itertools.chain.from_iterable(spelled)), np.int32)
 
     def encode_lyrics(self, lyrics: str) -> EncodedText:
         """Lyrics as ids with the section and the line of each.
@@ -137,18 +142,23 @@ class TextEncoder:
         A section tag becomes the one id `SECTION` and is the section from there on. Every other line ends with the id
         of the byte 10; blank lines, however many, are that id alone. Lines are numbered without tags and blank lines.
         """
-        ids, section_ids, line_ids = [], [], []
-        section = line = 0
-        for text in _lines(lyrics):
-            tag = sections.tag_in(text)
+        ids, section_ids, line_ids, spans = [], [], [], []
+        section = number = 0
+        for line in _lines(lyrics):
+            tag = sections.tag_in(line.text)
             if tag:
                 section = sections.section_id(tag)
-            new = [SECTION] if tag else [*self.spell(text), FIRST_BYTE + ord("\n")]
-            ids += new
+                spelled, spans_of = [[SECTION]], [(line.start, line.stop)]
+            else:
+                spelled, spans_of = [*self.spell(line.text), [FIRST_BYTE + ord("\n")]], line.spans()
+            new = [(i, span) for of_character, span in zip(spelled, spans_of, strict=True) for i in of_character]
+            ids += [i for i, _ in new]
+            spans += [span for _, span in new]
             section_ids += [section] * len(new)
-            line_ids += [min(line, NUM_LINES - 1)] * len(new)
-            line += bool(text) and not tag
-        return EncodedText(*(np.array(values, np.int32) for values in (ids, section_ids, line_ids)))
+            line_ids += [min(number, NUM_LINES - 1)] * len(new)
+            number += bool(line.text) and not tag
+        return EncodedText(*(np.array(values, np.int32) for values in (ids, section_ids, line_ids)),
+                           np.array(spans, np.int32).reshape(-1, 2))
 
 
 def get_text_encoder(name: str) -> TextEncoder:
@@ -170,19 +180,64 @@ def rebuild_text_encoder(info: TextEncoderInfo) -> TextEncoder:
     return encoder
 
 
-def _lines(text: str) -> list[str]:
-    """The lines of a text in NFC, stripped, with no blank line at either end and no two in a row."""
-    lines = [line.strip() for line in unicodedata.normalize("NFC", text).removeprefix("\ufeff").splitlines()]
-    lines = [line for before, line in itertools.pairwise(["", *lines]) if line or before]
-    return lines[:-1] if lines and not lines[-1] else lines
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A line, stripped and in NFC, of the characters `start` to before `stop` of a text, which are `raw`."""
+
+    raw: str
+    start: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.raw)
+
+    @functools.cached_property
+    def text(self) -> str:
+        return unicodedata.normalize("NFC", self.raw)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """(start, stop) in the text of what each character of the line was made from, and of the line's end."""
+        if self.text == self.raw:
+            spans = [(i, i + 1) for i in range(self.start, self.stop)]
+        else:
+            spans, at = [], self.start
+            for cluster in _clusters(self.raw):
+                spans += [(at, at + len(cluster))] * len(unicodedata.normalize("NFC", cluster))
+                at += len(cluster)
+            if len(spans) != len(self.text):  # a character that joins others in a way not known here
+                spans = [(self.start, self.stop)] * len(self.text)
+        return [*spans, (self.stop, self.stop)]
 
 
-def _spell_bytes(text: str) -> list[int]:
+def _clusters(text: str) -> list[str]:
+    """The text in pieces: characters, each with what may join it in NFC, marks and the vowels and finals of Hangul."""
+    clusters = []
+    for character in text:
+        if clusters and (unicodedata.category(character).startswith("M") or "\u1160" <= character <= "\u11ff"):
+            clusters[-1] += character
+        else:
+            clusters.append(character)
+    return clusters
+
+
+def _lines(text: str) -> list[_Line]:
+    """The lines of a text, with no blank line at either end and no two in a row."""
+    lines, at = [], 0
+    for raw in text.splitlines(keepends=True):
+        kept = raw.removeprefix("\ufeff") if not at else raw
+        stripped = kept.strip()
+        lines.append(_Line(stripped, at + len(raw) - len(kept.lstrip())))
+        at += len(raw)
+    lines = [line for before, line in itertools.pairwise([_Line("", 0), *lines]) if line.raw or before.raw]
+    return lines[:-1] if lines and not lines[-1].raw else lines
+
+
+def _spell_bytes(text: str) -> list[list[int]]:
     # "replace" for half a surrogate pair, which JSON can hold and UTF-8 cannot.
-    return [FIRST_BYTE + byte for byte in text.encode("utf-8", "replace")]
+    return [[FIRST_BYTE + byte for byte in character.encode("utf-8", "replace")] for character in text]
 
 
-def _spell_pinyin(text: str) -> list[int]:
+def _spell_pinyin(text: str) -> list[list[int]]:
     pypinyin = _import_pypinyin()
     ids = []
     for i, run in enumerate(_HAN.split(text)):
@@ -195,7 +250,7 @@ def _spell_pinyin(text: str) -> list[int]:
         for character, syllable in zip(run, syllables, strict=True):
             if syllable.isascii():  # the fifth, neutral tone goes without a number in pypinyin
                 syllable += "" if syllable[-1].isdigit() else "5"
-                ids += [SYLLABLE, *_spell_bytes(syllable)]
+                ids.append([SYLLABLE, *(FIRST_BYTE + byte for byte in syllable.encode())])
             else:
                 ids += _spell_bytes(character)
     return ids

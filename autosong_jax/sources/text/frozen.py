@@ -120,6 +120,10 @@ class FrozenTextEncoder:
         """int32 [L]; L is 0 for an empty text."""
         return self.tokenizer.ids(text)
 
+    def spans(self, text: str) -> np.ndarray:
+        """int32 [L, 2], the characters (start, stop) of the text that each id came from; see `Tokenizer.spans`."""
+        return self.tokenizer.spans(text)
+
     def encode(self, text: str) -> np.ndarray:
         """The states of a text, bfloat16 [L, D]; L is 0 for an empty text."""
         return self._states(self.ids(text)).astype(ml_dtypes.bfloat16)

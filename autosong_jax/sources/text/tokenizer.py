@@ -74,28 +74,41 @@ class Tokenizer:
         """int32 [L]; L is 0 for an empty text."""
         return np.array([i for piece in self.pieces(text) for i in piece], np.int32)
 
+    def spans(self, text: str) -> np.ndarray:
+        """The characters of the text, from start to before stop, that each id came from: int32 [L, 2]. Special tokens
+        came from none."""
+        spans, at = [], 0
+        for piece in self._pieces(text):
+            spans += [(at + start, at + stop) for encoding in self._encode(piece) for start, stop in encoding.offsets]
+            at += len(piece) + len("\n")
+        return np.array(spans, np.int32).reshape(-1, 2)
+
     def pieces(self, text: str) -> list[list[int]]:
         """The ids of each piece that the model takes in one go; none for an empty text."""
+        return [encoding.ids for piece in self._pieces(text) for encoding in self._encode(piece)]
+
+    def _pieces(self, text: str) -> list[str]:
+        """The text, cut at ends of lines where it has more ids than the model has positions for."""
         if not text:
             return []
         if self._limit is None:
-            return self._encode(text)
+            return [text]
         room = self._limit - len(self.special)
         pieces, used = [], room
         for line in text.split("\n"):
-            length = sum(map(len, self._encode(line, special=False)))
+            length = sum(len(encoding.ids) for encoding in self._encode(line, special=False))
             if pieces and used + length <= room:
                 pieces[-1] += "\n" + line
                 used += length
             else:
                 pieces.append(line)
                 used = length
-        return [ids for piece in pieces for ids in self._encode(piece)]
+        return pieces
 
-    def _encode(self, text: str, special: bool = True) -> list[list[int]]:
-        """The ids of a text, and, where they are more than the limit, of what is left of it, and so on."""
+    def _encode(self, text: str, special: bool = True) -> list[tokenizers.Encoding]:
+        """A text, and, where it has more ids than the limit, what is left of it, and so on."""
         encoding = self._tokenizer.encode(text, add_special_tokens=special)
-        return [encoding.ids, *(rest.ids for rest in encoding.overflowing)]
+        return [encoding, *encoding.overflowing]
 
 
 def find(directory: str | pathlib.Path) -> pathlib.Path:
