@@ -60,8 +60,8 @@ def _machine() -> str:
         cpu = next(line for line in lines if line.lower().startswith(("flags", "features")))
     except (OSError, StopIteration):
         cpu = platform.node()
-    facts = [platform.machine(), cpu, metadata.version("jaxlib")]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    made_by = [platform.machine(), cpu, metadata.version("jaxlib")]
+    return hashlib.sha256("\n".join(made_by).encode()).hexdigest()[:16]
 
 
 def _remove_cut_off(directory: pathlib.Path) -> None:

@@ -62,10 +62,10 @@ class CompiledPeer:
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
         config, sync = self._model.config, torch.cuda.synchronize if self._device == "cuda" else lambda: None
-        room = FRAMES + CODEC["num_codebooks"]
+        room = FRAMES + CODEC.num_codebooks
         cache = EncoderDecoderCache(StaticCache(config=config, max_cache_len=room), DynamicCache(config=config))
         prompt = np.random.default_rng(0).integers(
-            CODEC["codebook_size"], size=(2 * self._batch * CODEC["num_codebooks"], max(begin, 1)))
+            CODEC.codebook_size, size=(2 * self._batch * CODEC.num_codebooks, max(begin, 1)))
         ids = torch.tensor(prompt, device=self._device)
         taken = []
         with torch.inference_mode():

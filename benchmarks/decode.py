@@ -31,7 +31,7 @@ from benchmarks.shapes import CODEC, SHAPES, TEXT
 
 FLAGS = flags.FLAGS
 TEXT_LENGTH, SECONDS = 32, 30
-FRAMES = round(SECONDS * CODEC["frame_rate"])
+FRAMES = round(SECONDS * CODEC.frame_rate)
 GUIDANCE, TOP_K = 3.0, 250
 
 
@@ -80,7 +80,7 @@ def main() -> None:
           f" {compute_dtype('auto')} on {device.device_kind}; turns of {FLAGS.steps} steps\n"
           f"an array is read at {speed / 1e9:.1f} GB/s\n", flush=True)
     print(f"{'steps':>12} {'ours':>10} {'theirs':>10} {'ratio (lowest to highest)':>26} {'ours, of floor':>15}")
-    last = FRAMES + CODEC["num_codebooks"] - 1
+    last = FRAMES + CODEC.num_codebooks - 1
     count = last // FLAGS.steps if FLAGS.full else 1 + FLAGS.repeats
     if last < 3 * count * FLAGS.steps and not FLAGS.full:
         raise UserError(f"--steps={FLAGS.steps} --repeats={FLAGS.repeats}: a song has {last} steps; expected fewer of "
@@ -165,7 +165,7 @@ class Ours:
         from autosong_jax.sampling.windows import encode
 
         config, self._batch = shapes.config_of(size, TEXT_LENGTH), batch
-        dtype, pattern = compute_dtype(config.model.dtype), get_pattern("delay", FRAMES, CODEC["num_codebooks"])
+        dtype, pattern = compute_dtype(config.model.dtype), get_pattern("delay", FRAMES, CODEC.num_codebooks)
         graph, abstract = abstract_model(config, CODEC, TEXT)
         abstract = held_in(dtype, abstract)
         params = shapes.random_params(abstract) if peer is None else peer.params(abstract, config)
@@ -242,7 +242,7 @@ class Peer:
         torch.manual_seed(0)
         torch.set_num_threads(threads)
         text = transformers.T5Config(vocab_size=64, d_model=TEXT.width, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
-        codec = transformers.EncodecConfig(num_filters=4, codebook_size=CODEC["codebook_size"])
+        codec = transformers.EncodecConfig(num_filters=4, codebook_size=CODEC.codebook_size)
         decoder = transformers.MusicgenDecoderConfig(**shapes.released(size))
         config = transformers.MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
         with drawn_on(device):
@@ -311,7 +311,7 @@ class Peer:
         with torch.inference_mode(), contextlib.suppress(StopIteration):
             self._model.generate(
                 input_ids=self._ids, attention_mask=torch.ones_like(self._ids), do_sample=True, top_k=TOP_K,
-                guidance_scale=GUIDANCE, max_length=FRAMES + CODEC["num_codebooks"],
+                guidance_scale=GUIDANCE, max_length=FRAMES + CODEC.num_codebooks,
                 stopping_criteria=transformers.StoppingCriteriaList([Watch()]), **given)
 
 

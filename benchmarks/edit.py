@@ -42,14 +42,14 @@ def main() -> None:
     errors, notes, kept = np.zeros(2), np.zeros(2), 0
     for i in cli.progress(range(count), unit="song"):
         record, other = records[i], records[(i + SHIFT) % len(records)]
-        frames = len(record["codes"])
+        frames = len(record["frames"])
         stop = min(FLAGS.stop or math.inf, frames / singer.frame_rate)
-        song = singer.edit([record["codes"]], [(FLAGS.start, stop)], lyrics=other["lyrics"], genre=other["genre"],
+        song = singer.edit([record["frames"]], [(FLAGS.start, stop)], lyrics=other["lyrics"], genre=other["genre"],
                            seed=i)
         outside = np.ones(frames, bool)
         outside[math.floor(FLAGS.start * singer.frame_rate):math.ceil(stop * singer.frame_rate)] = False
-        ours = np.resize(song.codes, record["codes"].shape)  # shorter only where the span reaches the end
-        kept += bool((ours[outside] == record["codes"][outside]).all())
+        ours = np.resize(song.codes, record["frames"].shape)  # shorter only where the span reaches the end
+        kept += bool((ours[outside] == record["frames"][outside]).all())
         within = slice(round(FLAGS.start * song.sample_rate), round(stop * song.sample_rate))
         heard = sung_notes(song.audio.mean(axis=0)[within], song.sample_rate)
         for j, lyrics in enumerate((other, record)):

@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from autosong_jax import cli
+from autosong_jax.codecs.melrvq.settings import MelRVQConfig, MelRVQInfo
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.data.dataset import SongDataset, iterate, train_batches
 from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
@@ -67,13 +68,13 @@ def make_dataset(path: pathlib.Path, kind: str, songs: int) -> int:
     """Writes a dataset and returns its bytes."""
     rng = np.random.default_rng(0)
     (path / "codec").mkdir(parents=True)
-    codec = {"name": "melrvq", "num_codebooks": CODEBOOKS, "codebook_size": SIZE, "frame_rate": float(RATE),
-             "channels": 1, "sample_rate": 32000}
-    (path / "codec" / "codec.json").write_text(json.dumps(codec))
+    codec = MelRVQInfo.of(
+        MelRVQConfig(sample_rate=32_000, hop=32_000 // RATE, num_codebooks=CODEBOOKS, codebook_size=SIZE), 1e-3)
+    codec.save(path / "codec")
     encoder = get_text_encoder("bytes")
     info = encoder.info if kind == "bytes" else TextEncoderInfo("t5:none", "1", "states", width=WIDTH)
     info.save(path)
-    features = schema.song_features(CODEBOOKS, info)
+    features = schema.song_features(codec.frames, info)
 
     def record(number: int) -> bytes:
         lyrics = LINE * 35

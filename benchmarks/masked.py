@@ -56,7 +56,7 @@ def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repea
     from autosong_jax.sampling.windows import WINDOWS
 
     config = make_config(size, seconds, steps)
-    frames, num_codebooks = round(seconds * CODEC["frame_rate"]), CODEC["num_codebooks"]
+    frames, num_codebooks = round(seconds * CODEC.frame_rate), CODEC.num_codebooks
     pattern = get_pattern(config.model.pattern, frames, num_codebooks)
     graph, abstract = abstract_model(config, CODEC, TEXT)
     params = random_params(held_in(compute_dtype(config.model.dtype), abstract))

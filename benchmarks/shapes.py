@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from configs import default, small
 
@@ -22,8 +23,7 @@ class Shape(NamedTuple):
 
 SHAPES = {"toy": Shape(32, 2, 2), "tiny": Shape(256, 4, 6), "xsmall": Shape(512, 8, 6), "small": Shape(1024, 16, 24),
           "medium": Shape(1536, 24, 48), "large": Shape(2048, 32, 48)}
-CODEC = {"name": "encodec", "num_codebooks": 4, "codebook_size": 2048, "frame_rate": 50.0, "channels": 1,
-         "sample_rate": 32000}
+CODEC = CodecInfo("encodec", 32_000, 1, 50.0, 4, 2048)  # MusicGen's
 TEXT = TextEncoderInfo("t5:t5-base", "", "states", width=768)
 
 
@@ -59,14 +59,14 @@ def sources_of(states: np.ndarray) -> dict[str, Any]:
 def random_codes(songs: int, frames: int) -> np.ndarray:
     """int32 [songs, frames, K]."""
     return np.random.default_rng(1).integers(
-        CODEC["codebook_size"], size=(songs, frames, CODEC["num_codebooks"]), dtype=np.int32)
+        CODEC.codebook_size, size=(songs, frames, CODEC.num_codebooks), dtype=np.int32)
 
 
 def released(name: str) -> dict[str, Any]:
     """The decoder as `transformers` describes it."""
     width, heads, layers = SHAPES[name]
-    special = CODEC["codebook_size"]
+    special = CODEC.codebook_size
     return {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": layers, "ffn_dim": 4 * width,
-            "activation_function": "gelu", "num_codebooks": CODEC["num_codebooks"], "vocab_size": special,
+            "activation_function": "gelu", "num_codebooks": CODEC.num_codebooks, "vocab_size": special,
             "audio_channels": 1, "scale_embedding": False, "pad_token_id": special, "bos_token_id": special,
             "max_position_embeddings": 2048}

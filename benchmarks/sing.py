@@ -84,7 +84,7 @@ def judge(singer: Any, dataset: str, split: str, most: int, seed: int, **helpers
     seconds = time.perf_counter() - started
     asked = [lyric_notes(record["lyrics"]) for record in records]
     sung = [sung_notes(song.audio.mean(axis=0), song.sample_rate) for song in songs]
-    codec = [sung_notes(singer.codec.decode(r["codes"]).mean(axis=0), singer.codec.sample_rate) for r in records]
+    codec = [sung_notes(singer.codec.decode(r["frames"]).mean(axis=0), singer.codec.sample_rate) for r in records]
     return Judged(
         np.array([note_error_rate(a, s) for a, s in zip(asked, sung, strict=True)]),
         np.array([[note_error_rate(a, s) for j, a in enumerate(asked) if j != i] for i, s in enumerate(sung)]),

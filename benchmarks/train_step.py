@@ -98,7 +98,7 @@ def make_ours(size: str, batch: int, steps: int, remat: str) -> Step:
     config = shapes.config_of(size, TEXT_LENGTH)
     config.data.batch_size = batch
     config.train.remat = remat
-    pattern = get_pattern("delay", steps + 1 - CODEC["num_codebooks"], CODEC["num_codebooks"])
+    pattern = get_pattern("delay", steps + 1 - CODEC.num_codebooks, CODEC.num_codebooks)
     trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, TEXT, rngs=rngs), pattern,
                            make_mesh(config.mesh))
     frames = len(pattern.steps)

@@ -19,10 +19,11 @@ import numpy as np
 from absl import flags
 
 from autosong_jax import cli
+from autosong_jax.codecs.info import CodecInfo
 from benchmarks import train_step
 
 FLAGS = flags.FLAGS
-CODEC = {"num_codebooks": 2, "codebook_size": 1024, "frame_rate": 75.0}  # EnCodec 24 kHz at 1.5 kbit/s
+CODEC = CodecInfo("encodec", 24_000, 1, 75.0, 2, 1024)  # EnCodec 24 kHz at 1.5 kbit/s
 TEXT_WIDTH = 768  # of BERT's states
 SMALL = {"width": 512, "heads": 8, "layers": 6, "mlp_width": 2048}
 GIB = 2**30
@@ -96,15 +97,15 @@ def prepare(length: int, songs: int, shape: dict[str, int]) -> tuple[Any, Any, A
 
     config = lyric2music.get_config()
     config.model.update(shape)
-    codebooks = CODEC["num_codebooks"]
+    codebooks = CODEC.num_codebooks
     frames = length // codebooks
-    config.data.update(seconds=frames / CODEC["frame_rate"], batch_size=songs)
+    config.data.update(seconds=frames / CODEC.frame_rate, batch_size=songs)
     text = TextEncoderInfo("bert:bert-base-multilingual-cased", "", "states", width=TEXT_WIDTH)
     trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, text, rngs=rngs),
                            get_pattern(config.model.pattern, frames, codebooks), make_mesh(config.mesh))
     generator = np.random.default_rng(0)
     return trainer, config, put_batch({
-        "frames": generator.integers(CODEC["codebook_size"], size=(songs, frames, codebooks)).astype(np.int32),
+        "frames": generator.integers(CODEC.codebook_size, size=(songs, frames, codebooks)).astype(np.int32),
         "num_frames": np.full(songs, frames, np.int32), "song_ends": np.zeros(songs, bool),
         "sources": {name: {
             "states": generator.normal(size=(songs, source.max_length, TEXT_WIDTH)).astype(ml_dtypes.bfloat16),

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from autosong_jax.codecs.codec import Codec, load_codec
-from autosong_jax.codecs.info import CodecInfo, EncodecInfo
-from autosong_jax.codecs.melrvq.codec import MelRVQ, MelRVQConfig
+from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.melrvq.codec import MelRVQ
+from autosong_jax.codecs.melrvq.settings import MelRVQConfig
 from autosong_jax.errors import UserError
 from autosong_jax.weights import files
 from data_prep import hub
@@ -42,9 +43,10 @@ class CodecSource(Protocol):
 
 def load(directory: pathlib.Path) -> Codec:
     """The codec saved in `directory`, for a worker: a pretrained one with PyTorch, on the GPU if there is one."""
-    if CodecInfo.load(directory).name == _FITTED:
+    info = CodecInfo.load(directory)
+    if info.name == _FITTED:
         return load_codec(directory)
-    return _load_encodec(str(directory), None, EncodecInfo.load(directory).backend)
+    return _load_encodec(str(directory), None, info.backend or BACKENDS[0])
 
 
 def _load_encodec(name: str, bandwidth: float | None, backend: str):
@@ -128,7 +130,7 @@ class _PretrainedEncodec:
 
     def made_from(self):
         network = self._codec.network
-        return ["encodec", network.revision, self._codec.bandwidth, *network.made_with.values()]
+        return ["encodec", network.revision, self._codec.bandwidth, *filter(None, [network.backend])]
 
     def make(self, songs, directory):
         self._codec.save(directory)

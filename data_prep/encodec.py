@@ -4,8 +4,8 @@ Shape letters: T frames, K codebooks, C channels or features. All arithmetic is 
 differs in the first codebook changes every later one.
 """
 
+import dataclasses
 import itertools
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,9 @@ import transformers
 from torch import nn
 
 from autosong_jax.audio import spectrum
-from autosong_jax.codecs.encodec import settings as facts
-from autosong_jax.codecs.info import FILE, EncodecInfo
+from autosong_jax.codecs.encodec import settings
+from autosong_jax.codecs.encodec.settings import EncodecConfig, EncodecInfo
+from autosong_jax.codecs.info import FILE
 from autosong_jax.errors import UserError
 from data_prep import hub
 
@@ -33,7 +34,7 @@ class Network(Protocol):
     layers: list[nn.Module]  # of the encoder, which maps [B, C, samples] to [B, C', T]; one holds an `lstm`
     codebooks: list[torch.Tensor]  # float32 [V, C'] each
     revision: str  # what pins it: the hub's commit, or a digest of the files
-    made_with: dict[str, str]  # what `codec.json` says of the package, if it is not transformers
+    backend: str | None  # the package, as `EncodecInfo` has it
 
     def quantize(self, features_BxCxT: torch.Tensor, bandwidth: float) -> torch.Tensor:
         """Codes [K, B, T]."""
@@ -51,7 +52,7 @@ class Transformers:
     def __init__(self, model: transformers.EncodecModel, source: str = ""):
         """Args: in fp32, where it is to run; what it was loaded from."""
         self.model, self.config, self.device = model, model.config.to_dict(), model.device
-        self.made_with, self._source = {}, source
+        self.backend, self._source = None, source
         self.layers, self.save = list(model.encoder.layers), model.save_pretrained
         self.codebooks = [layer.codebook.embed for layer in model.quantizer.layers]
 
@@ -80,8 +81,8 @@ def load(name: str, bandwidth: float | None = None) -> "Encodec":
     Raises:
       UserError: there is no such model, it is another kind of model, or it has no such bandwidth.
     """
-    source = facts.HUB_IDS.get(name, name)
-    config = facts.EncodecConfig.of(hub.read_config(source, _FLAG, "encodec"), f"{_FLAG}={name}")
+    source = settings.HUB_IDS.get(name, name)
+    config = EncodecConfig.of(hub.read_config(source, _FLAG, "encodec"), f"{_FLAG}={name}")
     model = hub.load(transformers.EncodecModel, source, _FLAG, config)
     return of(Transformers(model, source), name, bandwidth)
 
@@ -91,8 +92,8 @@ def of(network: Network, name: str, bandwidth: float | None) -> "Encodec":
     saved = EncodecInfo.load(name) if (pathlib.Path(name) / FILE).exists() else None
     if bandwidth is None and saved:
         bandwidth = saved.bandwidth
-    config = facts.EncodecConfig.of(network.config, name)
-    bandwidth = facts.pick_bandwidth(config, bandwidth, name)
+    config = EncodecConfig.of(network.config, name)
+    bandwidth = settings.pick_bandwidth(config, bandwidth, name)
     if config.chunk_length_s is None and config.norm_type != "weight_norm":
         raise UserError(f"{_FLAG}={name} normalises over a whole song ({config.norm_type}) and names no "
                         "chunk_length_s: such a model cannot code long songs")
@@ -116,14 +117,14 @@ class Encodec:
           window_seconds, windows_at_once: how much audio goes through the convolutions together. By default that is 8
             windows on a GPU and 1 on a CPU, where more are no faster.
         """
-        config = facts.EncodecConfig.of(network.config)
+        config = EncodecConfig.of(network.config)
         self.network, self.config, self.bandwidth = network, config, bandwidth
         used = network.codebooks[:config.codebooks_for(bandwidth)]
-        digest = facts.digest(codebook.cpu().numpy() for codebook in used)
-        self.description = facts.describe(network.config, bandwidth, stereo, digest)
-        self.sample_rate, self.channels = self.description["sample_rate"], self.description["channels"]
-        self.frame_rate, self.codebook_size = self.description["frame_rate"], self.description["codebook_size"]
-        self.num_codebooks = self.description["num_codebooks"]
+        digest = settings.digest(codebook.cpu().numpy() for codebook in used)
+        self.info = dataclasses.replace(EncodecInfo.of(config, bandwidth, stereo, digest), backend=network.backend)
+        self.sample_rate, self.channels = self.info.sample_rate, self.info.channels
+        self.frame_rate, self.codebook_size = self.info.frame_rate, self.info.codebook_size
+        self.num_codebooks = self.info.num_codebooks
         self._sides = 2 if stereo else 1
         self._chunked = config.chunk_length is not None
         self._window = max(1, round(window_seconds * self.sample_rate / config.hop))  # frames
@@ -138,7 +139,7 @@ class Encodec:
         for x_CxN in torch.from_numpy(np.ascontiguousarray(audio)).chunk(self._sides):
             codes = self._encode_chunks(x_CxN[None]) if self._chunked else self._encode_whole(x_CxN[None])
             sides.append(np.concatenate([part.T.cpu().numpy() for part in codes]))
-        return facts.interleave(np.stack(sides)).astype(np.uint16)
+        return settings.interleave(np.stack(sides)).astype(np.uint16)
 
     def _encode_whole(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields codes [K, frames]. The convolutions before the LSTM see overlapping windows, several at once; the LSTM
@@ -175,12 +176,12 @@ class Encodec:
     @torch.inference_mode()
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Integers [T, K] -> float32 [channels, samples], in one piece: for excerpts."""
-        codes_BxTxK = facts.separate(np.asarray(codes, np.int64), self._sides)
+        codes_BxTxK = settings.separate(np.asarray(codes, np.int64), self._sides)
         codes_BxKxT = torch.from_numpy(codes_BxTxK).transpose(1, 2).to(self.network.device)
         if not self._chunked:
             return self.network.decode([codes_BxKxT], None).flatten(0, 1).cpu().numpy()
         chunks = codes_BxKxT.split(self.config.chunk_frames, dim=2)
-        return self.network.decode(list(chunks), facts.LEVEL if self.config.normalize else None)[0].cpu().numpy()
+        return self.network.decode(list(chunks), settings.LEVEL if self.config.normalize else None)[0].cpu().numpy()
 
     def quality(self, songs: Iterable[np.ndarray]) -> dict:
         """How well excerpts survive being coded.
@@ -215,8 +216,7 @@ class Encodec:
         """Writes `codec.json` beside the model as `save_pretrained` writes it (`config.json`, `model.safetensors`)."""
         directory = pathlib.Path(directory)
         self.network.save(directory)
-        description = self.description | self.network.made_with
-        (directory / FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        self.info.save(directory)
 
 
 def _convolve(layers: list[nn.Module], x_1xCxN: torch.Tensor, window: int, batch: int,

@@ -128,7 +128,7 @@ class Package:
         self.device, self._source = next(model.parameters()).device, source
         self.layers = list(model.encoder.model)
         self.codebooks = [layer.codebook for layer in model.quantizer.vq.layers]
-        self.made_with = {"backend": "encodec"}
+        self.backend = "encodec"
 
     @property
     def revision(self):

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from autosong_jax import inputs
 from autosong_jax.audio import io
 from autosong_jax.cli import progress
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
 from autosong_jax.sources.spec import IN_RECORDS, SOURCES
@@ -138,9 +138,9 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
                             options.sources)
         items, speed = run.encode(items, codec, recorder)
         _refuse([item for item in items if item.split == "train"], left_out, options, target)
-        facts = {"fingerprint": fingerprint, "options": decided, **run.facts(items, codec, directory)}
-        finished = report.build(items, left_out, facts)
-        features = schema.song_features(codec.num_codebooks, encoder.info, options.sources)
+        made_with = {"fingerprint": fingerprint, "options": decided, **run.encoders(items, codec, directory)}
+        finished = report.build(items, left_out, made_with)
+        features = schema.song_features(codec.info.frames, encoder.info, options.sources)
         output.write(target, work, workers, items, features, recorder, finished, options.shards)
     return finished, speed
 
@@ -292,13 +292,13 @@ class _Run:
             else:
                 yield job, result if isinstance(result, WorkerDied) else {"reason": result}
 
-    def facts(self, items: list[Item], codec, directory: pathlib.Path) -> dict:
+    def encoders(self, items: list[Item], codec, directory: pathlib.Path) -> dict:
         """For the report: what the codec and the text encoder are, and how well the codec does on a few songs."""
         held_out = any(item.split == "validation" for item in items)
         measured = self._sample(items, ("validation",) if held_out else splits.SPLITS, _QUALITY_SONGS)
         quality = codec.quality(self._excerpt(item) for item in measured)
-        description = inputs.read_json(directory / "codec.json", dict[str, Any], "the codec's description")
-        return {"codec": description | {"quality": quality | {"songs": len(measured), "held_out": held_out}},
+        quality |= {"songs": len(measured), "held_out": held_out}
+        return {"codec": CodecInfo.load(directory).contents() | {"quality": quality},
                 "text_encoder": dataclasses.asdict(self.encoder.info)}
 
     def _sample(self, items: Iterable[Item], wanted: Iterable[str], count: int) -> list[Item]:

@@ -75,11 +75,12 @@ class Recorder:
         if isinstance(encoded, str):
             return {"reason": encoded}
         arrays, notes = encoded
-        record = {"id": job.song.id, "group": job.group, "codes": codes, "frame_rate": codec.frame_rate,
-                  "lyrics": job.song.lyrics, "genre": job.song.genre, "description": job.song.description,
-                  "text_encoder": self.text.name, "text_encoder_revision": self.text.revision, **arrays}
+        record = {"id": job.song.id, "group": job.group, codec.info.frames.feature: codes,
+                  "frame_rate": codec.info.frame_rate, "lyrics": job.song.lyrics, "genre": job.song.genre,
+                  "description": job.song.description, "text_encoder": self.text.name,
+                  "text_encoder_revision": self.text.revision, **arrays}
         self.results.write("notes", job.key, json.dumps(notes).encode())
-        features = schema.song_features(codec.num_codebooks, self.text, self.sources)
+        features = schema.song_features(codec.info.frames, self.text, self.sources)
         self.results.write("records", job.key, schema.serialize(features, record))
         return {"notes": notes}
 

@@ -72,13 +72,13 @@ class Contents:
     text_encoder: _TextEncoder
 
 
-def build(items: list["Item"], left_out: list[LeftOut], facts: dict) -> dict:
-    """The contents of `report.json`: `facts`, `splits` (what each holds), `songs` by id, and `left_out`.
+def build(items: list["Item"], left_out: list[LeftOut], made_with: dict) -> dict:
+    """The contents of `report.json`: `made_with`, `splits` (what each holds), `songs` by id, and `left_out`.
 
     Nothing in it depends on when or how often the export was started.
     """
     by_split = {split: [item for item in items if item.split == split] for split in splits.SPLITS}
-    return facts | {
+    return made_with | {
         "splits": {split: {"songs": len(members), "groups": len({item.group for item in members}),
                            "seconds": round(sum(item.seconds for item in members), 3)}
                    for split, members in by_split.items()},

@@ -24,7 +24,7 @@ JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
 SHARED = ["autosong_jax." + name for name in (
     "audio", "cli", "codecs.codec", "codecs.encodec.names", "codecs.encodec.settings", "codecs.info", "codecs.melrvq",
-    "data",
+    "codecs.table", "data",
     "errors", "evaluation.notes", "inputs", "outputs", "sources.base", "sources.chroma.pitch_classes",
     "sources.chroma.spec", "sources.spec", "sources.text.encoders", "sources.text.sections", "sources.text.spec",
     "sources.text.tokenizer", "weights.files")]

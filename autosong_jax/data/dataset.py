@@ -34,7 +34,7 @@ class SongDataset:
 
     Attributes:
       path: the dataset's directory.
-      codec: the fields of its `CodecInfo`.
+      codec: what its songs are coded by.
       num_codebooks, codebook_size: K and V.
       frame_rate: frames a second.
       features: of one record, see `schema.song_features`.
@@ -54,14 +54,13 @@ class SongDataset:
             others = ", ".join(f"{name} ({sum(lengths)} songs)" for name, lengths in shard_lengths.items())
             raise UserError(f"{self.path} has no songs in the split {split!r}, but these splits: {others or 'none'}")
         self.text = TextEncoderInfo.load(self.path)
-        self.codec = CodecInfo.load(self.path / "codec").facts()
-        self.num_codebooks, self.codebook_size = self.codec["num_codebooks"], self.codec["codebook_size"]
-        self.frame_rate = self.codec["frame_rate"]
+        self.codec = CodecInfo.load(self.path / "codec")
+        self.num_codebooks, self.codebook_size = self.codec.num_codebooks, self.codec.codebook_size
+        self.frame_rate, frames = self.codec.frame_rate, self.codec.frames
         self._check_features()
-        codebooks = self.features["codes"].shape[1]
-        if codebooks != self.num_codebooks:
-            raise UserError(f"the songs in {self.path} have {codebooks} codebooks, but its codec has "
-                            f"{self.num_codebooks}: export the songs again")
+        if (width := self.features[frames.feature].shape[1]) != frames.width:
+            raise UserError(f"the songs in {self.path} have {width} codebooks, but its codec has {frames.width}: "
+                            "export the songs again")
         self._shards, self._offsets = [], []
         for i, length in enumerate(shard_lengths[split]):
             shard = schema.shard_path(self.path, split, i, len(shard_lengths[split]))
@@ -76,13 +75,13 @@ class SongDataset:
     def _check_features(self) -> None:
         """Raises UserError unless records hold what the text encoder's kind says, and what else they may hold, in its
         shapes and dtypes."""
-        known, always = dict(self.features.items()), schema.song_features(self.num_codebooks, self.text)
-        for name, expected in schema.song_features(self.num_codebooks, self.text, SOURCES).items():
+        known, always = dict(self.features.items()), schema.song_features(self.codec.frames, self.text)
+        for name, expected in schema.song_features(self.codec.frames, self.text, SOURCES).items():
             found = known.get(name)
             if found is None and name not in always:
                 continue
             same = found is not None and found.np_dtype == expected.np_dtype and len(found.shape) == len(expected.shape)
-            if not same or (name != "codes" and found.shape != expected.shape):
+            if not same or (name != self.codec.frames.feature and found.shape != expected.shape):
                 raise UserError(f"{self.path}/features.json does not describe {name!r} as {self.text.name} texts have "
                                 "it: copy the dataset again from where it came from, or export again")
 
@@ -90,7 +89,7 @@ class SongDataset:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Song `index` as a record, see `schema.song_features`.
+        """Song `index` as a record, see `schema.song_features`; what its codec's frames are is under `frames`.
 
         Raises:
           UserError: the record is damaged, or holds codes that the codec does not have.
@@ -100,7 +99,8 @@ class SongDataset:
         shard = bisect.bisect_right(self._ends, index)
         offset, length = self._offsets[shard][index - self._ends[shard]]  # counted from the shard's end
         record = schema.deserialize(self.features, tfrecord.read_record(self._shards[shard], int(offset), int(length)))
-        largest = record["codes"].max(initial=0)
+        record["frames"] = record.pop(self.codec.frames.feature)
+        largest = record["frames"].max(initial=0)
         if largest >= self.codebook_size:  # an embedding would clip it and train on without a word
             raise UserError(f"song {record['id']!r} in {self.path} holds the code {largest}, but its codec has "
                             f"{self.codebook_size} per codebook: export the songs again")
@@ -190,7 +190,7 @@ class _Windows:
     """Cuts one window out of each song and brings its sources to fixed lengths."""
 
     def __init__(self, dataset: SongDataset, frames: int, sources: Mapping[str, Any], end_of_song: bool, seed: int):
-        self._specs = source_specs(sources, dataset.text, dataset.codec["sample_rate"])
+        self._specs = source_specs(sources, dataset.text, dataset.codec.sample_rate)
         for source, spec in self._specs.items():
             if not spec.features().keys() <= dataset.features.keys():
                 raise UserError(f"the songs in {dataset.path} hold nothing for the source {source!r}: export them "
@@ -210,10 +210,10 @@ class _Windows:
         return batch
 
     def _cut(self, batch: Batch, row: int, example: int, record: Mapping[str, Any]) -> None:
-        song_frames = len(record["codes"]) + self._end
+        song_frames = len(record["frames"]) + self._end
         generator = np.random.Generator(np.random.Philox(key=[self._seed, example]))
         start = int(generator.integers(max(song_frames - self._frames, 0), endpoint=True))
-        window = record["codes"][start : start + self._frames]
+        window = record["frames"][start : start + self._frames]
         batch["frames"][row, : len(window)] = window
         batch["num_frames"][row] = len(window)
         batch["song_ends"][row] = len(window) < min(song_frames - start, self._frames)

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from autosong_jax import inputs
+from autosong_jax.codecs.info import Frames
 from autosong_jax.errors import UserError
 from autosong_jax.sources.spec import IN_RECORDS, record_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
@@ -25,16 +26,16 @@ DATASET_NAME = "autosong"
 FORMAT_VERSION = "1.0.0"
 
 
-def song_features(num_codebooks: int, text: TextEncoderInfo, sources: Iterable[str] = IN_RECORDS
+def song_features(frames: Frames, text: TextEncoderInfo, sources: Iterable[str] = IN_RECORDS
                   ) -> tfds.features.FeaturesDict:
     """The features of one record.
 
-    `id`; `group` (songs of one group are in one split); `codes` uint16 [T, K]; `frame_rate` (frames a second);
-    `lyrics`, `genre`, `description` (as given, empty where missing); `text_encoder`, `text_encoder_revision`; and what
-    each source is made of, see `SourceSpec.features`.
+    `id`; `group` (songs of one group are in one split); the frames, such as `codes` uint16 [T, K]; `frame_rate` (frames
+    a second); `lyrics`, `genre`, `description` (as given, empty where missing); `text_encoder`,
+    `text_encoder_revision`; and what each source is made of, see `SourceSpec.features`.
 
     Args:
-      num_codebooks: K.
+      frames: what the codec makes of a song.
       text: the encoder that the texts went through.
       sources: the kinds of sources that the record holds.
     """
@@ -42,7 +43,7 @@ def song_features(num_codebooks: int, text: TextEncoderInfo, sources: Iterable[s
     of_sources = {name: feature for spec in record_specs(text, sources) for name, feature in spec.features().items()}
     return tfds.features.FeaturesDict({
         **{name: tfds.features.Text() for name in texts},
-        "codes": tfds.features.Tensor(shape=(None, num_codebooks), dtype=np.uint16, encoding="bytes"),
+        frames.feature: tfds.features.Tensor(shape=(None, frames.width), dtype=frames.dtype, encoding="bytes"),
         "frame_rate": np.float32,
         **{name: tfds.features.Tensor(shape=feature.shape, dtype=feature.dtype, encoding=feature.encoding)
            for name, feature in of_sources.items()},

@@ -1,12 +1,12 @@
 """From a config, a codec and a text encoder to a song model."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
 from flax import nnx
 
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.layers import lora
 from autosong_jax.layers.platform import platform
 from autosong_jax.layers.transformer import TransformerConfig
@@ -15,16 +15,16 @@ from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 
-def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text: TextEncoderInfo, *,
+def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo, *,
                 rngs: nnx.Rngs) -> SongModel:
     """The model that `config` describes (fields: `configs/default.py`).
 
     Args:
-      codec: what `codec.json` says; `num_codebooks`, `codebook_size` and `frame_rate` are read.
+      codec: whose codes it models.
       text: the text encoder of the dataset, which decides how each source is read.
     """
     model = config.model
-    context = config.objective.context_ms / 1000 * codec["frame_rate"]
+    context = config.objective.context_ms / 1000 * codec.frame_rate
     window = max(round(context), 1) if context else None
     dtype = compute_dtype(model.dtype)
     decoder = TransformerConfig(
@@ -34,13 +34,13 @@ def build_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], tex
 
     sources = {name: spec.module(config, dtype, rngs=rngs)
                for name, spec in sorted(source_specs(config.sources, text).items())}
-    song_model = SongModel(codec["num_codebooks"], codec["codebook_size"], config.data.end_of_song, decoder,
+    song_model = SongModel(codec.num_codebooks, codec.codebook_size, config.data.end_of_song, decoder,
                            model.fusion, sources, model.dropped, rngs=rngs)
     lora.add(song_model, config.lora, rngs=rngs)  # last: the parameters before it are the same with and without it
     return song_model
 
 
-def abstract_model(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text: TextEncoderInfo
+def abstract_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo
                    ) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """The model without its parameters, and the parameters' shapes and dtypes; see `build_model`.
 

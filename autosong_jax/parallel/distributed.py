@@ -235,16 +235,16 @@ def _from_first(value: str) -> str:
     return client.blocking_key_value_get(key, _FOREVER)
 
 
-def check_same(facts: Mapping[str, Any]) -> None:
+def check_same(values: Mapping[str, Any]) -> None:
     """Makes sure that all processes were started alike.
 
     Raises:
-      UserError: names the first of `facts` that differs from process 0's.
+      UserError: names the first of `values` that differs from process 0's.
     """
     if jax.process_count() == 1:
         return
-    mine = json.loads(json.dumps(facts))
-    first = json.loads(_from_first(json.dumps(facts)))
+    mine = json.loads(json.dumps(values))
+    first = json.loads(_from_first(json.dumps(values)))
     for name in sorted(mine.keys() | first.keys()):
         if mine.get(name) != first.get(name):
             raise UserError(f"process {jax.process_index()} has {name} {mine.get(name)!r}, process 0 has "

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from autosong_jax import config as config_file
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import musicgen
 from autosong_jax.sources.text import frozen as frozen_text
@@ -38,8 +39,8 @@ def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -
         MusicGen.
     """
     model = Workdir(workdir)
-    facts, text, config = model.codec.facts(), model.text, model.merged_config
-    difference = musicgen.difference(config, facts, text)
+    codec, text, config = model.codec, model.text, model.merged_config
+    difference = musicgen.difference(config, codec, text)
     if form == "musicgen" and difference:
         raise UserError(f"{workdir} is no MusicGen: {difference}; export it with --format=autosong")
     form = ("autosong" if difference else "musicgen") if form == "auto" else form
@@ -47,14 +48,14 @@ def export(workdir: pathlib.Path, directory: pathlib.Path, form: str = "auto") -
         params, step = model.read_weights()
         directory.mkdir(parents=True, exist_ok=True)
         if form == "musicgen":
-            _write_musicgen(workdir, directory, config, facts, params)
+            _write_musicgen(workdir, directory, config, codec, params)
         else:
-            _write_autosong(workdir, directory, config, facts, text, params, step)
+            _write_autosong(workdir, directory, config, codec, text, params, step)
     return form
 
 
 def _write_musicgen(workdir: pathlib.Path, directory: pathlib.Path, config: ml_collections.ConfigDict,
-                    facts: Mapping[str, Any], params: Any) -> None:
+                    codec: CodecInfo, params: Any) -> None:
     parts = {"text_encoder": workdir / frozen_text.DIRECTORY, "audio_encoder": workdir / "codec"}
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
@@ -65,13 +66,13 @@ def _write_musicgen(workdir: pathlib.Path, directory: pathlib.Path, config: ml_c
 
     files.write(directory, tensors())
     settings = {prefix: _read_public(path / "config.json") for prefix, path in parts.items()}
-    for name, content in musicgen.released_files(config, facts, settings).items():
+    for name, content in musicgen.released_files(config, codec, settings).items():
         _write_json(directory / name, content)
     shutil.copy(workdir / frozen_text.DIRECTORY / "tokenizer.json", directory)
 
 
 def _write_autosong(workdir: pathlib.Path, directory: pathlib.Path, config: ml_collections.ConfigDict,
-                    facts: Mapping[str, Any], text: TextEncoderInfo, params: Any, step: int) -> None:
+                    codec: CodecInfo, text: TextEncoderInfo, params: Any, step: int) -> None:
     for name in ("codec", frozen_text.DIRECTORY):
         if (workdir / name).is_dir():
             shutil.copytree(workdir / name, directory / name)
@@ -80,7 +81,7 @@ def _write_autosong(workdir: pathlib.Path, directory: pathlib.Path, config: ml_c
     text = dataclasses.replace(text, name=_public_name(text.name))
     text.save(directory)
     files.write(directory, parameters.unload(params, parameters.own_recipes(params)))
-    (directory / "README.md").write_text(_card(directory.name, config, facts, text, params, step), encoding="utf-8")
+    (directory / "README.md").write_text(_card(directory.name, config, codec, text, params, step), encoding="utf-8")
     config.data.path = config.init.workdir = ""  # places of the machine that it was trained on
     config_file.save(config, directory / "config.json")
 
@@ -103,7 +104,7 @@ def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _card(name: str, config: ml_collections.ConfigDict, facts: Mapping[str, Any], text: TextEncoderInfo, params: Any,
+def _card(name: str, config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo, params: Any,
           step: int) -> str:
     """The model card: what the model is and how to sing with it; what only its maker knows is left to fill in."""
     model, sources = config.model, ", ".join(sorted(config.sources)) or "nothing"
@@ -113,8 +114,8 @@ def _card(name: str, config: ml_collections.ConfigDict, facts: Mapping[str, Any]
         "decoder": f"width {model.width}, {model.heads} heads, {model.layers} layers, {model.pattern} pattern",
         "conditioned on": f"{sources}, by {model.fusion}",
         "text encoder": text.name,
-        "codec": f"{facts['name']}, {facts['sample_rate']} Hz, {facts['channels']} channel(s), "
-                 f"{facts['num_codebooks']} codebooks x {facts['codebook_size']}, {facts['frame_rate']:g} frames/s",
+        "codec": f"{codec.name}, {codec.sample_rate} Hz, {codec.channels} channel(s), "
+                 f"{codec.num_codebooks} codebooks x {codec.codebook_size}, {codec.frame_rate:g} frames/s",
         "window": f"{config.data.seconds:g} s",
         "steps trained": f"{step}",
     }

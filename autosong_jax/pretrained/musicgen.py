@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from autosong_jax import inputs
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.weights import parameters, shapes
@@ -32,12 +33,12 @@ _DESCRIPTION, _CHROMA = "enc_to_dec_proj", "audio_enc_to_dec_proj"
 _MAX_DESCRIPTION = 256  # tokens; the released models were trained on descriptions far shorter
 
 
-def model_config(released: Mapping[str, Any], codec: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def model_config(released: Mapping[str, Any], codec: CodecInfo) -> ml_collections.ConfigDict:
     """Our config of a released model.
 
     Args:
       released: its `config.json`.
-      codec: what our `codec.json` says of its EnCodec.
+      codec: its EnCodec.
 
     Raises:
       UserError: a setting has a value that no MusicGen has.
@@ -49,8 +50,8 @@ def model_config(released: Mapping[str, Any], codec: Mapping[str, Any]) -> ml_co
         raise UserError(f"config.json says hidden_size {decoder['hidden_size']} of the decoder, expected an even width "
                         f"for each of its {decoder['num_attention_heads']} heads")
     _expect(decoder, {"scale_embedding": (False,), "activation_function": ("gelu", "relu"),
-                      "audio_channels": (codec["channels"],), "num_codebooks": (codec["num_codebooks"],),
-                      "vocab_size": (codec["codebook_size"],)})
+                      "audio_channels": (codec.channels,), "num_codebooks": (codec.num_codebooks,),
+                      "vocab_size": (codec.codebook_size,)})
     melody = released["model_type"] == PREFIX
     config = default.base()
     config.model.update(
@@ -67,7 +68,7 @@ def model_config(released: Mapping[str, Any], codec: Mapping[str, Any]) -> ml_co
     config.optimizer.update(learning_rate=1e-4, warmup_steps=4000)
     config.sampling.update(temperature=1.0, top_k=250, top_p=1.0, cfg_scale=3.0, overlap=0.4)
     if released["model_type"] == MASKED:
-        _make_masked(config, released, codec["frame_rate"])
+        _make_masked(config, released, codec.frame_rate)
     return config
 
 
@@ -181,7 +182,7 @@ def unload(params: Any, config: ml_collections.ConfigDict) -> Iterator[tuple[str
             yield name, array
 
 
-def difference(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text: TextEncoderInfo) -> str:
+def difference(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo) -> str:
     """Why a model of ours is no text or stereo MusicGen; empty if it is one."""
     model = config.model
     expected = {
@@ -189,42 +190,42 @@ def difference(config: ml_collections.ConfigDict, codec: Mapping[str, Any], text
         "model.bias": (model.bias, False), "model.fusion": (model.fusion, "cross"),
         "model.pattern": (model.pattern, "delay"), "objective.name": (config.objective.name, "next_step"),
         "data.end_of_song": (config.data.end_of_song, False),
-        "sources": (sorted(config.sources), ["description"]), "its codec": (codec["name"], "encodec"),
+        "sources": (sorted(config.sources), ["description"]), "its codec": (codec.name, "encodec"),
         "its text encoder": (text.name.partition(":")[0], "t5"),
     }
     for name, (found, wanted) in expected.items():
         if found != wanted:
             return f"{name} is {found!r}, not {wanted!r}"
-    own = list(model.delays) or list(range(codec["num_codebooks"]))
-    if own != delays(codec["num_codebooks"], codec["channels"]):
+    own = list(model.delays) or list(range(codec.num_codebooks))
+    if own != delays(codec.num_codebooks, codec.channels):
         return f"model.delays are {own}"
     return ""
 
 
-def released_files(config: ml_collections.ConfigDict, codec: Mapping[str, Any],
+def released_files(config: ml_collections.ConfigDict, codec: CodecInfo,
                    parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The JSON files that transformers wants beside the weights of a text or stereo MusicGen.
 
     Args:
       config: of the model.
-      codec: what our `codec.json` says.
+      codec: its EnCodec.
       parts: `text_encoder` and `audio_encoder`, each as its own `config.json`.
     """
-    model, special = config.model, codec["codebook_size"]
+    model, special = config.model, codec.codebook_size
     decoder = {"model_type": "musicgen_decoder", "vocab_size": special, "hidden_size": model.width,
                "num_attention_heads": model.heads, "num_hidden_layers": model.layers, "ffn_dim": model.mlp_width,
-               "num_codebooks": codec["num_codebooks"], "audio_channels": codec["channels"],
+               "num_codebooks": codec.num_codebooks, "audio_channels": codec.channels,
                "activation_function": model.activation, "dropout": model.dropout, "scale_embedding": False,
                "pad_token_id": special, "bos_token_id": special, "tie_word_embeddings": False}
     ids = {"pad_token_id": special, "bos_token_id": special, "decoder_start_token_id": special}
-    frames = round(config.data.seconds * codec["frame_rate"])
+    frames = round(config.data.seconds * codec.frame_rate)
     return {
         "config.json": {"model_type": CROSS, "architectures": ["MusicgenForConditionalGeneration"], "dtype": "float32",
                         "is_encoder_decoder": True, "decoder": decoder, **parts},
         "generation_config.json": {**ids, "do_sample": config.sampling.temperature > 0, "max_length": frames,
                                    "guidance_scale": config.sampling.cfg_scale, "top_k": config.sampling.top_k},
         "preprocessor_config.json": {"feature_extractor_type": "EncodecFeatureExtractor", "padding_value": 0.0,
-                                     "feature_size": codec["channels"], "sampling_rate": codec["sample_rate"],
+                                     "feature_size": codec.channels, "sampling_rate": codec.sample_rate,
                                      "padding_side": "left", "processor_class": "MusicgenProcessor"},
         "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer", "processor_class": "MusicgenProcessor",
                                   "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"},

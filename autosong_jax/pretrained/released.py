@@ -11,7 +11,6 @@ import ml_collections
 from autosong_jax import config as config_file
 from autosong_jax import inputs
 from autosong_jax.codecs.encodec.codec import EncodecCodec
-from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, compute_dtype, held_in
 from autosong_jax.models.song import SongModel
@@ -44,7 +43,7 @@ class Released:
 
     def load(self, dtype: str = "float32", device: jax.Device | None = None) -> tuple[Any, Any]:
         """The model without parameters, and the parameters, matrices in `dtype`: on one device, or sharded over all."""
-        graph, shapes = abstract_model(self.config, self.codec.description, self.text.info)
+        graph, shapes = abstract_model(self.config, self.codec.info, self.text.info)
         if device is None:
             shardings = tree_shardings(shapes, make_mesh(self.config.mesh))
         else:
@@ -54,7 +53,7 @@ class Released:
     @property
     def context(self) -> ModelContext:
         """What the model is used with."""
-        return ModelContext(self.config, CodecInfo.of(self.codec.description), self.text.info, lambda: self.codec,
+        return ModelContext(self.config, self.codec.info, self.text.info, lambda: self.codec,
                             lambda: self.text)
 
     def load_model(self) -> SongModel:
@@ -124,7 +123,7 @@ def read(source: str, flag: str = "--source", text_encoder: str | None = None) -
     codec = EncodecCodec(settings["audio_encoder"], tensors.under("audio_encoder."), stereo=_is_stereo(settings))
     text = FrozenTextEncoder(settings["text_encoder"], tensors.under("text_encoder."), tokenizer.find(directory),
                              f"t5:{source}")
-    return Released(musicgen.model_config(settings, codec.description), codec, text, tensors)
+    return Released(musicgen.model_config(settings, codec.info), codec, text, tensors)
 
 
 def _read_audiocraft(directory: pathlib.Path, text_encoder: str | None) -> Released:
@@ -138,7 +137,7 @@ def _read_audiocraft(directory: pathlib.Path, text_encoder: str | None) -> Relea
     name = text_encoder or settings["text_encoder_name"]
     of = "--text_encoder" if text_encoder else f"{path} wants a text encoder, which convert takes by --text_encoder; it"
     text = FrozenTextEncoder.open(files.locate(name, of), f"t5:{name}")
-    config = musicgen.model_config(settings, codec.description)
+    config = musicgen.model_config(settings, codec.info)
     return Released(config, codec, text, audiocraft.standard_names(tensors))
 
 

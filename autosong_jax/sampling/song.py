@@ -243,7 +243,7 @@ class Singer:
         """
         params, sources = judged_by
         model = nnx.merge(self._graph, params)
-        pattern = window_pattern(self.config, self._context.codec.facts(), codes.shape[1])
+        pattern = window_pattern(self.config, self._context.codec, codes.shape[1])
         memory = encode(model, sources, np.ones((1, len(self.source_names)), bool), len(codes))
         logits = model(pattern.interleave(codes, model.special)[:, :-1], memory, codebook=stage)
         # The logits of a step are those before it.

@@ -82,7 +82,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     laps = Laps(time.perf_counter() if started is None else started)
     laps.lap("imports")
     dataset = SongDataset(config.data.path, "train")
-    distributed.check_same(_facts(config, dataset))
+    distributed.check_same(_common(config, dataset))
     # Before anything is built of them or written: whether dataset, workdir and base belong together.
     check_workdir(config, dataset, workdir)
     base = open_base(config, dataset) if config.init.workdir and latest_step(workdir) is None else None
@@ -310,12 +310,12 @@ class StopSignal:
         log.error("Stopping after this step; the state will be saved (Ctrl+C once more ends at once, without saving)")
 
 
-def _facts(config: ml_collections.ConfigDict, dataset: SongDataset) -> dict[str, Any]:
+def _common(config: ml_collections.ConfigDict, dataset: SongDataset) -> dict[str, Any]:
     """What several processes must have in common; where their dataset lies need not be the same."""
     fields = flatten_dict(config.to_dict(), sep=".")
     paths = ("data.path", "init.workdir")
-    return {"songs": len(dataset), "codec": dataset.codec, "text encoder": dataclasses.asdict(dataset.text),
-            "jax": jax.__version__} | {
+    return {"songs": len(dataset), "codec": dataclasses.asdict(dataset.codec),
+            "text encoder": dataclasses.asdict(dataset.text), "jax": jax.__version__} | {
                 f"config.{name}": value for name, value in fields.items() if name not in paths}
 
 

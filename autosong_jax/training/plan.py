@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -45,13 +45,13 @@ class Songs:
     """What a model reads and writes.
 
     Attributes:
-      codec: `num_codebooks`, `codebook_size` and `frame_rate`, as `codec.json` has them.
+      codec: what the songs are coded by.
       text: the text encoder.
       description: both in words, and where they are known from.
       encoder_bytes: of a frozen text encoder that runs in training; else 0.
     """
 
-    codec: Mapping[str, Any]
+    codec: CodecInfo
     text: TextEncoderInfo
     description: str
     encoder_bytes: int = 0
@@ -62,13 +62,15 @@ def _frozen(name: str, width: int) -> TextEncoderInfo:
 
 
 # What the docstrings of the configs say that they are meant for; any other: MusicGen's codec, and bytes.
-_ENCODEC_32KHZ = ("encodec_32khz", 4, 2048, 50.0)
+_ENCODEC_24KHZ = ("encodec_24khz at 1.5 kbps", CodecInfo("encodec", 24_000, 1, 75.0, 2, 1024))
+_ENCODEC_32KHZ = ("encodec_32khz", CodecInfo("encodec", 32_000, 1, 50.0, 4, 2048))
+_SONGBOOK = ("melrvq", CodecInfo("melrvq", 16_000, 1, 12.5, 2, 512))
 _MEANT_FOR = {
-    "lyric2music": (("encodec_24khz at 1.5 kbps", 2, 1024, 75.0), _frozen("bert", 768)),
+    "lyric2music": (_ENCODEC_24KHZ, _frozen("bert", 768)),
     "prefix_lm": (_ENCODEC_32KHZ, _frozen("t5", 768)),
-    "demo": (("melrvq", 4, 512, 25.0), None),
-    "songbook": (("melrvq", 2, 512, 12.5), None),
-    "songbook_masked": (("melrvq", 2, 512, 12.5), None),
+    "demo": (("melrvq", CodecInfo("melrvq", 16_000, 1, 25.0, 4, 512)), None),
+    "songbook": (_SONGBOOK, None),
+    "songbook_masked": (_SONGBOOK, None),
 }
 
 
@@ -85,16 +87,15 @@ def songs_of(config: ml_collections.ConfigDict, name: str) -> Songs:
     if path.parts:
         if config.data.path:
             schema.read_dataset_info(path)  # says how to make one where there is none
-        codec, text, source = CodecInfo.load(path / "codec").facts(), TextEncoderInfo.load(path), f"those of {path}"
-        codec_name = codec.get("name") or codec.get("kind") or "its codec"
+        codec, text, source = CodecInfo.load(path / "codec"), TextEncoderInfo.load(path), f"those of {path}"
+        codec_name = codec.name
     else:
-        (codec_name, codebooks, size, rate), text = _MEANT_FOR.get(name, (_ENCODEC_32KHZ, None))
-        codec = {"num_codebooks": codebooks, "codebook_size": size, "frame_rate": rate, "channels": 1}
+        (codec_name, codec), text = _MEANT_FOR.get(name, (_ENCODEC_32KHZ, None))
         text, source = text or get_text_encoder("bytes").info, "assumed; --config.data.path=DATASET tells"
     states = f"frozen states of width {text.width}" if text.frozen else "ids, read by the model"
     files = (path / DIRECTORY).glob("*.safetensors") if path.parts and text.kind == "tokens" else ()
-    return Songs(codec, text, f"{codec_name} ({codec['num_codebooks']} codebooks x {codec['codebook_size']}, "
-                 f"{codec['frame_rate']:g} Hz), {text.name} ({states}); {source}",
+    return Songs(codec, text, f"{codec_name} ({codec.num_codebooks} codebooks x {codec.codebook_size}, "
+                 f"{codec.frame_rate:g} Hz), {text.name} ({states}); {source}",
                  sum(file.stat().st_size for file in files))
 
 
@@ -229,7 +230,7 @@ class Planner:
     def batch(self, songs: int) -> dict[str, Any]:
         """Shapes and dtypes of a batch, as the step takes it."""
         specs = source_specs(self.config.sources, self.songs.text.as_read)
-        layout = batch_layout(len(self.pattern.steps), self.songs.codec["num_codebooks"], specs)
+        layout = batch_layout(len(self.pattern.steps), self.songs.codec.num_codebooks, specs)
         return jax.tree.map(lambda array: jax.ShapeDtypeStruct((songs, *array.shape), array.dtype), layout)
 
     def _prime(self, trainer: Trainer) -> int:

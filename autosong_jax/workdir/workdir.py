@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -56,7 +56,7 @@ class ModelContext:
     @property
     def pattern(self) -> Pattern:
         """Of a training window."""
-        return window_pattern(self.config, self.codec.facts())
+        return window_pattern(self.config, self.codec)
 
 
 class Workdir:
@@ -78,7 +78,7 @@ class Workdir:
     @functools.cached_property
     def abstract(self) -> Parameters:
         """Shapes and dtypes of the parameters, LoRA's among them."""
-        return abstract_model(self.config, self.codec.facts(), self.text)[1]
+        return abstract_model(self.config, self.codec, self.text)[1]
 
     @property
     def merged_config(self) -> ml_collections.ConfigDict:
@@ -112,23 +112,23 @@ class Workdir:
 
 def assemble(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo, params: Any) -> SongModel:
     """The model of `config` with `params`, which are used up, `unstacked`: as it sings."""
-    graph, _ = abstract_model(config, codec.facts(), text)
+    graph, _ = abstract_model(config, codec, text)
     return nnx.merge(graph, params).unstacked(consume=True)
 
 
-def window_pattern(config: ml_collections.ConfigDict, codec: Mapping[str, Any], frames: int | None = None) -> Pattern:
+def window_pattern(config: ml_collections.ConfigDict, codec: CodecInfo, frames: int | None = None) -> Pattern:
     """The pattern of so many frames; by default of a training window, of `config.data.seconds`.
 
     Raises:
       UserError: the model has no positions for so many steps.
     """
-    frames = max(round(config.data.seconds * codec["frame_rate"]), 1) if frames is None else frames
-    pattern = get_pattern(config.model.pattern, frames, codec["num_codebooks"], config.model.delays)
+    frames = max(round(config.data.seconds * codec.frame_rate), 1) if frames is None else frames
+    pattern = get_pattern(config.model.pattern, frames, codec.num_codebooks, config.model.delays)
     positions = pattern.num_steps
     if config.model.fusion == "prefix":
         positions += sum(source.max_length for source in config.sources.values())
     if config.model.positions == "learned" and positions > config.model.max_positions:
         raise UserError(f"model.max_positions {config.model.max_positions}: windows of "
-                        f"{frames / codec['frame_rate']:g} s with these sources take {positions}; raise it, or shorten "
+                        f"{frames / codec.frame_rate:g} s with these sources take {positions}; raise it, or shorten "
                         "data.seconds")
     return pattern

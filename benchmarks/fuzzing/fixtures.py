@@ -60,10 +60,11 @@ def write_dataset(directory: pathlib.Path) -> None:
 
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(1, 16000)).astype(np.float32)
-    MelRVQ.fit([noise], num_codebooks=3, codebook_size=16).save(directory / "codec")
+    codec = MelRVQ.fit([noise], num_codebooks=3, codebook_size=16)
+    codec.save(directory / "codec")
     encoder = get_text_encoder("bytes")
     encoder.info.save(directory)
-    features = schema.song_features(3, encoder.info)
+    features = schema.song_features(codec.info.frames, encoder.info)
 
     def record(name: str, frames: int) -> bytes:
         lyrics = f"[verse]\nla {name}\n\n[chorus]\nlo lo"
@@ -102,7 +103,7 @@ def _workdir(workdir: pathlib.Path, dataset: pathlib.Path, fields: dict[str, obj
 
     config = default.get_config("runlocal")
     config.update_from_flattened_dict(settings() | fields)
-    codec, text = CodecInfo.load(dataset / "codec").facts(), TextEncoderInfo.load(dataset)
+    codec, text = CodecInfo.load(dataset / "codec"), TextEncoderInfo.load(dataset)
     model = build_model(config, codec, text, rngs=nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.split(model)[1])
     checkpoints.save_weights(workdir, params)
@@ -118,9 +119,8 @@ def _musicgen(directory: pathlib.Path) -> None:
     from flax import nnx
 
     from autosong_jax.codecs.encodec import codec as encodec
-    from autosong_jax.codecs.encodec import settings as encodec_facts
     from autosong_jax.codecs.encodec.module import Encodec
-    from autosong_jax.codecs.encodec.settings import EncodecConfig
+    from autosong_jax.codecs.encodec.settings import EncodecConfig, EncodecInfo
     from autosong_jax.models.build import build_model
     from autosong_jax.pretrained import musicgen
     from autosong_jax.sources.text import t5_names as t5
@@ -139,13 +139,13 @@ def _musicgen(directory: pathlib.Path) -> None:
     shape = EncodecConfig.of(audio)
     codec = params_of(Encodec(shape, rngs=nnx.Rngs(0)))
     text = t5.read_config(words)
-    description = encodec_facts.describe(audio, 1.2, False, "0" * 16)
+    info = EncodecInfo.of(shape, 1.2, False, "0" * 16)
     released = {"model_type": "musicgen", "text_encoder": words, "audio_encoder": audio, "decoder": {
         "vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "ffn_dim": 32,
         "num_codebooks": 4, "audio_channels": 1, "activation_function": "gelu"}}
-    config = musicgen.model_config(released, description)
+    config = musicgen.model_config(released, info)
     config.data.seconds = 0.24
-    decoder = params_of(build_model(config, description, TextEncoderInfo("t5:x", "0", "states", width=24),
+    decoder = params_of(build_model(config, info, TextEncoderInfo("t5:x", "0", "states", width=24),
                                     rngs=nnx.Rngs(0)))
 
     def tensors():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autosong_jax.codecs.codec import load_codec
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.encodec.settings import EncodecInfo
 from autosong_jax.codecs.melrvq.codec import MelRVQ
 from autosong_jax.errors import UserError
 
@@ -45,8 +45,7 @@ def test_no_codec(tmp_path, text):
 
 
 def test_encodec_without_its_files(tmp_path):
-    facts = CodecInfo("encodec", 24000, 1, 75.0, 2, 1024, "0" * 16).facts()
-    (tmp_path / "codec.json").write_text(json.dumps(facts))
+    EncodecInfo("encodec", 24000, 1, 75.0, 2, 1024, "0" * 16).save(tmp_path)
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         load_codec(tmp_path)
 

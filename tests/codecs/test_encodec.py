@@ -132,7 +132,7 @@ def test_songs_are_coded_as_an_export_codes_them(toys, kind, same_codes):
     """In one piece, and in blocks of any length; chunks at the loudness of the song."""
     model = toys[kind].model
     codec, reference = toys[kind].codec(), prep.Encodec(prep.Transformers(model), model.config.target_bandwidths[0])
-    assert codec.description == reference.description
+    assert codec.info == reference.info
     for samples in LENGTHS:
         audio = noise(codec.channels, samples)[0]
         codes = codec.encode(audio)
@@ -195,7 +195,7 @@ def test_both_sides_write_the_same_codec(toys, tmp_path, bandwidth, same_codes):
     ours = load_codec(tmp_path / "theirs")
     ours.save(tmp_path / "ours")
     assert ((tmp_path / "ours" / "codec.json").read_text() == (tmp_path / "theirs" / "codec.json").read_text())
-    assert ours.description["digest"] == toy.codec(bandwidth).description["digest"]
+    assert ours.info.digest == toy.codec(bandwidth).info.digest
     audio = noise(1, 999)[0]
     codes = ours.encode(audio)
     np.testing.assert_array_equal(load_codec(tmp_path / "ours").encode(audio), codes)
@@ -203,7 +203,7 @@ def test_both_sides_write_the_same_codec(toys, tmp_path, bandwidth, same_codes):
 
 
 def test_digest_is_of_the_codebooks_used(toys):
-    digests = {toys[kind].codec(bandwidth).description["digest"]
+    digests = {toys[kind].codec(bandwidth).info.digest
                for kind, bandwidth in [("24khz", 1.2), ("24khz", 2.4), ("32khz", 2.4)]}
     assert len(digests) == 3
 

@@ -1,11 +1,11 @@
 """Small datasets on the disk, written with the project's own writer, and the records that went in."""
 
-import json
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from autosong_jax.codecs.melrvq.settings import MelRVQConfig, MelRVQInfo
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.sources.spec import record_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
@@ -51,10 +51,9 @@ def write_dataset(tmp_path):
     def write(splits: dict[str, list[list[dict]]], text: TextEncoderInfo = IDS):
         directory = tmp_path / "dataset"
         (directory / "codec").mkdir(parents=True)
-        codec = {"name": "melrvq", "num_codebooks": NUM_CODEBOOKS, "codebook_size": CODEBOOK_SIZE, "frame_rate": 50.0,
-                 "sample_rate": 16000, "channels": 1}
-        (directory / "codec" / "codec.json").write_text(json.dumps(codec))
-        features = schema.song_features(NUM_CODEBOOKS, text)
+        codec = MelRVQInfo.of(MelRVQConfig(hop=320, num_codebooks=NUM_CODEBOOKS, codebook_size=CODEBOOK_SIZE), 1e-3)
+        codec.save(directory / "codec")
+        features = schema.song_features(codec.frames, text)
         shard_lengths = {
             split: [
                 tfrecord.write_records(schema.shard_path(directory, split, i, len(shards)),

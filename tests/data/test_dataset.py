@@ -83,15 +83,17 @@ def stream(batches, records, steps):
 def test_songs_are_the_records_in_order(dataset, records, assert_same_record):
     assert len(dataset) == len(records)
     for i, record in enumerate(records):
-        assert_same_record(dataset[i], record)
+        expected = dict(record)
+        expected["frames"] = expected.pop("codes")
+        assert_same_record(dataset[i], expected)
     for beyond in (-1, len(records)):
         with pytest.raises(IndexError, match=f"song {beyond} of 5"):
             dataset[beyond]
 
 
-def test_facts(dataset, text):
+def test_what_describes_it(dataset, text):
     assert (dataset.num_codebooks, dataset.codebook_size, dataset.frame_rate) == (3, 50, 50.0)
-    assert dataset.codec["name"] == "melrvq"
+    assert dataset.codec.name == "melrvq"
     assert dataset.text == text
 
 

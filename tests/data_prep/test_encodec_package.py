@@ -278,7 +278,7 @@ def test_exports_of_both_backends(kind, clips, checkpoints, tmp_path):
     assert "backend" not in plain["codec"] and "codec_backend" not in plain["options"]
     assert plain["codec"]["digest"] == finished["codec"]["digest"] and plain["codec"]["bandwidth"] == 6.0
     assert plain["codec"]["quality"] == pytest.approx(finished["codec"]["quality"], rel=1e-3)
-    codes, theirs = (SongDataset(tmp_path / name, "train")[0]["codes"] for name in ("meta", "plain"))
+    codes, theirs = (SongDataset(tmp_path / name, "train")[0]["frames"] for name in ("meta", "plain"))
     assert codes.shape[0] > 200 and codes.shape == theirs.shape
     assert np.any(codes != theirs, axis=1).mean() <= TIES
     # A model that sings decodes them; and the package encodes with what transformers saved.

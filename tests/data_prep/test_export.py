@@ -85,7 +85,7 @@ def contents(directory):
 
 def records(target):
     found = {}
-    for split in (split for split, facts in report_of(target)["splits"].items() if facts["songs"]):
+    for split in (split for split, held in report_of(target)["splits"].items() if held["songs"]):
         dataset = SongDataset(target, split)
         found |= {dataset[i]["id"]: dataset[i] | {"split": split} for i in range(len(dataset))}
     assert len(found) == len(report_of(target)["songs"])
@@ -103,7 +103,7 @@ def test_records(songs, exported, one_thread):
     codec, encoder = load_codec(target / "codec"), get_text_encoder("bytes")
     for name, record in found.items():
         audio = io.read(songs / name / "audio.wav", codec.sample_rate, 1)[0]
-        np.testing.assert_array_equal(record["codes"], codec.encode(audio))
+        np.testing.assert_array_equal(record["frames"], codec.encode(audio))
         assert record["frame_rate"] == codec.frame_rate and record["group"] == name
         assert record["lyrics"] == f"[verse]\nla {name[-1]}\nño" and record["genre"] in ("pop", "rock")
         assert record["text_encoder"] == "bytes" and record["description"] == ""
@@ -460,7 +460,7 @@ def test_a_song_that_is_too_much_for_the_codec(songs, tmp_path, monkeypatch):
 def test_settings_of_the_codec(songs, tmp_path):
     finished, _ = export(Options(str(songs), str(tmp_path), codec="melrvq:codebook_size=16,hop=1280"))
     assert finished["codec"]["codebook_size"] == 16 and finished["codec"]["frame_rate"] == 12.5
-    assert all(record["codes"].max() < 16 for record in records(tmp_path).values())
+    assert all(record["frames"].max() < 16 for record in records(tmp_path).values())
     for codec in ("melrvq:size=16", "melrvq:hop=long", "melrvq:hop"):
         with pytest.raises(UserError, match="SETTING=NUMBER"):
             export(Options(str(songs), str(tmp_path / "data"), codec=codec))
@@ -503,7 +503,7 @@ def test_pretrained_codec_and_text_encoder(songs, tmp_path, monkeypatch):
         audio = io.read(songs / name / "audio.wav")[0]
         with torch.inference_mode():
             codes = model.encode(torch.from_numpy(audio)[None], bandwidth=0.8).audio_codes[0, 0].T.numpy()
-        np.testing.assert_array_equal(record["codes"], codes)
+        np.testing.assert_array_equal(record["frames"], codes)
         assert record["text_states"].dtype == ml_dtypes.bfloat16 and record["text_states"].shape[1] == 8
         assert record["description_states"].shape == (0, 8)
     assert export(options)[1] is None

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.models.build import build_model, held_in
 from autosong_jax.sources.text.encoders import get_text_encoder
 
-CODEC = {"num_codebooks": 3, "codebook_size": 16, "frame_rate": 25.0}
+CODEC = CodecInfo("melrvq", 16000, 1, 25.0, 3, 16)
 
 
 def test_matrices_held_in_the_dtype_of_the_computation_change_no_bit(toy_config):

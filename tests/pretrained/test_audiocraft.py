@@ -1,6 +1,5 @@
 """audiocraft's files against the same weights as the hub has them."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -13,6 +12,7 @@ import yaml
 import autosong_jax
 from autosong_jax import config as config_file
 from autosong_jax.codecs.codec import load_codec
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import audiocraft, released
 from autosong_jax.sources.text.encoders import TextEncoderInfo
@@ -121,12 +121,12 @@ def test_a_workdir_of_it_is_that_of_the_hub(musicgen, imported, t5_directory, tm
     assert one.keys() == other.keys()
     for path, leaf in one.items():
         np.testing.assert_array_equal(leaf, other[path])
-    facts = json.loads((imported / "codec" / "codec.json").read_text())
-    assert model.codec.description == facts
+    info = CodecInfo.load(imported / "codec")
+    assert model.codec.info == info
     assert model.text.info.revision == TextEncoderInfo.load(imported).revision
     ours, theirs = model.config, config_file.load(imported / "config.json")
     assert config_file.to_json(ours) == config_file.to_json(theirs)
-    codes = np.random.default_rng(0).integers(0, 64, (20, facts["num_codebooks"]))
+    codes = np.random.default_rng(0).integers(0, 64, (20, info.num_codebooks))
     np.testing.assert_array_equal(model.codec.decode(codes), load_codec(imported / "codec").decode(codes))
 
 

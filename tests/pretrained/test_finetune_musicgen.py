@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 import autosong_jax
 from autosong_jax import config as config_file
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodecInfo, Frames
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.models.build import abstract_model
 from autosong_jax.pretrained import released
@@ -43,7 +43,7 @@ def dataset(base, tmp_path_factory):
         shutil.copytree(base / name, directory / name)
     shutil.copy(base / "text_encoder.json", directory)
     encoder = frozen_text.load(base)
-    features = schema.song_features(4, encoder.info)
+    features = schema.song_features(Frames("codes", np.uint16, 4), encoder.info)
     texts = {"genre": "", "description": "rain night"}
     records = [schema.serialize(features, {
         "id": lyrics, "group": lyrics, "codes": codes_of(seed), "frame_rate": 50.0, "lyrics": lyrics, **texts,
@@ -79,8 +79,8 @@ def test_lora_and_the_new_source_alone_learn_two_songs_by_heart(tuned):
 
 def test_the_released_weights_are_what_they_were(base, tuned):
     config, released_config = (config_file.load(workdir / "config.json") for workdir in (tuned, base))
-    info, facts = frozen_text.load(tuned).info, CodecInfo.load(tuned / "codec").facts()
-    on_host = [jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract_model(c, facts, info)[1])
+    info, codec = frozen_text.load(tuned).info, CodecInfo.load(tuned / "codec")
+    on_host = [jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract_model(c, codec, info)[1])
                for c in (config, released_config)]
     frozen = flatten_dict(load_frozen(tuned, partition(on_host[0], config.train.trainable)[1]), sep="/")
     before = flatten_dict(load_weights(base, released_config, on_host[1])[0], sep="/")

@@ -97,7 +97,7 @@ def make_singer(toy_config, toy_dataset):
             "objective.name": "both", "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3), "model.width": 8,
             "model.layers": 1, "model.heads": 1})
         text = TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, CodecInfo.load(toy_dataset / "codec").facts(), text, rngs=nnx.Rngs(0))
+        model = build_model(config, CodecInfo.load(toy_dataset / "codec"), text, rngs=nnx.Rngs(0))
         return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
 
     return make
@@ -169,7 +169,7 @@ def test_the_step_by_step_loop_alone_is_compiled_with_the_options(on_cuda, make_
 @pytest.mark.parametrize("fusion", ["cross", "prefix"])
 def test_keys_and_values_in_one_array_as_on_a_gpu_give_the_same_codes(fusion, toy_config, toy_dataset, monkeypatch):
     config = toy_config(**{"model.width": 8, "model.layers": 2, "model.heads": 1, "model.fusion": fusion})
-    text, codec = TextEncoderInfo.load(toy_dataset), CodecInfo.load(toy_dataset / "codec").facts()
+    text, codec = TextEncoderInfo.load(toy_dataset), CodecInfo.load(toy_dataset / "codec")
     model = build_model(config, codec, text, rngs=nnx.Rngs(0)).unstacked()
     apart, together = (Singer(ModelContext.read(config, toy_dataset), model) for _ in range(2))
     sources = apart.encode_conditions([{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}])

@@ -27,7 +27,7 @@ def make_singer(toy_config, toy_dataset):
             "objective.name": objective, "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3),
             "model.width": 8, "model.layers": 1, "model.heads": 1} | changes)
         text = TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, CodecInfo.load(toy_dataset / "codec").facts(), text, rngs=nnx.Rngs(seed))
+        model = build_model(config, CodecInfo.load(toy_dataset / "codec"), text, rngs=nnx.Rngs(seed))
         model.heads[...] = 3 * model.heads[...]
         return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
 

@@ -5,6 +5,7 @@ import copy
 import jax
 import pytest
 
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.sources.text.encoders import get_text_encoder
@@ -14,7 +15,7 @@ from autosong_jax.workdir.workdir import window_pattern
 from benchmarks import shapes
 from configs import default
 
-CODEC = {"num_codebooks": 4, "codebook_size": 100, "frame_rate": 50.0}
+CODEC = CodecInfo("encodec", 32000, 1, 50.0, 4, 100)
 SONGS, MEMORY, FRAMES = 8, 10, 20  # as many songs as the tests have devices
 WIDTH, LAYERS = 32, 3
 PROJECTION = 24 * WIDTH  # of one position of the source's states
@@ -23,7 +24,7 @@ PROJECTION = 24 * WIDTH  # of one position of the source's states
 @pytest.fixture
 def config():
     config = default.base()
-    config.data.update(batch_size=SONGS, seconds=FRAMES / CODEC["frame_rate"], end_of_song=False)
+    config.data.update(batch_size=SONGS, seconds=FRAMES / CODEC.frame_rate, end_of_song=False)
     config.model.update(width=WIDTH, heads=2, layers=LAYERS, mlp_width=4 * WIDTH, pattern="delay")
     config.sources = {"description": default.source(max_length=MEMORY, width=16, heads=2, layers=2)}
     return config
@@ -38,20 +39,20 @@ def operations(config, codec=CODEC, text=None):
 
 def closed_form(steps, pairs, codec=CODEC):
     """Six for each number and position: 4 D^2 of self-attention, 2 of cross-attention to it, 8 of the MLP."""
-    heads = codec["num_codebooks"] * WIDTH * codec["codebook_size"]
+    heads = codec.num_codebooks * WIDTH * codec.codebook_size
     matrices = steps * (LAYERS * 14 * WIDTH**2 + heads) + MEMORY * (LAYERS * 2 * WIDTH**2 + PROJECTION)
     return SONGS * (6 * matrices + 12 * LAYERS * WIDTH * (pairs + steps * MEMORY))
 
 
 def test_next_steps(config):
-    steps = FRAMES + CODEC["num_codebooks"] - 1
+    steps = FRAMES + CODEC.num_codebooks - 1
     assert operations(config) == closed_form(steps, steps * (steps + 1) / 2)
 
 
 def test_masked_spans_see_the_whole_song_once_and_then_a_window(config):
     config.objective.update(name="masked_spans", context_ms=40.0)  # 2 frames on each side
     config.model.pattern = "parallel"
-    codebooks = CODEC["num_codebooks"]
+    codebooks = CODEC.num_codebooks
     assert operations(config) == closed_form(FRAMES, (FRAMES**2 + (codebooks - 1) * FRAMES * 5) / codebooks)
 
 
@@ -64,7 +65,7 @@ def test_both_objectives_in_turns_count_their_mean(config):
 
 def test_a_source_with_an_encoder_adds_it_but_not_its_tables(config):
     text = get_text_encoder("bytes").info
-    steps = FRAMES + CODEC["num_codebooks"] - 1
+    steps = FRAMES + CODEC.num_codebooks - 1
     without = closed_form(steps, steps * (steps + 1) / 2) - SONGS * 6 * MEMORY * PROJECTION
     encoder = 6 * MEMORY * (2 * 12 * 16**2 + 16 * WIDTH) + 12 * 2 * 16 * MEMORY**2
     assert operations(config, text=text) == without + SONGS * encoder
@@ -72,9 +73,9 @@ def test_a_source_with_an_encoder_adds_it_but_not_its_tables(config):
 
 def test_a_prefix_is_read_by_the_decoder(config):
     config.model.fusion = "prefix"
-    steps = FRAMES + CODEC["num_codebooks"] - 1
+    steps = FRAMES + CODEC.num_codebooks - 1
     length = MEMORY + steps
-    heads = CODEC["num_codebooks"] * WIDTH * CODEC["codebook_size"]
+    heads = CODEC.num_codebooks * WIDTH * CODEC.codebook_size
     assert operations(config) == SONGS * (
         6 * (length * LAYERS * 12 * WIDTH**2 + steps * heads + MEMORY * PROJECTION)
         + 12 * LAYERS * WIDTH * length * (length + 1) / 2)
@@ -83,7 +84,7 @@ def test_a_prefix_is_read_by_the_decoder(config):
 def test_frozen_matrices_have_no_gradient_of_their_own(config):
     config.lora.update(rank=2, alpha=2.0, targets=("decoder/.*/mlp/up",))
     config.train.trainable = ("lora",)
-    steps = FRAMES + CODEC["num_codebooks"] - 1
+    steps = FRAMES + CODEC.num_codebooks - 1
     everything = closed_form(steps, steps * (steps + 1) / 2)
     attention = SONGS * 12 * LAYERS * WIDTH * (steps * (steps + 1) / 2 + steps * MEMORY)
     lora = SONGS * 6 * steps * LAYERS * 2 * (WIDTH + 4 * WIDTH)

@@ -182,7 +182,7 @@ def test_what_means_nothing_is_named(mesh, words):
 def test_a_dataset_tells_codec_and_texts(toy_config):
     config = toy_config()
     songs = songs_of(config, "toy")
-    assert songs.codec["num_codebooks"] == 3 and songs.text.name == "bytes" and config.data.path in songs.description
+    assert songs.codec.num_codebooks == 3 and songs.text.name == "bytes" and config.data.path in songs.description
     config.data.path = "nowhere"
     with pytest.raises(UserError, match="nowhere"):
         songs_of(config, "toy")

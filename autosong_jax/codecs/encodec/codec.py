@@ -3,7 +3,6 @@
 Letters: B batch, T frames, K codebooks, C channels, V entries of a codebook.
 """
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -16,12 +15,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from autosong_jax.codecs import info as description
-from autosong_jax.codecs.encodec import names as encodec_names
-from autosong_jax.codecs.encodec import settings as facts
+from autosong_jax.codecs.encodec import settings
 from autosong_jax.codecs.encodec.module import Carry, Encodec
-from autosong_jax.codecs.encodec.settings import EncodecConfig
-from autosong_jax.codecs.info import CodecInfo, EncodecInfo
+from autosong_jax.codecs.encodec.names import plain
+from autosong_jax.codecs.encodec.settings import EncodecConfig, EncodecInfo
+from autosong_jax.codecs.info import FILE
 from autosong_jax.errors import UserError
 from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
@@ -43,18 +41,15 @@ def load(directory: str | pathlib.Path, bandwidth: float | None = None) -> "Enco
       UserError: a file is missing, damaged, or of another model.
     """
     directory = pathlib.Path(directory)
-    if not (directory / description.FILE).exists():
+    if not (directory / FILE).exists():
         return EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), bandwidth,
                             source=str(directory))
     saved = EncodecInfo.load(directory)
-    if saved.name != "encodec":
-        raise UserError(f"{directory / description.FILE} names the codec {saved.name!r}, expected encodec")
     wanted = saved.bandwidth if bandwidth is None else bandwidth
     codec = EncodecCodec(files.read_json(directory / "config.json"), Tensors.open(directory), wanted,
                          stereo=saved.stereo, source=str(directory))
-    if wanted == saved.bandwidth and CodecInfo.of(codec.description) != CodecInfo(
-            **{field.name: getattr(saved, field.name) for field in dataclasses.fields(CodecInfo)}):
-        raise UserError(f"{directory / description.FILE} says other things than the codec beside it: save it again")
+    if wanted == saved.bandwidth and codec.info != saved:
+        raise UserError(f"{directory / FILE} says other things than the codec beside it: save it again")
     return codec
 
 
@@ -94,15 +89,15 @@ class EncodecCodec:
         self._graph, abstract = nnx.split(model)
         abstract = nnx.to_pure_dict(abstract)
         of_all = recipes(parameters.leaves(abstract), self.config)
-        self._params = parameters.load(abstract, of_all, encodec_names.plain(tensors), what="EnCodec",
+        self._params = parameters.load(abstract, of_all, plain(tensors), what="EnCodec",
                                        dtype=np.float32, ignored=_UNUSED)
-        bandwidth = facts.pick_bandwidth(self.config, bandwidth, source)
+        bandwidth = settings.pick_bandwidth(self.config, bandwidth, source)
         self._levels, self._sides = self.config.codebooks_for(bandwidth), 2 if stereo else 1
         codebooks = np.asarray(self._params["quantizer"]["codebooks"][:self._levels])
-        self.description = facts.describe(config, bandwidth, stereo, facts.digest(codebooks))
-        self.sample_rate, self.channels = self.description["sample_rate"], self.description["channels"]
-        self.frame_rate, self.codebook_size = self.description["frame_rate"], self.description["codebook_size"]
-        self.num_codebooks, self.normalizes = self.description["num_codebooks"], self.config.normalize
+        self.info = EncodecInfo.of(self.config, bandwidth, stereo, settings.digest(codebooks))
+        self.sample_rate, self.channels = self.info.sample_rate, self.info.channels
+        self.frame_rate, self.codebook_size = self.info.frame_rate, self.info.codebook_size
+        self.num_codebooks, self.normalizes = self.info.num_codebooks, self.config.normalize
         on_cpu = jax.default_backend() == "cpu"
         self._window = window or (512 if on_cpu else 4096)
         self._batch = 8 if on_cpu else 32  # chunks
@@ -144,7 +139,7 @@ class EncodecCodec:
             scale = loudness + 1e-8
         streams = (self._streams(block) / np.float32(scale) for block in blocks)
         for codes in self._encode_chunks(streams) if self.config.chunk_length_s else self._encode_whole(streams):
-            yield facts.interleave(codes).astype(np.uint16)
+            yield settings.interleave(codes).astype(np.uint16)
 
     def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """What `decode` does, of codes in blocks of any length, in memory that does not grow with the song.
@@ -158,9 +153,9 @@ class EncodecCodec:
         Raises:
           ValueError: a block has another shape, or a code is out of range.
         """
-        streams = (facts.separate(self._checked(block), self._sides) for block in blocks)
+        streams = (settings.separate(self._checked(block), self._sides) for block in blocks)
         chunked = self.config.chunk_length_s is not None
-        level = np.float32(facts.LEVEL if self.normalizes else 1)
+        level = np.float32(settings.LEVEL if self.normalizes else 1)
         for audio in self._decode_chunks(streams) if chunked else self._decode_whole(streams):
             yield level * np.moveaxis(audio, 2, 1).reshape(self.channels, audio.shape[1])
 
@@ -184,8 +179,8 @@ class EncodecCodec:
         directory = pathlib.Path(directory)
         files.write(directory, ((name, self._tensors.read(name)) for name in self._tensors))
         config = {"model_type": "encodec", "architectures": ["EncodecModel"]} | self._raw
-        for name, contents in [("config.json", config), ("codec.json", self.description)]:
-            (directory / name).write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        self.info.save(directory)
 
     # Batches, as transformers' EncodecModel codes them.
 
@@ -223,7 +218,7 @@ class EncodecCodec:
         else:
             scales = itertools.repeat(np.float32(1)) if scales is None else scales[:, :, None]
             decoded = (self._decode_chunk(piece) * scale for piece, scale in zip(pieces, scales, strict=False))
-            audio = facts.overlap_add(decoded, self.config.chunk_length, self.config.chunk_stride)
+            audio = settings.overlap_add(decoded, self.config.chunk_length, self.config.chunk_stride)
         return np.moveaxis(np.concatenate(list(audio), axis=1), 2, 1)
 
     # Streams [B, any, C] and codes [B, any, K].
@@ -237,7 +232,7 @@ class EncodecCodec:
     def _run(self, function, network, blocks: Iterable[np.ndarray], **options) -> Iterator[np.ndarray]:
         """Window after window of one signal."""
         carry = None
-        for x, seen, rest in facts.windows(blocks, self._window, network.before, network.after, network.rate_in):
+        for x, seen, rest in settings.windows(blocks, self._window, network.before, network.after, network.rate_in):
             carry = network.start(len(x)) if carry is None else carry
             y, carry = function(self._graph, self._params, x, carry, min(seen, network.before + network.back_before),
                                 min(rest, x.shape[1]), **options)
@@ -245,7 +240,7 @@ class EncodecCodec:
 
     def _encode_chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The last chunk is filled up with silence, and its surplus frames are dropped."""
-        for group in _groups(facts.chunks(blocks, self.config.chunk_length, self.config.chunk_stride), self._batch):
+        for group in _groups(settings.chunks(blocks, self.config.chunk_length, self.config.chunk_stride), self._batch):
             lengths = [chunk.shape[1] for chunk in group]
             filled = [np.pad(chunk, ((0, 0), (0, self.config.chunk_length - n), (0, 0)))
                       for chunk, n in zip(group, lengths, strict=True)]
@@ -257,10 +252,10 @@ class EncodecCodec:
         frames = self.config.chunk_frames
 
         def decoded() -> Iterator[np.ndarray]:
-            for group in _groups(facts.chunks(blocks, frames, frames), self._batch):
+            for group in _groups(settings.chunks(blocks, frames, frames), self._batch):
                 yield from np.split(self._decode_chunk(np.concatenate(group)), len(group))
 
-        return facts.overlap_add(decoded(), self.config.chunk_length, self.config.chunk_stride)
+        return settings.overlap_add(decoded(), self.config.chunk_length, self.config.chunk_stride)
 
     def _encode_chunk(self, x: np.ndarray) -> np.ndarray:
         """[B, up to chunk_length, C] -> codes [B, T, K]."""

@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pydantic
 
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 
 HUB_IDS = {f"encodec_{rate}khz": f"facebook/encodec_{rate}khz" for rate in (24, 32, 48)}
@@ -153,23 +155,29 @@ def pick_bandwidth(config: EncodecConfig, bandwidth: float | None, source: str) 
     return bandwidth
 
 
-def describe(config: Mapping[str, Any], bandwidth: float, stereo: bool, digest: str) -> dict[str, Any]:
-    """What `codec.json` says.
+@dataclasses.dataclass(frozen=True)
+class EncodecInfo(CodecInfo):
+    """What `codec.json` says of an EnCodec.
 
-    Args:
-      config: the contents of `config.json`.
-      bandwidth: kbit/s, of each channel if `stereo`.
+    Attributes:
+      bandwidth: kbit/s, of each channel if `stereo`; None in files that do not say.
       stereo: whether a model of one channel codes left and right, whose codebooks alternate.
-      digest: as `digest` gives it.
+      backend: the package that an export encodes with; None is transformers.
     """
-    facts = EncodecConfig.of(config)
-    if stereo and (facts.audio_channels != 1 or facts.chunk_length_s is not None):
-        raise UserError("stereo is for EnCodecs of one channel that code songs in one piece: this one has "
-                        f"{facts.audio_channels} channels and chunk_length_s {facts.chunk_length_s}")
-    sides = 2 if stereo else 1
-    return {"name": "encodec", "sample_rate": facts.sampling_rate, "channels": sides * facts.audio_channels,
-            "frame_rate": facts.frame_rate, "num_codebooks": sides * facts.codebooks_for(bandwidth),
-            "codebook_size": facts.codebook_size, "bandwidth": bandwidth, "stereo": stereo, "digest": digest}
+
+    bandwidth: Annotated[float, pydantic.Field(gt=0, le=10_000)] | None = dataclasses.field(default=None, compare=False)
+    stereo: bool = False
+    backend: Literal["transformers", "encodec"] | None = dataclasses.field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, config: EncodecConfig, bandwidth: float, stereo: bool, digest: str) -> "EncodecInfo":
+        """That of a model of this shape, used so. Raises UserError where it cannot code left and right apart."""
+        if stereo and (config.audio_channels != 1 or config.chunk_length_s is not None):
+            raise UserError("stereo is for EnCodecs of one channel that code songs in one piece: this one has "
+                            f"{config.audio_channels} channels and chunk_length_s {config.chunk_length_s}")
+        sides = 2 if stereo else 1
+        return cls("encodec", config.sampling_rate, sides * config.audio_channels, config.frame_rate,
+                   sides * config.codebooks_for(bandwidth), config.codebook_size, digest, bandwidth, stereo)
 
 
 def digest(codebooks: Iterable[np.ndarray]) -> str:

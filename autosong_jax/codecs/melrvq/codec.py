@@ -4,61 +4,17 @@ It is fitted, in seconds, to the songs that it is to code. It keeps melody, chor
 second and makes no claim to fidelity: use a neural codec for that.
 """
 
-import dataclasses
-import json
 import pathlib
 from collections.abc import Iterable
-from typing import Annotated
 
 import numpy as np
-import pydantic
 
 from autosong_jax import inputs
 from autosong_jax.audio import spectrum
-from autosong_jax.codecs.info import FILE, CodecInfo
+from autosong_jax.codecs.info import FILE
 from autosong_jax.codecs.melrvq import kmeans
+from autosong_jax.codecs.melrvq.settings import MelRVQConfig, MelRVQInfo
 from autosong_jax.errors import UserError
-
-# Of the settings; beyond them is nothing that anybody would want to hear, or that a machine could hold.
-_BOUNDS = {"sample_rate": (1000, 384_000), "hop": (1, 2**20), "subframes": (1, 64), "n_fft": (2, 2**16),
-           "n_mels": (1, 2048), "dynamic_range": (1.0, 200.0), "num_codebooks": (1, 256), "codebook_size": (1, 65_536)}
-
-
-@dataclasses.dataclass(frozen=True)
-class MelRVQConfig:
-    """Settings of a MelRVQ. One frame of codes stands for `subframes` consecutive spectra."""
-
-    sample_rate: int = 16000  # Hz
-    hop: int = 640  # samples a frame of codes
-    subframes: int = 2  # spectra in a frame of codes
-    n_fft: int = 1024  # samples that a spectrum sees
-    n_mels: int = 160  # bands of a spectrum
-    dynamic_range: float = 45.0  # dB; what is quieter than the loudest bands of the songs by more counts little
-    num_codebooks: int = 4
-    codebook_size: int = 512
-
-    def __post_init__(self):
-        for name, (low, high) in _BOUNDS.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} is {getattr(self, name)}, expected {low} to {high}")
-        if self.hop % self.subframes or self.n_fft < self.hop // self.subframes:
-            raise UserError(f"hop is {self.hop}, expected a multiple of subframes ({self.subframes}), at most "
-                            f"subframes * n_fft ({self.subframes * self.n_fft})")
-        if self.num_codebooks * self.codebook_size * self.subframes * self.n_mels > 2**28:
-            raise UserError(f"num_codebooks {self.num_codebooks}, codebook_size {self.codebook_size}, subframes "
-                            f"{self.subframes} and n_mels {self.n_mels} of a melrvq: their codebooks take GiB")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Saved(CodecInfo):
-    """What `codec.json` says of a MelRVQ: also the other fields of its `MelRVQConfig`, and the floor."""
-
-    hop: int = dataclasses.field(kw_only=True)
-    subframes: int = dataclasses.field(kw_only=True)
-    n_fft: int = dataclasses.field(kw_only=True)
-    n_mels: int = dataclasses.field(kw_only=True)
-    dynamic_range: float = dataclasses.field(kw_only=True)
-    floor: Annotated[float, pydantic.Field(gt=0, le=1e6)] = dataclasses.field(kw_only=True)
 
 
 class MelRVQ:
@@ -80,10 +36,9 @@ class MelRVQ:
         self.config = config
         self.floor = floor
         self.codebooks = codebooks
-        self.sample_rate = config.sample_rate
-        self.frame_rate = config.sample_rate / config.hop
-        self.num_codebooks = config.num_codebooks
-        self.codebook_size = config.codebook_size
+        self.info = MelRVQInfo.of(config, floor)
+        self.sample_rate, self.frame_rate = self.info.sample_rate, self.info.frame_rate
+        self.num_codebooks, self.codebook_size = self.info.num_codebooks, self.info.codebook_size
 
     @classmethod
     def fit(cls, songs: Iterable[np.ndarray], *, seed: int = 0, max_frames: int = 30_000, iterations: int = 15,
@@ -165,9 +120,7 @@ class MelRVQ:
 
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        description = {"name": "melrvq", "channels": self.channels, "frame_rate": self.frame_rate, "floor": self.floor,
-                       **dataclasses.asdict(self.config)}
-        (directory / "codec.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        self.info.save(directory)
         safetensors.numpy.save_file({"codebooks": self.codebooks}, directory / "codebooks.safetensors")
 
     @classmethod
@@ -180,17 +133,16 @@ class MelRVQ:
         import safetensors.numpy
 
         directory = pathlib.Path(directory)
-        saved = _Saved.load(directory)
-        config = MelRVQConfig(**{field.name: getattr(saved, field.name) for field in dataclasses.fields(MelRVQConfig)})
+        saved = MelRVQInfo.load(directory)
         path = directory / "codebooks.safetensors"
         inputs.stat_regular(path, "the codec's codebooks")
         try:
             codebooks = safetensors.numpy.load_file(path)["codebooks"]
         except Exception as error:  # the library's, NumPy's of a dtype that it does not have, ...
             raise UserError(f"{path} holds no codebooks ({error!r}): save the codec again") from error
-        codec = cls(config, saved.floor, codebooks)
-        if (saved.name, saved.channels, saved.frame_rate) != ("melrvq", cls.channels, codec.frame_rate):
-            raise UserError(f"{directory / FILE} contradicts itself: expected channels {cls.channels} and frame_rate "
+        codec = cls(saved.config, saved.floor, codebooks)
+        if codec.info != saved:
+            raise UserError(f"{directory / FILE} contradicts itself: expected channels {codec.channels} and frame_rate "
                             f"{codec.frame_rate:g} of these settings; save the codec again")
         return codec
 
