@@ -94,7 +94,7 @@ def _parse(argv: list[str]) -> None:
             found = found.args[0]
         field, *guess = str(found).splitlines()
         field, guess = field.strip("'"), f" ({guess[0]})" if guess else ""
-        raise UserError(f"the config has no field {field}{guess}: configs/default.py has them all") from error
+        raise UserError(f"the config has no field {field}{guess}: autosong_jax/defaults.py has them all") from error
     except OSError as error:  # likewise, of a config that could not be loaded
         raise UserError(config_error(error)) from error
     if len(rest) > 1:

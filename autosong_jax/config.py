@@ -1,7 +1,8 @@
 """What config files share: typed arguments, and the shrinking of any config to a laptop's minute.
 
-A config file defines `get_config(arg)`, which starts from `configs/default.py` and says what differs. Fields are set on
-the command line with `--config.field=value`; what comes after a colon in `--config=configs/NAME.py:...` is `arg`.
+A config file defines `get_config(arg)`, which starts from `defaults.base()` and says what differs; it may stand
+anywhere. Fields are set on the command line with `--config.field=value`; what comes after a colon in
+`--config=configs/NAME.py:...` is `arg`.
 """
 
 import json
@@ -12,14 +13,14 @@ from typing import Any
 
 import ml_collections
 
-from autosong_jax import inputs
+from autosong_jax import defaults, inputs
 from autosong_jax.errors import UserError
 
 SOURCES = ("lyrics", "genre", "description", "chroma")
 
 
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
-    """Reads "name,name=value,..." with the types of `defaults`; a bare name is True.
+    """Reads "name,name=value,..." with the types of `defaults`; a bare name is True, and nothing after = an empty text.
 
     Raises:
       UserError: if a name is not among the defaults or a value is not of its type.
@@ -31,11 +32,14 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
             raise UserError(f"config argument {name!r}: expected one of {', '.join(defaults)}")
         kind = type(defaults[name])
         try:
-            if given and not text:
-                raise ValueError("nothing after the =")
-            values[name] = {"true": True, "false": False, "": True}[text.lower()] if kind is bool else kind(text)
+            if kind is bool:
+                values[name] = {"true": True, "false": False}[text.lower() if given else "true"]
+            elif not given:
+                raise ValueError("no value")
+            else:
+                values[name] = kind(text)
         except (KeyError, ValueError):
-            raise UserError(f"config argument {name}={text}: expected a value of type {kind.__name__}") from None
+            raise UserError(f"config argument {item}: expected {name}=VALUE of type {kind.__name__}") from None
     return values
 
 
@@ -58,6 +62,11 @@ def run_local(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         steps=20, accumulation=1, log_every=5, eval_every=10, checkpoint_every=10, sample_every=0, remat="none")
     config.mesh.update(data=1, fsdp=-1, tensor=1)
     return config
+
+
+def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
+    """Applies the argument that every config takes: `runlocal` shrinks it to a minute on a laptop."""
+    return run_local(config) if parse_arg(arg, runlocal=False).runlocal else config
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -85,8 +94,6 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
 
 def _with_defaults(values: dict[str, Any], where: str) -> ml_collections.ConfigDict:
     """A config of the values; lists become tuples, as config files have them."""
-    from configs import default
-
     def overlay(config: ml_collections.ConfigDict, values: Any, place: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{where} has {place} {_shown(values)}: expected fields by name")
@@ -94,7 +101,7 @@ def _with_defaults(values: dict[str, Any], where: str) -> ml_collections.ConfigD
             field = f"{place}.{name}" if place else name
             if place in _NAMED:  # any names, such as those of sources
                 if place == "sources":
-                    config[name] = dict.fromkeys(default.source(max_length=1, width=0, heads=0, layers=0))
+                    config[name] = dict.fromkeys(defaults.source(max_length=1, width=0, heads=0, layers=0))
                 else:
                     config[name] = value
             elif name not in config:
@@ -108,7 +115,7 @@ def _with_defaults(values: dict[str, Any], where: str) -> ml_collections.ConfigD
                 with config.ignore_type():
                     config[name] = tuple(value) if isinstance(value, list) else value
 
-    config = default.base()
+    config = defaults.base()
     config.sources = ml_collections.ConfigDict()  # those of the defaults are not the model's
     overlay(config, values, "")
     return config
@@ -220,7 +227,7 @@ _MOST = 10**9
 _EVERY = _integer(0, _MOST)
 _NAMED = ("sources", "sampling.cfg_scales", "sampling.masked.cfg_scales")
 _LIMIT = 2**22  # bytes of a config.json
-# Of every field of configs/default.py, which says what it means. The bounds of sizes are far beyond any model's: they
+# Of every field of defaults.py, which says what it means. The bounds of sizes are far beyond any model's: they
 # are there for slips of a key.
 _RULES = {
     "seed": _integer(0, 2**32 - 1),

@@ -2,8 +2,8 @@
 
 python -m autosong_jax.train --config=configs/small.py --config.data.path=DATASET --workdir=DIR
 
-Any field of the config can be set with --config.field=value; configs/default.py explains them all. The same command
-again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they stop.
+Any field of the config can be set with --config.field=value; autosong_jax/defaults.py explains them all. The same
+command again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they stop.
 
 Several hosts train one model if each runs this command, on a TPU pod, under SLURM or Open MPI, or with
 JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID set. They must share the workdir.

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from autosong_jax import defaults
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.sources.text.encoders import TextEncoderInfo
-from configs import default, small
+from configs import small
 
 
 class Shape(NamedTuple):
@@ -31,7 +32,7 @@ def config_of(name: str, text_length: int) -> ml_collections.ConfigDict:
     """The config of a model of that shape that is conditioned on so many states of T5 alone."""
     config = small.musicgen(**SHAPES[name]._asdict())
     config.data.end_of_song = False
-    config.sources = {"description": default.source(max_length=text_length, width=TEXT.width, heads=1, layers=1)}
+    config.sources = {"description": defaults.source(max_length=text_length, width=TEXT.width, heads=1, layers=1)}
     config.train.ema_decay = 0.0
     return config
 

@@ -1,133 +1,13 @@
-"""Every field of a config, with its meaning. The other files say only what differs from this one.
+"""The defaults as they are; `autosong_jax/defaults.py` says what every field means.
 
 python -m autosong_jax.train --config=configs/default.py --config.data.path=DATASET --workdir=DIR
 """
 
 import ml_collections
 
-from autosong_jax.config import parse_arg, run_local
-
-
-def base() -> ml_collections.ConfigDict:
-    """The default values."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0  # of the initial parameters, the order and windows of the songs, dropout and samples
-
-    config.data = data = ml_collections.ConfigDict()
-    data.path = ""  # a dataset that data_prep.export made
-    data.seconds = 30.0  # window of a training example, cut at a random place of the song
-    data.batch_size = 192  # songs a step, over all devices and accumulation parts
-    data.end_of_song = True  # train the model to say when a song is over
-
-    # Condition sources by name: lyrics, genre, description; chroma. Codec and text encoder are those of the dataset: a
-    # bidirectional transformer of the size given here reads ids, one linear layer the states of a frozen encoder.
-    config.sources = ml_collections.ConfigDict()
-    config.sources.lyrics = source(max_length=2048, width=512, heads=8, layers=6)
-    config.sources.genre = source(max_length=64, width=128, heads=4, layers=1)
-
-    config.model = model = ml_collections.ConfigDict()
-    model.width = 512
-    model.heads = 8
-    model.layers = 12
-    model.mlp_width = 2048
-    model.norm = "pre"  # pre | post
-    model.activation = "gelu"  # gelu (exact) | relu
-    model.positions = "sinusoidal"  # sinusoidal | learned | rotary
-    model.max_positions = 4096  # size of the table of learned positions
-    model.bias = False  # in attention and MLP
-    model.dropout = 0.0
-    model.fusion = "cross"  # cross (attention to the memory) | prefix (the memory is read first)
-    model.dropped = "absent"  # absent | null: whether a dropped source leaves nothing in the memory, or empty slots
-    model.pattern = "delay"  # delay | flatten | parallel | coarse_first
-    model.delays = ()  # frames by which each codebook is late; () is 0, 1, 2, ...
-    model.dtype = "auto"  # of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32.
-
-    config.objective = objective = ml_collections.ConfigDict()
-    objective.name = "next_step"  # next_step | masked_spans (MAGNeT) | both, step by step in turns
-    # Of masked_spans, which has no pattern: it reads and writes whole frames, the codebooks one after another.
-    objective.span_length = 3  # frames that are masked together
-    objective.context_ms = 100.0  # how far codebooks after the first see on each side; 0 for the whole song
-
-    config.lora = lora = ml_collections.ConfigDict()
-    lora.rank = 0  # of what is trained beside the kernels of linear layers; 0 for none
-    lora.alpha = 16.0  # what is added is scaled by alpha / rank
-    # Regular expressions, found in the paths of the layers that get it.
-    lora.targets = ("decoder/blocks/(self_attention|cross_attention)/(q|k|v|out)",)
-
-    config.init = init = ml_collections.ConfigDict()
-    init.workdir = ""  # a trained or converted model to start from: what it has of the parameters; "" for none
-
-    config.optimizer = optimizer = ml_collections.ConfigDict()
-    optimizer.learning_rate = 3e-4  # AdamW, peak of the schedule
-    optimizer.final_learning_rate = 0.0  # at the last step, by a cosine
-    optimizer.warmup_steps = 1000  # linear, from 0
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.95
-    optimizer.eps = 1e-8
-    optimizer.weight_decay = 0.1  # of kernels and embeddings
-    optimizer.clip_norm = 1.0  # global norm of the gradient
-
-    config.train = train = ml_collections.ConfigDict()
-    train.steps = 100_000
-    # Regular expressions: a parameter is trained where one is found in its path. The rest is frozen: kept as it is, in
-    # model.dtype, and saved once.
-    train.trainable = (".*",)
-    train.accumulation = 1  # parts that a batch is computed in
-    train.ema_decay = 0.99  # moving average of the weights, used for evaluation and sampling; 0 for none
-    train.ema_every = 10  # steps between its updates
-    train.remat = "none"  # none | dots | full: what the backward pass computes again instead of keeping
-    train.log_every = 50
-    train.eval_every = 1000  # steps between passes over the validation split; 0 for none
-    train.checkpoint_every = 1000  # a multiple of log_every
-    train.keep_last = 2  # checkpoints kept: the newest, and the best by validation loss
-    train.keep_best = 3
-    train.sample_every = 5000  # steps between samples of `prompts`, written as audio to workdir/samples; 0 for none
-    train.prompts = ("validation:0", "validation:1", "train:0")  # songs of the dataset to sing, SPLIT:NUMBER
-
-    config.mesh = mesh = ml_collections.ConfigDict()
-    mesh.data = 1  # devices along each axis; -1 is all that are left
-    mesh.fsdp = -1
-    mesh.tensor = 1
-
-    config.sampling = sampling = ml_collections.ConfigDict()  # what `generate` does unless told otherwise
-    sampling.temperature = 1.0
-    sampling.top_k = 250
-    sampling.top_p = 1.0
-    sampling.cfg_scale = 3.0  # guidance, of every source that sampling.cfg_scales does not name
-    sampling.cfg_scales = ml_collections.ConfigDict()  # by name, in a config file: {"lyrics": 4.0}
-    sampling.overlap = 0.4  # share of a window that the next one starts from, in songs longer than data.seconds
-
-    sampling.masked = masked = ml_collections.ConfigDict()  # of a masked model, in place of the first five
-    masked.steps = (20, 10, 10, 10)  # forward passes for each codebook
-    masked.temperature = 3.0  # of the first pass of a codebook; 0 is greedy, and judges spans at 1
-    masked.anneal = True  # the temperature falls to 0 from pass to pass; else it stays
-    masked.top_k = 0
-    masked.top_p = 0.9
-    masked.cfg_scale = 10.0  # guidance of the first pass of a codebook
-    masked.cfg_scales = ml_collections.ConfigDict()  # by name, as above
-    masked.cfg_scale_min = 1.0  # guidance of the last pass, of every source
-    masked.arrangement = "nonoverlap"  # nonoverlap | stride1: spans to sample anew stand side by side, or anywhere
-    masked.trim = False  # the model sees no more than the song, in whole spans, as MAGNeT was released; else a window
-    masked.confidence = "max"  # max | product: of the probabilities in a span; stride1 always takes the product
-    masked.hybrid_seconds = 0.0  # so much of a song's beginning is sung step by step, where a model can do both
-    masked.rescore_weight = 0.5  # of an external model's probability in the confidence, where one is given
-    return config
-
-
-def source(*, max_length: int, width: int, heads: int, layers: int, dropout: float = 0.1,
-           kind: str = "text") -> ml_collections.ConfigDict:
-    """A condition source: `max_length` in ids, states or frames, `dropout` the share of songs for which it is dropped.
-
-    Its `kind` is "text", or "chroma" for the melody of a recording.
-    """
-    return ml_collections.ConfigDict({"kind": kind, "max_length": max_length, "dropout": dropout, "width": width,
-                                      "heads": heads, "layers": layers})
-
-
-def finish(config: ml_collections.ConfigDict, arg: str | None) -> ml_collections.ConfigDict:
-    """Applies the argument that every config takes: `runlocal` shrinks it to a minute on a laptop."""
-    return run_local(config) if parse_arg(arg, runlocal=False).runlocal else config
+from autosong_jax import defaults
+from autosong_jax.config import finish
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    return finish(base(), arg)
+    return finish(defaults.base(), arg)

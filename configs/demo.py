@@ -5,11 +5,12 @@ python -m autosong_jax.train --config=configs/demo.py --config.data.path=DATASET
 
 import ml_collections
 
-from configs import default
+from autosong_jax import defaults
+from autosong_jax.config import finish
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    config = default.base()
+    config = defaults.base()
     config.data.update(seconds=12.5, batch_size=8)
     # No condition dropout: in songs known by heart only the first notes need the lyrics, which so count every time.
     config.sources.lyrics.update(max_length=160, width=192, heads=4, layers=2, dropout=0.0)
@@ -18,4 +19,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.update(learning_rate=1e-3, warmup_steps=50)
     config.train.update(steps=400, log_every=50, eval_every=200, checkpoint_every=200, sample_every=0)
     config.sampling.update(temperature=0.0, cfg_scale=1.0)
-    return default.finish(config, arg)
+    return finish(config, arg)

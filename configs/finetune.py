@@ -15,8 +15,8 @@ import pathlib
 import ml_collections
 
 from autosong_jax import config as config_file
+from autosong_jax import defaults
 from autosong_jax.errors import UserError
-from configs import default
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         raise UserError(f"configs/finetune.py:base={given.base}: there is no workdir; if the base has moved, give "
                         "where it is now")
     base = config_file.load(pathlib.Path(given.base) / "config.json")
-    config = default.base()
+    config = defaults.base()
     del config.sources.genre
     config.data.update(batch_size=8)
     config.lora.rank = given.rank

@@ -5,7 +5,8 @@ python -m autosong_jax.train --config=configs/hybrid_small.py --config.data.path
 
 import ml_collections
 
-from configs import default, magnet_small
+from autosong_jax.config import finish
+from configs import magnet_small
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -14,4 +15,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.model.pattern = "delay"
     config.data.end_of_song = True
     config.sampling.masked.hybrid_seconds = 3.0
-    return default.finish(config, arg)
+    return finish(config, arg)

@@ -9,15 +9,16 @@ python -m autosong_jax.train --config=configs/lyric2music.py --config.data.path=
 
 import ml_collections
 
-from configs import default
+from autosong_jax import defaults
+from autosong_jax.config import finish
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    config = default.base()
+    config = defaults.base()
     config.data.update(seconds=120.0, batch_size=8)  # up to 18,000 steps
     config.model.update(
         width=1024, heads=16, layers=16, mlp_width=4096, norm="post", bias=True, positions="learned",
         max_positions=18_001, pattern="flatten", dropout=0.1)
     config.optimizer.update(learning_rate=1e-4, final_learning_rate=1e-6, warmup_steps=2000, weight_decay=0.01)
     config.train.update(remat="full")
-    return default.finish(config, arg)
+    return finish(config, arg)

@@ -5,10 +5,11 @@ python -m autosong_jax.train --config=configs/magnet_medium.py --config.data.pat
 
 import ml_collections
 
-from configs import default, magnet_small
+from autosong_jax.config import finish
+from configs import magnet_small
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = magnet_small.magnet(width=1536, heads=24, layers=48)
     config.sources.lyrics.update(width=768, heads=12, layers=8)
-    return default.finish(config, arg)
+    return finish(config, arg)

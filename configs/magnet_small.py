@@ -5,7 +5,8 @@ python -m autosong_jax.train --config=configs/magnet_small.py --config.data.path
 
 import ml_collections
 
-from configs import default, small
+from autosong_jax.config import finish
+from configs import small
 
 
 def magnet(*, width: int, heads: int, layers: int) -> ml_collections.ConfigDict:
@@ -21,4 +22,4 @@ def magnet(*, width: int, heads: int, layers: int) -> ml_collections.ConfigDict:
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    return default.finish(magnet(width=1024, heads=16, layers=24), arg)
+    return finish(magnet(width=1024, heads=16, layers=24), arg)

@@ -5,10 +5,11 @@ python -m autosong_jax.train --config=configs/medium.py --config.data.path=DATAS
 
 import ml_collections
 
-from configs import default, small
+from autosong_jax.config import finish
+from configs import small
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = small.musicgen(width=1536, heads=24, layers=48)
     config.sources.lyrics.update(width=768, heads=12, layers=8)
-    return default.finish(config, arg)
+    return finish(config, arg)

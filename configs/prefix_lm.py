@@ -8,15 +8,16 @@ python -m autosong_jax.train --config=configs/prefix_lm.py --config.data.path=DA
 
 import ml_collections
 
-from configs import default
+from autosong_jax import defaults
+from autosong_jax.config import finish
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    config = default.base()
+    config = defaults.base()
     config.data.update(seconds=10.0, batch_size=32)
     config.model.update(width=768, heads=12, layers=12, mlp_width=3072, fusion="prefix", pattern="flatten")
     config.optimizer.update(b1=0.9, b2=0.99, weight_decay=0.1, clip_norm=1.0)
     config.train.update(accumulation=4)
     # The warm-up takes the first tenth of the steps.
     config.optimizer.warmup_steps = config.train.steps // 10
-    return default.finish(config, arg)
+    return finish(config, arg)

@@ -7,11 +7,12 @@ python -m autosong_jax.train --config=configs/songbook.py --config.data.path=DAT
 
 import ml_collections
 
-from configs import default
+from autosong_jax import defaults
+from autosong_jax.config import finish
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    config = default.base()
+    config = defaults.base()
     config.data.update(seconds=6.5, batch_size=16)
     config.sources.lyrics.update(max_length=80, width=256, heads=4, layers=3)
     config.sources.genre.update(max_length=16, width=64, heads=2, layers=1)
@@ -19,4 +20,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.update(learning_rate=1e-3, warmup_steps=200)
     config.train.update(steps=2000, log_every=50, eval_every=250, checkpoint_every=250, sample_every=0)
     config.sampling.update(temperature=0.0, cfg_scale=1.0)
-    return default.finish(config, arg)
+    return finish(config, arg)

@@ -5,7 +5,8 @@ python -m autosong_jax.train --config=configs/songbook_masked.py --config.data.p
 
 import ml_collections
 
-from configs import default, songbook
+from autosong_jax.config import finish
+from configs import songbook
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -13,4 +14,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.objective.name = "masked_spans"
     config.model.pattern = "parallel"
     config.sampling.masked.update(steps=(20, 10), temperature=0.0, cfg_scale=1.0)
-    return default.finish(config, arg)
+    return finish(config, arg)

@@ -5,11 +5,12 @@ python -m autosong_jax.train --config=configs/xlarge.py --config.data.path=DATAS
 
 import ml_collections
 
-from configs import default, small
+from autosong_jax.config import finish
+from configs import small
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = small.musicgen(width=3072, heads=48, layers=48, learning_rate=7e-5)
     config.sources.lyrics.update(width=1024, heads=16, layers=12)
     config.train.update(remat="full")
-    return default.finish(config, arg)
+    return finish(config, arg)

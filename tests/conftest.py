@@ -115,10 +115,11 @@ def toy_dataset(tmp_path_factory):
 @pytest.fixture(scope="session")
 def toy_config(toy_dataset):
     """`toy_config(**{"train.steps": 3})`: a config that trains on `toy_dataset` in seconds; windows of 12 frames."""
-    from configs import default
+    from autosong_jax import config as config_file
+    from autosong_jax import defaults
 
     def make(**overrides):
-        config = default.get_config("runlocal")
+        config = config_file.run_local(defaults.base())
         config.update_from_flattened_dict({
             "data.path": str(toy_dataset), "data.seconds": 0.48, "data.batch_size": 8, "model.width": 16,
             "model.mlp_width": 32, "sources.lyrics.max_length": 40, "sources.lyrics.width": 16,

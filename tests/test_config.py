@@ -5,8 +5,9 @@ import json
 import pytest
 
 from autosong_jax import config as config_file
+from autosong_jax import defaults
 from autosong_jax.errors import UserError
-from configs import default, small
+from configs import small
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -22,7 +23,7 @@ def test_fields_of_a_newer_version_get_their_defaults(tmp_path):
     del values["lora"], values["model"]["dropped"], values["sources"]["genre"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = config_file.load(tmp_path / "config.json")
-    assert config.lora == default.base().lora
+    assert config.lora == defaults.base().lora
     assert (config.model.dropped, config.model.width) == ("absent", 1024)
     assert sorted(config.sources) == ["lyrics"]
 
@@ -37,10 +38,10 @@ def test_other_files(tmp_path, content):
 
 
 def test_every_field_has_a_rule_that_its_default_keeps():
-    fields = {field for field, _ in config_file._fields(default.base())}
+    fields = {field for field, _ in config_file._fields(defaults.base())}
     ruled = {field.replace("*", name) for field in config_file._RULES for name in ("lyrics", "genre")}
     assert fields == ruled
-    config_file.check(default.base())
+    config_file.check(defaults.base())
 
 
 @pytest.mark.parametrize(("field", "value", "words"), [
@@ -56,7 +57,7 @@ def test_every_field_has_a_rule_that_its_default_keeps():
     ("sampling.cfg_scales", {"mood": 1.0}, "cfg_scales of 'mood': its sources are"),
 ])
 def test_what_a_field_cannot_be_is_named(tmp_path, field, value, words):
-    config = default.base()
+    config = defaults.base()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
         config_file.check(config)

@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -110,8 +112,27 @@ def test_arguments_are_typed_and_unknown_ones_named():
     assert parse_arg("a=false", a=True).a is False
     with pytest.raises(UserError, match="'d'"):
         parse_arg("d", a=False)
-    for text in ("b=x", "b="):
-        with pytest.raises(UserError, match="type int"):
+    for text in ("b=x", "b=", "b"):
+        with pytest.raises(UserError, match=f"argument {text}: expected b=VALUE of type int"):
             parse_arg(text, b=1)
-    with pytest.raises(UserError, match="a=: expected a value of type bool"):
+    with pytest.raises(UserError, match="a=: expected a=VALUE of type bool"):
         parse_arg("a=", a=True)
+
+
+def test_an_empty_text_is_a_text_but_a_bare_name_is_none():
+    assert parse_arg("c=", c="x").c == ""
+    with pytest.raises(UserError, match="argument c: expected c=VALUE of type str"):
+        parse_arg("c", c="x")
+
+
+def test_a_config_file_may_stand_outside_of_the_checkout(tmp_path, environment_without):
+    (tmp_path / "own.py").write_text(
+        "from autosong_jax import defaults\nfrom autosong_jax.config import finish\n\n\n"
+        "def get_config(arg=None):\n    config = defaults.base()\n    config.model.width = 192\n"
+        "    config.model.heads = 6\n    return finish(config, arg)\n")
+    program = ("import pathlib, own\nfrom autosong_jax import config\nmine = config.check(own.get_config())\n"
+               "config.save(mine, pathlib.Path('config.json'))\n"
+               "print(config.load(pathlib.Path('config.json')).model.width, own.get_config('runlocal').model.width)")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment_without("configs"),
+                          capture_output=True, text=True)
+    assert done.stdout == "192 64\n", done.stderr

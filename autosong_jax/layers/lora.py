@@ -38,7 +38,7 @@ def add(model: nnx.Module, config: ml_collections.ConfigDict, *, rngs: nnx.Rngs)
     A is random and B zero, so that the model gives what it gave before. The axis of stacked layers stays in front.
 
     Args:
-      config: `config.lora` of `configs/default.py`; a rank of 0 adds nothing.
+      config: `config.lora` of `autosong_jax/defaults.py`; a rank of 0 adds nothing.
 
     Raises:
       UserError: if a target is found in no path, or the rank means nothing.

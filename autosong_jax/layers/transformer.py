@@ -36,8 +36,9 @@ REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """The shape of a transformer. Field meanings are in `configs/default.py`; `window`, in steps on each side, is that
-    of calls which are `local`.
+    """The shape of a transformer. Field meanings are in `autosong_jax/defaults.py`.
+
+    `window`, in steps on each side, is that of calls which are `local`.
     """
 
     width: int

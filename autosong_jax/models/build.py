@@ -17,7 +17,7 @@ from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo, *,
                 rngs: nnx.Rngs) -> SongModel:
-    """The model that `config` describes (fields: `configs/default.py`).
+    """The model that `config` describes (fields: `autosong_jax/defaults.py`).
 
     Args:
       codec: whose codes it models.

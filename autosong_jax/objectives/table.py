@@ -15,7 +15,7 @@ def get_objectives(config: ml_collections.ConfigDict, pattern: Pattern, special:
     """The objectives of `config` by name; a model of several is trained on them in turns.
 
     Args:
-      config: see `configs/default.py`.
+      config: see `autosong_jax/defaults.py`.
       pattern: of a window.
       special: V.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from autosong_jax import inputs
+from autosong_jax import defaults, inputs
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sources.text.encoders import TextEncoderInfo
@@ -43,8 +43,6 @@ def model_config(released: Mapping[str, Any], codec: CodecInfo) -> ml_collection
     Raises:
       UserError: a setting has a value that no MusicGen has.
     """
-    from configs import default
-
     decoder = dataclasses.asdict(inputs.check(released["decoder"], shapes.Decoder, "config.json of the decoder"))
     if decoder["hidden_size"] % (2 * decoder["num_attention_heads"]):
         raise UserError(f"config.json says hidden_size {decoder['hidden_size']} of the decoder, expected an even width "
@@ -53,7 +51,7 @@ def model_config(released: Mapping[str, Any], codec: CodecInfo) -> ml_collection
                       "audio_channels": (codec.channels,), "num_codebooks": (codec.num_codebooks,),
                       "vocab_size": (codec.codebook_size,)})
     melody = released["model_type"] == PREFIX
-    config = default.base()
+    config = defaults.base()
     config.model.update(
         width=decoder["hidden_size"], heads=decoder["num_attention_heads"], layers=decoder["num_hidden_layers"],
         mlp_width=decoder["ffn_dim"], norm="pre", activation=decoder["activation_function"], positions="sinusoidal",
@@ -62,9 +60,9 @@ def model_config(released: Mapping[str, Any], codec: CodecInfo) -> ml_collection
     config.data.update(seconds=30.0, end_of_song=False)
     # The sizes are of encoders that are learned with the model; these sources have none.
     sizes = {"width": 0, "heads": 0, "layers": 0, "dropout": 0.3}
-    config.sources = {"description": default.source(max_length=_MAX_DESCRIPTION, **sizes)}
+    config.sources = {"description": defaults.source(max_length=_MAX_DESCRIPTION, **sizes)}
     if melody:
-        config.sources["chroma"] = default.source(kind="chroma", max_length=released["chroma_length"], **sizes)
+        config.sources["chroma"] = defaults.source(kind="chroma", max_length=released["chroma_length"], **sizes)
     config.optimizer.update(learning_rate=1e-4, warmup_steps=4000)
     config.sampling.update(temperature=1.0, top_k=250, top_p=1.0, cfg_scale=3.0, overlap=0.4)
     if released["model_type"] == MASKED:

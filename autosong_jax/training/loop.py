@@ -66,7 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     """Trains until `config.train.steps`, from the newest checkpoint in `workdir`, or from `config.init` or nothing.
 
     Args:
-      config: see `configs/default.py`.
+      config: see `autosong_jax/defaults.py`.
       workdir: where everything goes.
       started: when the command began, by `time.perf_counter`; by default now.
       make_samples: (config, workdir, the model without its parameters) -> what writes samples during training; None

@@ -144,7 +144,7 @@ class Planner:
     """Plans of one config; the same step is traced once.
 
     Args:
-      config: see `configs/default.py`.
+      config: see `autosong_jax/defaults.py`.
       songs: from `songs_of`.
     """
 

@@ -30,7 +30,7 @@ def report(config: ml_collections.ConfigDict, config_file: str, mesh: str | None
     """The lines of a plan: for the devices that `mesh` names, or without it for a few of each kind.
 
     Args:
-      config: see `configs/default.py`.
+      config: see `autosong_jax/defaults.py`.
       config_file: its name, "configs/small.py:runlocal".
       mesh: see `topology.parse_mesh`.
 

@@ -129,7 +129,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     """Compiles nothing yet; shapes and shardings come from abstract evaluation.
 
     Args:
-      config: see `configs/default.py`.
+      config: see `autosong_jax/defaults.py`.
       create_model: makes the model with fresh parameters.
       pattern: of as many frames as a batch has.
       mesh: from `parallel.sharding.make_mesh`; of one without devices come shapes alone.

@@ -173,9 +173,10 @@ def convert_flags(scene: Scene) -> Case:
 def train_config(scene: Scene) -> Case:
     """Any field of a config with any value."""
     rng = scene.rng
-    from configs import default
+    from autosong_jax import defaults
+    from autosong_jax.config import run_local
 
-    fields = _flat(default.get_config("runlocal").to_dict())
+    fields = _flat(run_local(defaults.base()).to_dict())
     kind, flags = rng.choice(("small", "magnet_small", "hybrid_small")), []
     for name in rng.sample(sorted(fields), rng.choice((1, 1, 1, 2))):
         if name in ("data.path",):

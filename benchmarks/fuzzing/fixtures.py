@@ -84,7 +84,7 @@ def write_dataset(directory: pathlib.Path) -> None:
 
 
 def settings() -> dict[str, object]:
-    """The fields of the toys' config that differ from `configs/default.py:runlocal`."""
+    """The fields of the toys' config that differ from `run_local(defaults.base())`."""
     return {"data.seconds": 0.48, "data.batch_size": 2, "model.width": 16, "model.mlp_width": 32,
             "sources.lyrics.max_length": 40, "sources.lyrics.width": 16, "sources.genre.max_length": 4,
             "sources.genre.width": 16, "model.layers": 1, "train.steps": 1, "train.log_every": 1,
@@ -95,13 +95,13 @@ def _workdir(workdir: pathlib.Path, dataset: pathlib.Path, fields: dict[str, obj
     """What training would leave: steps 1 and 2, their weights as they began."""
     from flax import nnx
 
+    from autosong_jax import defaults
     from autosong_jax.codecs.info import CodecInfo
     from autosong_jax.models.build import build_model
     from autosong_jax.sources.text.encoders import TextEncoderInfo
     from autosong_jax.workdir import checkpoints
-    from configs import default
 
-    config = default.get_config("runlocal")
+    config = config_file.run_local(defaults.base())
     config.update_from_flattened_dict(settings() | fields)
     codec, text = CodecInfo.load(dataset / "codec"), TextEncoderInfo.load(dataset)
     model = build_model(config, codec, text, rngs=nnx.Rngs(0))

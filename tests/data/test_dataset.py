@@ -7,16 +7,16 @@ import threading
 import numpy as np
 import pytest
 
+from autosong_jax import defaults
 from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
-from configs import default
 
 LENGTHS = (4, 9, 23, 40, 5)
 
 
 def text_sources(**lengths):
     """As the sources of a config, texts of these lengths."""
-    return {name: default.source(max_length=length, width=0, heads=0, layers=0) for name, length in lengths.items()}
+    return {name: defaults.source(max_length=length, width=0, heads=0, layers=0) for name, length in lengths.items()}
 
 
 SOURCES = text_sources(lyrics=6, genre=2)

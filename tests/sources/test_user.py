@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 
+from autosong_jax import defaults
 from autosong_jax.errors import UserError
 from autosong_jax.sources.chroma import pitch_classes as chroma
 from autosong_jax.sources.text.encoders import get_text_encoder
 from autosong_jax.sources.user import UserConditions
-from configs import default
 
 RATE = 800
 
 
 @pytest.fixture
 def conditions(request):
-    config = default.base()
+    config = defaults.base()
     config.model.dropped = getattr(request, "param", "absent")
     sizes = {"width": 0, "heads": 0, "layers": 0}
-    config.sources = {"chroma": default.source(kind="chroma", max_length=3, **sizes),
-                      "lyrics": default.source(max_length=8, **sizes)}
+    config.sources = {"chroma": defaults.source(kind="chroma", max_length=3, **sizes),
+                      "lyrics": defaults.source(max_length=8, **sizes)}
     encoder = get_text_encoder("bytes")
     return UserConditions(config, encoder.info, lambda: encoder, RATE)
 

@@ -5,6 +5,7 @@ import copy
 import jax
 import pytest
 
+from autosong_jax import defaults
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
@@ -13,7 +14,6 @@ from autosong_jax.training.operations import step_operations
 from autosong_jax.training.step import make_trainer
 from autosong_jax.workdir.workdir import window_pattern
 from benchmarks import shapes
-from configs import default
 
 CODEC = CodecInfo("encodec", 32000, 1, 50.0, 4, 100)
 SONGS, MEMORY, FRAMES = 8, 10, 20  # as many songs as the tests have devices
@@ -23,10 +23,10 @@ PROJECTION = 24 * WIDTH  # of one position of the source's states
 
 @pytest.fixture
 def config():
-    config = default.base()
+    config = defaults.base()
     config.data.update(batch_size=SONGS, seconds=FRAMES / CODEC.frame_rate, end_of_song=False)
     config.model.update(width=WIDTH, heads=2, layers=LAYERS, mlp_width=4 * WIDTH, pattern="delay")
-    config.sources = {"description": default.source(max_length=MEMORY, width=16, heads=2, layers=2)}
+    config.sources = {"description": defaults.source(max_length=MEMORY, width=16, heads=2, layers=2)}
     return config
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from autosong_jax import defaults
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
@@ -23,7 +24,7 @@ from autosong_jax.training.plan_report import report
 from autosong_jax.training.step import make_trainer
 from autosong_jax.weights.trainable import partition
 from autosong_jax.workdir.workdir import window_pattern
-from configs import default, large, small
+from configs import large, small
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -186,7 +187,7 @@ def test_a_dataset_tells_codec_and_texts(toy_config):
     config.data.path = "nowhere"
     with pytest.raises(UserError, match="nowhere"):
         songs_of(config, "toy")
-    assert songs_of(default.get_config(), "lyric2music").text.width == 768
+    assert songs_of(defaults.base(), "lyric2music").text.width == 768
 
 
 def test_the_command_plans_in_place_of_training(tmp_path):
