@@ -15,8 +15,7 @@ import ml_collections
 
 from autosong_jax import defaults, inputs
 from autosong_jax.errors import UserError
-
-SOURCES = ("lyrics", "genre", "description", "chroma")
+from autosong_jax.sources.spec import SOURCES
 
 
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
@@ -158,10 +157,11 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, st
     if model.delays and model.pattern != "delay":
         yield f"model.delays {list(model.delays)}", f"they mean nothing with model.pattern {model.pattern!r}"
     for name, source in config.sources.items():
-        if name not in SOURCES:
-            yield f"a source {name!r}", f"expected some of {', '.join(SOURCES)}"
-        if name == "chroma" and source.kind != "chroma":
-            yield f"sources.chroma.kind {source.kind!r}", "expected 'chroma'"
+        spec = SOURCES[source.kind]
+        if name not in spec.names:
+            yield f"a source {name!r} of kind {source.kind}", f"expected some of {', '.join(spec.names)}"
+        if spec.slots and source.max_length != spec.slots:
+            yield f"sources.{name}.max_length {source.max_length}", f"expected {spec.slots} of kind {source.kind}"
         if source.layers and (not source.heads or source.width % (2 * source.heads)):
             yield (f"sources.{name}.width {source.width}", f"expected an even width for each of the {source.heads} "
                    f"sources.{name}.heads")
@@ -235,7 +235,7 @@ _RULES = {
     "data.seconds": _number(0.01, 36_000),
     "data.batch_size": _integer(1, 2**20),
     "data.end_of_song": _switch,
-    "sources.*.kind": _one_of("text", "chroma"),
+    "sources.*.kind": _one_of(*SOURCES),
     "sources.*.max_length": _integer(1, 2**20),
     "sources.*.dropout": _number(0, 1),
     "sources.*.width": _integer(0, 2**16),

@@ -14,8 +14,9 @@ def base() -> ml_collections.ConfigDict:
     data.batch_size = 192  # songs a step, over all devices and accumulation parts
     data.end_of_song = True  # train the model to say when a song is over
 
-    # Condition sources by name: lyrics, genre, description; chroma. Codec and text encoder are those of the dataset: a
-    # bidirectional transformer of the size given here reads ids, one linear layer the states of a frozen encoder.
+    # Condition sources by name: lyrics, genre, description; chroma; position. Codec and text encoder are those of the
+    # dataset: a bidirectional transformer of the size given here reads ids, one linear layer all else. A source that
+    # tells windows of a song where they begin: sources.position = source(kind="position", max_length=1)
     config.sources = ml_collections.ConfigDict()
     config.sources.lyrics = source(max_length=2048, width=512, heads=8, layers=6)
     config.sources.genre = source(max_length=64, width=128, heads=4, layers=1)
@@ -109,11 +110,12 @@ def base() -> ml_collections.ConfigDict:
     return config
 
 
-def source(*, max_length: int, width: int, heads: int, layers: int, dropout: float = 0.1,
+def source(*, max_length: int, width: int = 0, heads: int = 0, layers: int = 0, dropout: float = 0.1,
            kind: str = "text") -> ml_collections.ConfigDict:
     """A condition source: `max_length` in ids, states or frames, `dropout` the share of songs for which it is dropped.
 
-    Its `kind` is "text", or "chroma" for the melody of a recording.
+    Its `kind` is "text"; "chroma" for the melody of a recording; or "position", one slot that says where in its song a
+    window begins. The sizes are of the encoder that reads ids.
     """
     return ml_collections.ConfigDict({"kind": kind, "max_length": max_length, "dropout": dropout, "width": width,
                                       "heads": heads, "layers": layers})

@@ -7,7 +7,7 @@ python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --text="slow p
 
 The model is the base's, with lyrics as one more source where it has none. What is trained is LoRA on the attention of
 the decoder (`:base=BASE,rank=8` for another rank) and what the new source brings; with `rank=0` it is everything.
-Models that follow a melody cannot be tuned yet: datasets hold none.
+A model that follows a melody wants songs that hold theirs: export them with `--sources=text,chroma`.
 """
 
 import pathlib

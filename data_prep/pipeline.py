@@ -21,7 +21,7 @@ from autosong_jax.cli import progress
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
-from autosong_jax.sources.spec import IN_RECORDS, SOURCES
+from autosong_jax.sources.spec import IN_RECORDS, STORABLE
 from autosong_jax.weights import files
 from data_prep import beam, codecs, output, report, splits, tasks, texts
 from data_prep.records import Job, Recorder
@@ -70,9 +70,9 @@ class Options:
                 and self.validation_fraction + self.test_fraction < 1):
             raise UserError(f"--validation_fraction={self.validation_fraction:g} and --test_fraction="
                             f"{self.test_fraction:g} must not be negative and must leave songs to train on")
-        if not set(IN_RECORDS) <= set(self.sources) <= set(SOURCES):
+        if not set(IN_RECORDS) <= set(self.sources) <= set(STORABLE):
             raise UserError(f"--sources={','.join(self.sources)}: expected {','.join(IN_RECORDS)} and what else is "
-                            f"wanted of {','.join(SOURCES)}")
+                            f"wanted of {','.join(STORABLE)}")
         if self.beam_options and self.runner != "beam":
             raise UserError(f"{beam.FLAG}={' '.join(self.beam_options)} is for --runner=beam, but --runner is "
                             f"{self.runner}: leave it out, or give --runner=beam")

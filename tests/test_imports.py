@@ -26,8 +26,8 @@ SHARED = ["autosong_jax." + name for name in (
     "audio", "cli", "codecs.codec", "codecs.encodec.names", "codecs.encodec.settings", "codecs.info", "codecs.melrvq",
     "codecs.table", "data",
     "errors", "evaluation.notes", "inputs", "outputs", "sources.base", "sources.chroma.pitch_classes",
-    "sources.chroma.spec", "sources.spec", "sources.text.encoders", "sources.text.sections", "sources.text.spec",
-    "sources.text.tokenizer", "weights.files")]
+    "sources.chroma.spec", "sources.position.spec", "sources.spec", "sources.text.encoders", "sources.text.sections",
+    "sources.text.spec", "sources.text.tokenizer", "weights.files")]
 
 
 def module_name(path: Path) -> str:

@@ -120,7 +120,7 @@ def _card(name: str, config: ml_collections.ConfigDict, codec: CodecInfo, text: 
         "steps trained": f"{step}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    inputs = ", ".join(f'{source}="..."' for source in sorted(config.sources) if source != "chroma")
+    inputs = ", ".join(f'{source}="..."' for source in sorted(config.sources) if config.sources[source].kind == "text")
     return f"""---
 library_name: autosong_jax
 pipeline_tag: text-to-audio

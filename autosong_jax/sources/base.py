@@ -55,6 +55,7 @@ class SourceSpec:
     dropped: str = "absent"
 
     names: ClassVar[tuple[str, ...]]  # that sources of this kind may have
+    slots: ClassVar[int | None] = None  # L, for a kind that always has so many
 
     @property
     def argument(self) -> str | None:

@@ -1,4 +1,8 @@
-"""The kinds of sources by the name that a config gives them. Another kind is another folder and a line here."""
+"""The kinds of sources by the name that a config gives them. Another kind is another folder and a line here.
+
+The codes of a recording (a backing to sing over, a style to follow) belong in `codes/`: records hold them beside those
+of the song, and a window reads those from where it starts, as it reads chroma.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,11 +10,14 @@ from typing import Any
 from autosong_jax.errors import UserError
 from autosong_jax.sources.base import SourceSpec
 from autosong_jax.sources.chroma.spec import ChromaSpec
+from autosong_jax.sources.position.spec import PositionSpec
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.sources.text.spec import TextSpec
 
-SOURCES: dict[str, type[SourceSpec]] = {"text": TextSpec, "chroma": ChromaSpec}
+SOURCES: dict[str, type[SourceSpec]] = {"text": TextSpec, "chroma": ChromaSpec, "position": PositionSpec}
 IN_RECORDS = ("text",)  # the kinds that records of every dataset hold
+# The kinds that records can hold: those that say what.
+STORABLE = tuple(kind for kind, spec in SOURCES.items() if spec.features is not SourceSpec.features)
 
 
 def source_specs(sources: Mapping[str, Any], text: TextEncoderInfo, sample_rate: int | None = None,

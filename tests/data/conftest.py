@@ -22,9 +22,10 @@ def text(request):
 
 @pytest.fixture
 def make_record():
-    """`make_record(name, frames, text=IDS, length=5)`: a song of random codes and texts, different for each name."""
+    """`make_record(name, frames, text=IDS, length=5, chroma=0)`: a song of random codes and texts, different for each
+    name, and if wanted of so many random pitch classes."""
 
-    def make(name: str, frames: int, text: TextEncoderInfo = IDS, length: int = 5) -> dict:
+    def make(name: str, frames: int, text: TextEncoderInfo = IDS, length: int = 5, chroma: int = 0) -> dict:
         generator = np.random.default_rng(list(name.encode()))
         record = {
             "id": name, "group": f"group of {name}", "frame_rate": 50.0,
@@ -39,6 +40,8 @@ def make_record():
                     record[feature] = generator.integers(1, 15, size=source_length, dtype=np.int32)
                 else:
                     record[feature] = generator.normal(size=(source_length, text.width)).astype(ml_dtypes.bfloat16)
+        if chroma:
+            record["chroma"] = generator.integers(12, size=chroma, dtype=np.uint8)
         return record
 
     return make
@@ -46,14 +49,15 @@ def make_record():
 
 @pytest.fixture
 def write_dataset(tmp_path):
-    """`write_dataset({"train": [[record, ...] of shard 0, ...]}, text=IDS)` -> the dataset's directory."""
+    """`write_dataset({"train": [[record, ...] of shard 0, ...]}, text=IDS, sources=("text",))` -> the dataset's
+    directory."""
 
-    def write(splits: dict[str, list[list[dict]]], text: TextEncoderInfo = IDS):
+    def write(splits: dict[str, list[list[dict]]], text: TextEncoderInfo = IDS, sources=("text",)):
         directory = tmp_path / "dataset"
         (directory / "codec").mkdir(parents=True)
         codec = MelRVQInfo.of(MelRVQConfig(hop=320, num_codebooks=NUM_CODEBOOKS, codebook_size=CODEBOOK_SIZE), 1e-3)
         codec.save(directory / "codec")
-        features = schema.song_features(codec.frames, text)
+        features = schema.song_features(codec.frames, text, sources)
         shard_lengths = {
             split: [
                 tfrecord.write_records(schema.shard_path(directory, split, i, len(shards)),

@@ -16,7 +16,7 @@ LENGTHS = (4, 9, 23, 40, 5)
 
 def text_sources(**lengths):
     """As the sources of a config, texts of these lengths."""
-    return {name: defaults.source(max_length=length, width=0, heads=0, layers=0) for name, length in lengths.items()}
+    return {name: defaults.source(max_length=length) for name, length in lengths.items()}
 
 
 SOURCES = text_sources(lyrics=6, genre=2)
@@ -154,6 +154,35 @@ def test_texts_are_those_of_the_song_cut_or_padded(dataset, records, text, caplo
         for name, value in sources["lyrics"].items():
             assert np.array_equal(value[:length], records[song][names[name]][:length])
             assert not value[length:].any()
+
+
+@pytest.mark.parametrize("slots", [1, 3, 11])
+def test_chroma_and_position_are_those_of_the_window_s_start(write_dataset, make_record, slots):
+    """Frames are 20 ms long and pitch classes 256; behind its end a song's chroma begins again."""
+    lengths = (4, 30, 101, 64, 39)
+    records = [make_record(name, frames, chroma=1 + frames // 13) for name, frames in
+               zip("abcde", lengths, strict=True)]
+    dataset = SongDataset(write_dataset({"train": [records]}, sources=("text", "chroma")), "train")
+    sources = {kind: defaults.source(kind=kind, max_length=length)
+               for kind, length in (("chroma", slots), ("position", 1))}
+    batches = train_batches(dataset, seed=0, **(OPTIONS | {"sources": sources}))
+    starts = set()
+    for window, cut in [example for step in range(30) for example in rows(batches[step])]:
+        ((song, start),) = places(window, records)
+        classes, first = records[song]["chroma"].tolist(), round(start * 0.02 / 0.256)
+        assert cut["chroma"]["chroma"].tolist() == [classes[i % len(classes)] for i in range(first, first + slots)]
+        assert cut["chroma"]["chroma"].dtype == np.int32 and cut["chroma"]["length"] == slots
+        assert cut["position"]["seconds"].tolist() == [np.float32(start / 50)] and cut["position"]["length"] == 1
+        starts.add(start)
+    assert len(starts) > 30
+    assert_equal(eval_batches(dataset, **(OPTIONS | {"sources": sources}))[1]["sources"]["chroma"]["length"],
+                 np.array([slots, 0, 0, 0], np.int32))
+
+
+def test_a_dataset_without_chroma_says_how_to_make_one_with_it(dataset):
+    sources = SOURCES | {"chroma": defaults.source(kind="chroma", max_length=3)}
+    with pytest.raises(UserError, match="nothing for the source 'chroma': export them again with --sources=text,chr"):
+        train_batches(dataset, seed=0, **(OPTIONS | {"sources": sources}))
 
 
 def test_any_step_first_and_in_any_order(directory):

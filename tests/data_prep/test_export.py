@@ -20,6 +20,7 @@ from autosong_jax.audio import io
 from autosong_jax.codecs.codec import load_codec
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
+from autosong_jax.sources.chroma.pitch_classes import strongest_pitch_class
 from autosong_jax.sources.spec import record_specs
 from autosong_jax.sources.text.encoders import get_text_encoder
 from data_prep import codecs, pipeline, report, tasks, texts
@@ -113,6 +114,21 @@ def test_records(songs, exported, one_thread):
         np.testing.assert_array_equal(record["line_ids"], lyrics.lines)
         np.testing.assert_array_equal(record["genre_ids"], encoder.encode(record["genre"]))
     assert not (target / ".partial").exists()
+
+
+def test_chroma_of_songs(songs, exported, tmp_path):
+    target = tmp_path / "with chroma"
+    export(Options(str(songs), str(target), sources=("text", "chroma"), workers=2))
+    found = records(target)
+    sample_rate, without = load_codec(target / "codec").sample_rate, records(exported[0])
+    for name, record in found.items():
+        chroma = record.pop("chroma")
+        audio = io.read(songs / name / "audio.wav", sample_rate, 1)[0]
+        assert chroma.dtype == np.uint8
+        np.testing.assert_array_equal(chroma, strongest_pitch_class(audio, sample_rate))
+        np.testing.assert_equal(record, without[name])
+    with pytest.raises(UserError, match="--sources=chroma: expected text and what else is wanted of text,chroma"):
+        Options(str(songs), str(target), sources=("chroma",))
 
 
 def test_report_and_summary(exported):

@@ -1,5 +1,6 @@
 """A MusicGen from transformers' files learns two songs by their lyrics, while its own weights stay as they were."""
 
+import json
 import shutil
 
 import jax
@@ -23,12 +24,15 @@ FRAMES = 20
 SONGS = {"love rain love": 0, "night blue night": 1}  # lyrics of words that the toy's tokenizer has, and a seed
 
 
+def convert(toy, directory):
+    released.read(str(toy.directory)).write(directory)
+    return directory
+
+
 @pytest.fixture(scope="module")
 def base(make_musicgen, tmp_path_factory):
     directory = tmp_path_factory.mktemp("released")
-    toy = make_musicgen("mono", directory / "hub", width=64, layers=2)
-    released.read(str(toy.directory)).write(directory / "base")
-    return directory / "base"
+    return convert(make_musicgen("mono", directory / "hub", width=64, layers=2), directory / "base")
 
 
 def codes_of(seed):
@@ -37,19 +41,23 @@ def codes_of(seed):
 
 @pytest.fixture(scope="module")
 def dataset(base, tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("songs"), base)
+
+
+def write_dataset(directory, base, **chroma):
     """Both songs, with codec and text encoder of the base, as an export with them writes it."""
-    directory = tmp_path_factory.mktemp("songs")
     for name in ("codec", "text_encoder"):
         shutil.copytree(base / name, directory / name)
     shutil.copy(base / "text_encoder.json", directory)
     encoder = frozen_text.load(base)
-    features = schema.song_features(Frames("codes", np.uint16, 4), encoder.info)
+    features = schema.song_features(Frames("codes", np.uint16, 4), encoder.info,
+                                    ("text", *chroma))
     texts = {"genre": "", "description": "rain night"}
     records = [schema.serialize(features, {
         "id": lyrics, "group": lyrics, "codes": codes_of(seed), "frame_rate": 50.0, "lyrics": lyrics, **texts,
         "text_encoder": encoder.info.name, "text_encoder_revision": encoder.info.revision,
         "text_states": encoder.encode(lyrics),
-        **{f"{name}_states": encoder.encode(text) for name, text in texts.items()}})
+        **{f"{name}_states": encoder.encode(text) for name, text in texts.items()}, **chroma})
         for lyrics, seed in SONGS.items()]
     tfrecord.write_records(schema.shard_path(directory, "train", 0, 1), records)
     schema.write_dataset_info(directory, features, {"train": [len(records)]})
@@ -87,3 +95,31 @@ def test_the_released_weights_are_what_they_were(base, tuned):
     assert frozen.keys() == before.keys()
     for path, weights in before.items():
         np.testing.assert_array_equal(frozen[path], weights, path)
+
+
+def test_a_melody_model_trains_on_songs_with_chroma(make_musicgen, tmp_path):
+    base = convert(make_musicgen("melody", tmp_path / "hub"), tmp_path / "base")
+    chroma = np.array([0, 7, 4, 11, 2], np.uint8)
+    directory = tmp_path / "songs"
+    directory.mkdir()
+    config = finetune.get_config(f"base={base},rank=0")
+    assert config.sources.chroma.max_length == 9
+    config.update_from_flattened_dict({
+        "data.path": str(write_dataset(directory, base, chroma=chroma)), "data.seconds": FRAMES / 50,
+        "data.batch_size": 8, "sources.lyrics.max_length": 8, "sources.chroma.dropout": 0.0, "train.steps": 2,
+        "train.log_every": 1, "train.eval_every": 0, "train.checkpoint_every": 2, "optimizer.warmup_steps": 0})
+    loop.train(config, tmp_path / "workdir")
+    lines = map(json.loads, (tmp_path / "workdir" / "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 2 and np.isfinite(losses).all() and losses[1] < losses[0]
+    # What reads the melody has learned of it: the pitch classes that songs have, and no other.
+    info, codec = frozen_text.load(base).info, CodecInfo.load(base / "codec")
+    kernels = []
+    for workdir in (base, tmp_path / "workdir"):
+        config = config_file.load(workdir / "config.json")
+        shapes = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract_model(config, codec, info)[1])
+        params = load_weights(workdir, config, shapes)[0]
+        kernels.append(np.asarray(params["conditions"]["sources"]["chroma"]["projection"]["kernel"]))
+    decayed = kernels[0] * (1 - config.optimizer.learning_rate * config.optimizer.weight_decay)
+    moved = np.abs(kernels[1] - kernels[0]).max(axis=1) > 10 * np.abs(decayed - kernels[0]).max()
+    assert set(np.flatnonzero(moved)) == set(chroma.tolist())

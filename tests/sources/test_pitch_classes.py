@@ -10,8 +10,10 @@ from autosong_jax.sources.chroma import pitch_classes as chroma
 RATE = 32000
 
 
+@pytest.mark.parametrize("block", [256, 7])
 @pytest.mark.parametrize("samples", [5001, 16384, 40001, 100_000])
-def test_the_strongest_class_is_the_reference_s(samples):
+def test_the_strongest_class_is_the_reference_s(samples, block, monkeypatch):
+    monkeypatch.setattr(chroma, "_BLOCK", block)
     audio = np.random.default_rng(samples).normal(size=(2, samples)).astype(np.float32)
     mono = torch.from_numpy(audio.mean(axis=0))
     missing = max(chroma.N_FFT - samples, 0)

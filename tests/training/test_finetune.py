@@ -191,7 +191,7 @@ def test_frozen_matrices_are_held_in_the_compute_dtype(tuned, make_config):
     ({"lora.targets": ("(",)}, ["lora.targets '(' is no regular expression"]),
     ({"train.trainable": ("[",)}, ["train.trainable '[' is no regular expression"]),
     ({"sources.melody": {"kind": "chroma", "max_length": 4, "dropout": 0.1, "width": 0, "heads": 0, "layers": 0}},
-     ["'melody' is not in the songs"]),
+     ["'melody' of kind chroma: expected one of chroma"]),
 ])
 def test_what_cannot_be_fine_tuned_is_named(make_config, tmp_path, overrides, words):
     with pytest.raises(UserError) as error:

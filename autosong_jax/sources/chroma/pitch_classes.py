@@ -8,6 +8,7 @@ import numpy as np
 N_FFT = 16384  # samples that a spectrum sees: half a second at 32 kHz
 HOP = 4096  # samples from frame to frame
 NUM_CHROMA = 12  # pitch classes
+_BLOCK = 256  # frames whose spectra are in memory at a time
 
 
 def strongest_pitch_class(audio: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -27,7 +28,12 @@ def strongest_pitch_class(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 
     mono = audio.mean(axis=0)
     mono = np.pad(mono, (max(N_FFT - len(mono), 0) // 2, -(-max(N_FFT - len(mono), 0) // 2)))
-    spectra = np.abs(librosa.stft(mono, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect")) ** 2
-    chroma = librosa.filters.chroma(sr=sample_rate, n_fft=N_FFT, tuning=0, n_chroma=NUM_CHROMA) @ spectra
-    return chroma.argmax(axis=0).astype(np.int32)
+    mono = np.pad(mono, N_FFT // 2, mode="reflect")
+    filters = librosa.filters.chroma(sr=sample_rate, n_fft=N_FFT, tuning=0, n_chroma=NUM_CHROMA)
+    classes = []
+    for first in range(0, 1 + len(mono) - N_FFT, _BLOCK * HOP):
+        block = mono[first : first + (_BLOCK - 1) * HOP + N_FFT]
+        spectra = np.abs(librosa.stft(block, n_fft=N_FFT, hop_length=HOP, center=False)) ** 2
+        classes.append((filters @ spectra).argmax(axis=0))
+    return np.concatenate(classes).astype(np.int32)
 
