@@ -4,10 +4,12 @@ __version__ = "0.1.0"
 
 
 def load(source: str, flag: str = "source"):
-    """Loads a trained or released song model; see `autosong_jax.sampling.song.load`.
+    """Loads a trained or released song model, a `Singer` with `generate`, `stream` and `edit`.
+
+    Args and errors: see `autosong_jax.sampling.singer.load`.
 
     JAX is imported here, not with the package, so that `data_prep` can share the package's schema and audio files.
     """
-    from autosong_jax.sampling.song import load as load_song_model
+    from autosong_jax.sampling.singer import load as load_song_model
 
     return load_song_model(source, flag)

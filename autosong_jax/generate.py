@@ -4,6 +4,7 @@ python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --genre=pop --
 python -m autosong_jax.generate --workdir=DIR --edit=song.wav --from=10.0 --to=14.5 --lyrics=new.txt --output=new.wav
 """
 
+import functools
 import pathlib
 import re
 from typing import Any
@@ -18,6 +19,9 @@ FLAGS = flags.FLAGS
 AT_ONCE = 64  # songs that are made together, whatever is asked for
 MAX_SONGS = 10_000  # of one command
 MAX_STEPS = 10_000  # passes of a codebook
+# Flags that are handed on as they are.
+OPTIONS = ("duration", "top_k", "top_p", "cfg_scale", "cfg_scale_min", "arrangement", "confidence", "hybrid_seconds",
+           "rescore_weight")
 
 
 def define_flags() -> None:
@@ -80,49 +84,40 @@ def main() -> None:
     compiled.keep()
 
     import autosong_jax
-    from autosong_jax.audio import io
-    from autosong_jax.sampling.edits import timeline
-    from autosong_jax.sampling.options import SamplingOptions
 
     singer = autosong_jax.load(FLAGS.workdir, "--workdir")
-    helpers = {name: autosong_jax.load(FLAGS[name].value, f"--{name}")
-               for name in ("leader", "rescorer") if FLAGS[name].value}
+    asked = {name: FLAGS[name].value for name in OPTIONS} | {"cfg_scales": scales or None, "steps": steps}
+    asked |= {"temperature": 0.0 if FLAGS.greedy else FLAGS.temperature, "show_progress": True}
+    asked |= {name: autosong_jax.load(FLAGS[name].value, f"--{name}") for name in ("leader", "rescorer")
+              if FLAGS[name].value}
     if FLAGS.melody:
-        melody = io.read(FLAGS.melody, singer.codec.sample_rate, 1)[0]
-        songs = [song | {"melody": melody} for song in songs]
-    options = SamplingOptions(
-        duration=FLAGS.duration, temperature=0.0 if FLAGS.greedy else FLAGS.temperature, top_k=FLAGS.top_k,
-        top_p=FLAGS.top_p, cfg_scale=FLAGS.cfg_scale, cfg_scales=scales, steps=steps,
-        cfg_scale_min=FLAGS.cfg_scale_min, arrangement=FLAGS.arrangement, confidence=FLAGS.confidence,
-        hybrid_seconds=FLAGS.hybrid_seconds, rescore_weight=FLAGS.rescore_weight)
+        asked["melody"] = _clip(FLAGS.melody, singer, channels=1)
     if FLAGS.edit:
-        codes, given = timeline([_clip(path, singer) for path in FLAGS.edit], singer.frame_rate, spans=_spans(),
-                                before=FLAGS.before, between=FLAGS.between, after=FLAGS.after)
+        sing = functools.partial(singer.edit, _edit(singer))
     else:
-        prompt = _clip(FLAGS.prompt_audio, singer) if FLAGS.prompt_audio else None
+        sing = singer.generate
+        asked["prompt_audio"] = _clip(FLAGS.prompt_audio, singer) if FLAGS.prompt_audio else None
     for first in range(0, count, AT_ONCE):
         some = [songs[i // FLAGS.num_samples] for i in range(first, min(first + AT_ONCE, count))]
-        sources, seeds = singer.encode_conditions(some), range(FLAGS.seed + first, FLAGS.seed + first + len(some))
-        making = {"show_progress": True, "options": options,
-                  **{name: singer.helper(other, some) for name, other in helpers.items()}}
-        made = (singer.resing(sources, seeds, codes, given, **making) if FLAGS.edit else
-                singer.sing(sources, seeds, prompt=prompt, **making))
-        for i, song in enumerate(made, start=first):
-            _write(song, singer, i, count)
+        conditions = {name: [song.get(name) for song in some] for name in ("lyrics", "genre", "description")}
+        made = sing(seed=FLAGS.seed + first, **conditions, **asked)
+        for i in range(len(made)):
+            _write(made[i], singer.frame_rate, first + i, count)
+            made[i] = None  # and its audio
 
 
-def _write(codes: np.ndarray, singer, i: int, count: int) -> None:
+def _write(song, frame_rate: float, i: int, count: int) -> None:
     """Writes song `i` of `count`, and says so."""
     from autosong_jax.audio import io
 
-    seconds = len(codes) / singer.frame_rate
+    seconds = len(song.codes) / frame_rate
     if FLAGS.codes_output:
         path = _numbered(FLAGS.codes_output, i, count)
-        np.save(path, codes)
-        cli.say(f"{path}: {len(codes)} frames ({seconds:.2f} s)")
+        np.save(path, song.codes)
+        cli.say(f"{path}: {len(song.codes)} frames ({seconds:.2f} s)")
     if FLAGS.output:
         path = _numbered(FLAGS.output, i, count)
-        clipped = io.write(path, singer.codec.decode(codes), singer.codec.sample_rate)
+        clipped = io.write(path, song.audio, song.sample_rate)
         cli.say(f"{path}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
 
 
@@ -173,8 +168,12 @@ def _steps(items: list[str] | None) -> list[int] | None:
     return steps
 
 
-def _spans() -> list[tuple[float, float]]:
-    return list(zip(FLAGS["from"].value, FLAGS.to, strict=True))
+def _edit(singer):
+    """The edit that is asked for."""
+    from autosong_jax.sampling.edits import Edit
+
+    return Edit([_clip(path, singer) for path in FLAGS.edit], list(zip(FLAGS["from"].value, FLAGS.to, strict=True)),
+                FLAGS.before, FLAGS.between, FLAGS.after)
 
 
 def _check_edit() -> None:
@@ -197,14 +196,14 @@ def _check_edit() -> None:
         raise UserError(f"--between={FLAGS.between}: expected several --edit to be between")
 
 
-def _clip(path: str, singer) -> np.ndarray:
-    """The codes of an audio file, or those in a .npy file."""
+def _clip(path: str, singer, channels: int | None = None) -> np.ndarray:
+    """The audio in a file, or the codes in a .npy file."""
     from autosong_jax.audio import io
     from autosong_jax.codecs.codec import read_codes
 
-    if not path.endswith(".npy"):
-        return singer.codec.encode(io.read(path, singer.codec.sample_rate, singer.codec.channels)[0])
-    return read_codes(path, singer.num_codebooks, singer.codebook_size)
+    if path.endswith(".npy") and channels is None:
+        return read_codes(path, singer.num_codebooks, singer.codebook_size)
+    return io.read(path, singer.codec.sample_rate, channels or singer.codec.channels)[0]
 
 
 def _numbered(path: str, index: int, count: int) -> pathlib.Path:

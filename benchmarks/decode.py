@@ -161,8 +161,8 @@ class Ours:
         from autosong_jax.models.build import abstract_model, compute_dtype, held_in
         from autosong_jax.sampling.autoregressive import Request, Sampler
         from autosong_jax.sampling.guidance import branches
+        from autosong_jax.sampling.samplers import encode
         from autosong_jax.sampling.tokens import Choice
-        from autosong_jax.sampling.windows import encode
 
         config, self._batch = shapes.config_of(size, TEXT_LENGTH), batch
         dtype, pattern = compute_dtype(config.model.dtype), get_pattern("delay", FRAMES, CODEC.num_codebooks)

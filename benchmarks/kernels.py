@@ -83,8 +83,8 @@ def compiled(layers: int) -> str:
     from autosong_jax.pretrained import musicgen
     from autosong_jax.sampling.autoregressive import Request, Sampler
     from autosong_jax.sampling.guidance import branches
+    from autosong_jax.sampling.samplers import encode
     from autosong_jax.sampling.tokens import Choice
-    from autosong_jax.sampling.windows import encode
     from autosong_jax.workdir.workdir import window_pattern
 
     device = jax.sharding.SingleDeviceSharding(plans.absent_devices("h200", 1)[0])

@@ -52,8 +52,8 @@ def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repea
 
     from autosong_jax.codebooks.patterns import get_pattern
     from autosong_jax.models.build import abstract_model, compute_dtype, held_in
-    from autosong_jax.sampling.options import DEFAULTS
-    from autosong_jax.sampling.windows import WINDOWS
+    from autosong_jax.sampling.samplers import Judgement, SampledModel, get_samplers
+    from autosong_jax.sampling.windows import Window
 
     config = make_config(size, seconds, steps)
     frames, num_codebooks = round(seconds * CODEC.frame_rate), CODEC.num_codebooks
@@ -62,20 +62,19 @@ def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repea
     params = random_params(held_in(compute_dtype(config.model.dtype), abstract))
     model = nnx.merge(graph, params).unstacked(consume=True)
     graph, params = nnx.split(model)
-    arguments = (params, sources_of(random_states(batch, TEXT_LENGTH)), jax.random.split(jax.random.key(0), batch),
-                 np.zeros((batch, frames, num_codebooks), np.int32), np.zeros((batch, frames), bool),
-                 np.full(batch, frames, np.int32), None)
-    samplers = {name: WINDOWS[name](graph, config, pattern).prepare(model.source_names, DEFAULTS, frames)[0]
-                for name in ("next_step", "masked_spans")}
-    taken = alternate([functools.partial(_sampled, sample, arguments) for sample in samplers.values()], repeats)
+    window = Window(jax.random.split(jax.random.key(0), batch), np.zeros((batch, frames, num_codebooks), np.int32),
+                    np.zeros((batch, frames), bool), np.full(batch, frames, np.int32))
+    autoregressive, masked = get_samplers(SampledModel(graph, config, pattern, model.source_names))
+    samplers = autoregressive.prepare({}), masked.prepare({}, frames, Judgement())
+    sources = sources_of(random_states(batch, TEXT_LENGTH))
+    taken = alternate([functools.partial(_sing, sampler, params, sources, window) for sampler in samplers], repeats)
     # Step 0 of a pattern holds nothing that is made.
-    return dict(zip(samplers, zip(taken, (pattern.num_steps - 1, sum(steps)), strict=True), strict=True))
+    return {"next_step": (taken[0], pattern.num_steps - 1), "masked_spans": (taken[1], sum(steps))}
 
 
-def _sampled(sample, arguments) -> None:
-    import jax
-
-    jax.block_until_ready(sample(*arguments))
+def _sing(sampler, params, sources, window) -> None:
+    for _ in sampler.sing(params, sources, window, None):
+        pass
 
 
 def make_config(size: str, seconds: float, steps: tuple[int, ...]):

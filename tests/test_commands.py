@@ -62,9 +62,8 @@ def test_generate_continues_a_prompt_past_the_window(trained):
     singer = autosong_jax.load(trained / "workdir")
     prompt = np.random.default_rng(0).integers(0, 32, (30, 4))
     sources = singer.encode_conditions([{"lyrics": "la la"}])
-    from autosong_jax.sampling.song import SamplingOptions
 
-    codes = singer.sing(sources, [0], prompt=prompt, options=SamplingOptions(duration=9.0))[0]
+    codes = singer.sing(sources, [0], prompt=prompt, duration=9.0)[0]
     np.testing.assert_array_equal(codes[:30], prompt)
     assert 30 < len(codes) <= 225 and codes.max() < 32  # a window is 100 frames
 

@@ -28,6 +28,8 @@ class MaskedSpans(CodeObjective):
     parts: int
     special: int
     span_length: int
+    causal = False
+    sampler = "masked"
 
     def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Examples, Shared]:
         """At frame t the model reads frame t, or V where it is hidden, and must predict what stands there."""

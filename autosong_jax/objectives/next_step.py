@@ -22,6 +22,8 @@ class NextStep(CodeObjective):
     pattern: Pattern
     special: int
     parts = 1
+    causal = True
+    sampler = "autoregressive"
 
     def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Examples, Shared]:
         """At step s the model reads what stands at step s of the pattern and must predict what stands at step s + 1."""

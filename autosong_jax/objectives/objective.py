@@ -24,10 +24,14 @@ class Objective(Protocol):
 
     Attributes:
       parts: into how many tasks it falls: a training step takes one of them by chance, validation takes all.
+      causal: whether a model reads steps of a pattern, of which each sees those before it, or frames that see all.
+      sampler: the name of what samples a model that is trained for it, in `sampling.samplers`.
       headline: the names in `summarize` that a run reports at a glance, the loss first.
     """
 
     parts: int
+    causal: bool
+    sampler: str
     headline: tuple[str, ...]
 
     def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Any, Any]:

@@ -9,6 +9,17 @@ from autosong_jax.objectives.next_step import NextStep
 from autosong_jax.objectives.objective import Objective
 
 OBJECTIVES = {"next_step": ("next_step",), "masked_spans": ("masked_spans",), "both": ("next_step", "masked_spans")}
+_CLASSES = {"next_step": NextStep, "masked_spans": MaskedSpans}
+
+
+def samplers_of(objective: str) -> tuple[str, ...]:
+    """The names of the samplers of a model that is trained for `objective`, a name in a config."""
+    return tuple(_CLASSES[name].sampler for name in OBJECTIVES[objective])
+
+
+def sampled_by(sampler: str) -> list[str]:
+    """The objectives, as a config names them, whose models have a sampler."""
+    return [name for name in OBJECTIVES if sampler in samplers_of(name)]
 
 
 def get_objectives(config: ml_collections.ConfigDict, pattern: Pattern, special: int) -> dict[str, Objective]:

@@ -2,14 +2,14 @@
 
 Every loop has a cache of its own length, longer than the last; the host starts them one after another. A song that is
 over early, or shorter than the pattern, so never pays for the cache of a long one, nor for compiling with it. Where
-progress is to be seen, the host starts the same loops for a few steps at a time: a program that called the host would
-be compiled for each caller, never be kept, and could not be one graph on a GPU.
+frames are wanted as they are made, the host starts the same loops for a few frames at a time: a program that called the
+host would be compiled for each caller, never be kept, and could not be one graph on a GPU.
 
 Letters: B batch, G guidance branches, T frames, S steps, K codebooks, V codebook size.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,12 +24,12 @@ from autosong_jax.layers.decoding import Cache
 from autosong_jax.layers.platform import loop_options
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.tokens import Choice, choose
+from autosong_jax.sampling.windows import Piece
 from autosong_jax.sources.memory import Memory
 
 ROOM = 256  # steps, by which a cache grows at least
 LOOPS = 4  # at most, each of which is compiled
 BLOCK = 64  # steps; prompts are read in whole ones, so that prompts of similar lengths share a program
-STRIDE = 32  # steps, after which progress is reported
 
 
 @jax.tree_util.register_dataclass
@@ -86,23 +86,46 @@ class Sampler:
         self._complete = np.maximum.accumulate(pattern.steps.max(axis=1))
         self._begin = jax.jit(self._begun, static_argnames=("read", "room"))
         self._advance = jax.jit(self._advanced, donate_argnames="state", compiler_options=loop_options())
+        self._look = jax.jit(self._looked_at, static_argnames="count")
 
-    def __call__(self, params: Any, memory: Memory, request: Request, on_step: Callable[[int], None] | None = None
-                 ) -> tuple[Array, Array]:
+    def __call__(self, params: Any, memory: Memory, request: Request) -> tuple[Array, Array]:
         """Samples songs.
 
         Args:
           params: of the model.
           memory: of G B examples, branch after branch.
           request: of B songs.
-          on_step: called every 32 steps, but for the last, with the number of steps done.
 
         Returns:
           codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
         """
         state = self.begin(params, memory, request)
-        state = self.advance(params, state, request, self._pattern.num_steps, on_step)
+        state = self.advance(params, state, request, self._pattern.num_steps)
         return self._pattern.deinterleave(state.ids), state.end
+
+    def pieces(self, params: Any, memory: Memory, request: Request, stride: int | None = None) -> Iterator[Piece]:
+        """What a call gives, piece by piece as the device makes it; arguments as above.
+
+        Args:
+          stride: how many frames a piece has, but for the last; None is one piece of all that are not given.
+        """
+        length, prompt = len(self._complete), int(np.min(request.prompt_frames))
+        state = self.begin(params, memory, request)
+        start, before = prompt, None
+        for stop in (*(range(prompt + stride, length, stride) if stride else ()), length):
+            last = stop == length
+            state = self.advance(params, state, request,
+                                 self._pattern.num_steps if last else int(self._complete[stop - 1]))
+            now = None if last else self._look(state, stop - stride, count=stride)
+            if before is not None:  # which is fetched only now, so the device always has the next
+                codes, ends = jax.device_get(before)
+                yield Piece(start, codes, ends, (start + stride - prompt) / (length - prompt))
+                start += stride
+                if (ends <= start).all():
+                    break
+            before = now
+        codes, ends = jax.device_get((self._pattern.deinterleave(state.ids), state.end))
+        yield Piece(start, codes[:, start:], ends, 1.0)
 
     def begin(self, params: Any, memory: Memory, request: Request) -> SamplerState:
         """The state before the first step of which some song does not know all ids; arguments as above."""
@@ -113,19 +136,12 @@ class Sampler:
         room = next(room for room in self._rooms() if room >= max(step + 1, read))
         return self._begin(params, memory, request, step, read=read, room=room)
 
-    def advance(self, params: Any, state: SamplerState, request: Request, until: int,
-                on_step: Callable[[int], None] | None = None) -> SamplerState:
+    def advance(self, params: Any, state: SamplerState, request: Request, until: int) -> SamplerState:
         """The state after step `until` or at the end of the songs; `state` is used up. Other arguments as above."""
-        reached = None
         for room in [room for room in self._rooms() if room >= state.cache.room]:
             if state.cache.room < room:
                 state = dataclasses.replace(state, cache=decoding.grown(state.cache, room))
-            stop = min(until, room)
-            strides = [] if on_step is None else range(int(state.step) + STRIDE, stop, STRIDE)
-            for goal in (*strides, stop):
-                before, (state, reached, goes_on) = reached, self._advance(params, state, request, goal)
-                if on_step is not None and before is not None:
-                    on_step(int(before))  # which waits for the loop before this one, so the device always has the next
+            state, goes_on = self._advance(params, state, request, min(until, room))
             if room >= until or not goes_on:
                 break
         return state
@@ -143,8 +159,8 @@ class Sampler:
         first = jnp.tile(ids[:, :read], (request.weights.shape[0], 1, 1))
         return SamplerState(jnp.int32(step), ids.astype(jnp.int32), end, model.start(memory, first, room))
 
-    def _advanced(self, params, state, request, until) -> tuple[SamplerState, Array, Array]:
-        """The state after step `until`, or at the end of the songs; its step; bool [], whether any song goes on."""
+    def _advanced(self, params, state, request, until) -> tuple[SamplerState, Array]:
+        """The state after step `until`, or at the end of the songs; bool [], whether any song goes on."""
         model, branches = nnx.merge(self._graph, params), request.weights.shape[0]
         frames, codebooks = jnp.asarray(self._pattern.frames), jnp.arange(model.num_codebooks)
         prompt = self._pattern.interleave(request.prompt, model.special)
@@ -171,7 +187,12 @@ class Sampler:
             return (state.step < until) & self._unfinished(state.step, state.end)
 
         state = jax.lax.while_loop(goes_on, body, state)
-        return state, state.step, self._unfinished(state.step, state.end)
+        return state, self._unfinished(state.step, state.end)
+
+    def _looked_at(self, state, start, *, count: int) -> tuple[Array, Array]:
+        """`count` frames from `start` on, and where the songs end, as arrays that outlive the state."""
+        steps = jax.lax.dynamic_slice_in_dim(jnp.asarray(self._pattern.steps), start, count)
+        return state.ids[:, steps, jnp.arange(steps.shape[1])], state.end + 0
 
     def _unfinished(self, step: Array, end: Array) -> Array:
         """bool [], whether any song lacks a step after `step`."""

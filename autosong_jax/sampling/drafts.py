@@ -4,7 +4,6 @@ Letters: B songs, T frames, K codebooks.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,13 +23,45 @@ class Draft:
     num_frames: np.ndarray
 
     @classmethod
-    def begin(cls, beginnings: Sequence[np.ndarray], total: int, given: int) -> "Draft":
-        """Songs of `total` frames, the first `given` of which stand; what is shorter than that is over."""
-        codes = np.zeros((len(beginnings), total, beginnings[0].shape[1]), np.int32)
-        for song, beginning in zip(codes, beginnings, strict=True):
-            song[:len(beginning)] = beginning
-        lengths = np.array([len(beginning) for beginning in beginnings])
-        return cls(codes, np.arange(total) < given, np.where(lengths < given, lengths, total))
+    def of(cls, codes: np.ndarray, given: np.ndarray, count: int) -> "Draft":
+        """`count` songs that begin as one draft, codes integer [T, K] of which the frames `given` bool [T] stand."""
+        return cls(np.tile(codes[None].astype(np.int32), (count, 1, 1)), given.copy(), np.full(count, len(codes)))
+
+    @property
+    def standing(self) -> int:
+        """How many frames stand from the beginning on."""
+        return len(self.given) if self.given.all() else int(np.argmin(self.given))
+
+    def lengthened(self, total: int) -> "Draft":
+        """These songs, all of whose frames stand, made longer; those that are over stay as long as they are."""
+        length = len(self.given)
+        if total == length:
+            return self
+        codes = np.zeros((len(self.codes), total, self.codes.shape[2]), np.int32)
+        for song, begun in zip(codes, self.songs(), strict=True):
+            song[:len(begun)] = begun
+        return Draft(codes, np.arange(total) < length, np.where(self.num_frames < length, self.num_frames, total))
+
+    def cut(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A window of `length` frames: its codes int32 [B, length, K], given bool [B, length], num_frames int32 [B]."""
+        count, total, codebooks = self.codes.shape
+        inside = min(start + length, total) - start
+        codes, given = np.zeros((count, length, codebooks), np.int32), np.zeros((count, length), bool)
+        codes[:, :inside] = self.codes[:, start:start + inside]
+        given[:, :inside] = self.given[start:start + inside]
+        return codes, given, np.clip(self.num_frames - start, 0, inside).astype(np.int32)
+
+    def add(self, codes: np.ndarray, start: int, ends: np.ndarray) -> None:
+        """Takes over codes [B, n, K] from frame `start` on where no frame stands yet.
+
+        Args:
+          ends: int [B], the frame at which each song is over; what is beyond these codes is not taken for sure.
+        """
+        stop = min(start + codes.shape[1], len(self.given))
+        stands = self.given[start:stop, None]
+        self.codes[:, start:stop] = np.where(stands, self.codes[:, start:stop], codes)
+        self.num_frames = np.where(ends < stop, ends, self.num_frames)
+        self.given[start:stop] = True
 
     def songs(self) -> list[np.ndarray]:
         """uint16 [T, K] each."""

@@ -3,6 +3,7 @@
 Letters: T frames, K codebooks.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -12,39 +13,50 @@ from autosong_jax.errors import UserError
 from autosong_jax.sampling.options import MAX_SECONDS
 
 
-def timeline(clips: Sequence[np.ndarray], frame_rate: float, *, spans: Sequence[tuple[float, float]] = (),
-             before: float = 0.0, between: float = 0.0, after: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Lays clips out in a row and marks what stays of them.
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """Clips in a row, what is made anew of them, and what is added to them.
 
-    Args:
-      clips: integer [frames, K] each.
-      frame_rate: frames a second.
+    Attributes:
+      clips: codes, integer [frames, K]; to `Singer.edit` also audio, float32 [channels, samples] at the codec's rate.
       spans: seconds (from, to) to make anew, in the row of clips, with what is between them and without what is before.
         Every frame that a span touches is made anew.
       before, between, after: seconds to make before the first clip, between two of them, and after the last.
-
-    Returns:
-      codes int32 [T, K], zeros where there is none; given bool [T].
-
-    Raises:
-      UserError: a span is empty, outside the row or overlaps another; a time is negative; or there is nothing to make.
     """
-    for name, seconds in [("before", before), ("between", between), ("after", after)]:
-        if not 0 <= seconds <= MAX_SECONDS:
-            raise UserError(f"{seconds} s {name} a clip: expected at least 0, and at most {MAX_SECONDS}")
-    gap = np.zeros((round(between * frame_rate), clips[0].shape[1]), np.int32)
-    pieces = [piece for clip in clips for piece in (gap, clip)][1:]
-    codes = np.concatenate(pieces).astype(np.int32)
-    given = np.concatenate([np.full(len(piece), piece is not gap) for piece in pieces])
-    _check_spans(spans, len(codes) / frame_rate)
-    for start, stop in spans:
-        # A frame is touched by a span only by more than what binary fractions of a second are wrong by.
-        given[math.floor(start * frame_rate + 1e-6):math.ceil(stop * frame_rate - 1e-6)] = False
-    around = round(before * frame_rate), round(after * frame_rate)
-    codes, given = np.pad(codes, (around, (0, 0))), np.pad(given, around)
-    if given.all():
-        raise UserError("nothing to edit: expected a span (from, to), or seconds before, between or after")
-    return codes, given
+
+    clips: Sequence[np.ndarray]
+    spans: Sequence[tuple[float, float]] = ()
+    before: float = 0.0
+    between: float = 0.0
+    after: float = 0.0
+
+    def timeline(self, frame_rate: float) -> tuple[np.ndarray, np.ndarray]:
+        """Lays the clips, which are codes, out in a row and marks what stays of them.
+
+        Returns:
+          codes int32 [T, K], zeros where there is none; given bool [T].
+
+        Raises:
+          UserError: a span is empty, outside the row or overlaps another; a time is negative; or there is nothing to
+            make.
+        """
+        for name in ("before", "between", "after"):
+            if not 0 <= getattr(self, name) <= MAX_SECONDS:
+                raise UserError(f"{getattr(self, name)} s {name} a clip: expected at least 0, and at most "
+                                f"{MAX_SECONDS}")
+        gap = np.zeros((round(self.between * frame_rate), self.clips[0].shape[1]), np.int32)
+        pieces = [piece for clip in self.clips for piece in (gap, clip)][1:]
+        codes = np.concatenate(pieces).astype(np.int32)
+        given = np.concatenate([np.full(len(piece), piece is not gap) for piece in pieces])
+        _check_spans(self.spans, len(codes) / frame_rate)
+        for start, stop in self.spans:
+            # A frame is touched by a span only by more than what binary fractions of a second are wrong by.
+            given[math.floor(start * frame_rate + 1e-6):math.ceil(stop * frame_rate - 1e-6)] = False
+        around = round(self.before * frame_rate), round(self.after * frame_rate)
+        codes, given = np.pad(codes, (around, (0, 0))), np.pad(given, around)
+        if given.all():
+            raise UserError("nothing to edit: expected a span (from, to), or seconds before, between or after")
+        return codes, given
 
 
 def _check_spans(spans: Sequence[tuple[float, float]], seconds: float) -> None:

@@ -9,7 +9,7 @@ side by side), P passes of all stages.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jax import Array
 from autosong_jax.errors import UserError
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.tokens import Choice, choose
+from autosong_jax.sampling.windows import Piece
 from autosong_jax.sources.memory import Memory
 
 CONFIDENCES = ("max", "product")
@@ -173,8 +174,8 @@ class Sampler:
         self._begin = jax.jit(self._begun, static_argnames="plan")
         self._advance = jax.jit(self._advanced, static_argnames=("plan", "judge", "local"))
 
-    def __call__(self, params: Any, memory: Memory, request: Request, plan: Plan, judge: Callable | None = None,
-                 on_step: Callable[[int], None] | None = None) -> tuple[Array, Array]:
+    def __call__(self, params: Any, memory: Memory, request: Request, plan: Plan, judge: Callable | None = None
+                 ) -> tuple[Array, Array]:
         """Samples songs.
 
         Args:
@@ -185,24 +186,41 @@ class Sampler:
           judge: (judged_by, codes int32 [B, T, K], stage []) -> log probabilities [B, T] of the codes of that stage, by
             another model: codes are judged by the weighted mean of both models' probabilities. The same object for the
             same model.
-          on_step: called every few passes, but for the last, with the number of passes done.
 
         Returns:
           codes int32 [B, T, K], the special id from each song's end on; num_frames int32 [B].
         """
+        *_, (state, _) = self._states(params, memory, request, plan, judge, sum(plan.steps))
+        return state.ids, state.end
+
+    def pieces(self, params: Any, memory: Memory, request: Request, plan: Plan, judge: Callable | None = None,
+               stride: int | None = None) -> Iterator[Piece]:
+        """What a call gives, all at once: no frame is complete before the last pass. Arguments as above.
+
+        Args:
+          stride: unless it is None, pieces of no frames say every few passes how many are done.
+        """
+        count = sum(plan.steps)
+        none, ends = np.zeros((*request.given.shape[:1], 0, len(plan.steps)), np.int32), np.asarray(request.max_frames)
+        for state, done in self._states(params, memory, request, plan, judge, STRIDE if stride else count):
+            if stride and done < count:
+                jax.block_until_ready(state)
+                yield Piece(0, none, ends, done / count)
+        yield Piece(0, *jax.device_get((state.ids, state.end)), 1.0)
+
+    def _states(self, params, memory, request, plan, judge, stride: int) -> Iterator[tuple[SamplerState, int]]:
+        """The state every `stride` passes of a stage, as soon as the passes after it are on their way; how many."""
         state = self._begin(params, request, plan=plan)
         # The first codebook sees the whole song, the others what is near them.
         for local, stages in [(False, range(1)), (True, range(1, len(plan.steps)))][:len(plan.steps)]:
             passes = Passes.of(stages, plan.steps)
             count = len(passes.index)
-            stride = count if on_step is None else STRIDE
             for first in range(0, count, stride):
                 before, state = state, self._advance(params, memory, request, state, passes, first,
                                                      min(first + stride, count), plan=plan, judge=judge, local=local)
-                if on_step is not None and passes.index[first]:
-                    jax.block_until_ready(before)  # and no longer, so the device always has the next passes
-                    on_step(int(passes.index[first]))
-        return state.ids, state.end
+                if passes.index[first]:
+                    yield before, int(passes.index[first])
+        yield state, sum(plan.steps)
 
     def _begun(self, params, request, *, plan: Plan) -> SamplerState:
         """The state before the first pass."""

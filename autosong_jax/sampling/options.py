@@ -1,67 +1,59 @@
-"""What the caller may decide about sampling, and what comes of it."""
+"""What the caller may decide about singing: a dataclass of options for each sampler, and what comes of them.
+
+Callers name options flatly, `temperature=0.8, steps=[20, 10]`; `pick` gives each dataclass those that are fields of it.
+In all of them None is the default of the model's config.
+"""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from autosong_jax.errors import UserError
-from autosong_jax.objectives.table import OBJECTIVES
 from autosong_jax.sampling.masked import Plan
 from autosong_jax.sampling.tokens import Choice
 
 MAX_SECONDS = 6 * 3600  # of a song: its audio is made in one piece, and takes a few GiB then
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Song:
-    """A generated song.
-
-    Attributes:
-      audio: float32 [channels, samples].
-      sample_rate: Hz.
-      codes: uint16 [T, K].
-    """
-
-    audio: np.ndarray
-    sample_rate: int
-    codes: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingOptions:
-    """What the caller may decide; None is the default of the model's config.
-
-    The defaults are in `config.sampling` where songs are sung step by step, in `config.sampling.masked` where they are
-    filled in. What is given here is for both, where a song is sung by both.
+class LengthOptions:
+    """How long songs are to be, whatever makes them.
 
     Attributes:
       duration: seconds, a prompt included. The song may end earlier where the model says so. None is one window.
-      temperature, top_k, top_p: see `tokens.Choice`.
-      cfg_scale: guidance scale of every source.
-      cfg_scales: guidance scales of single sources by name.
-      cfg_scale_min: guidance scale of the last pass of each codebook, where songs are filled in.
-      arrangement, confidence: which spans are made anew; see `masked.Plan`.
-      steps: passes of each codebook; see `masked.Plan`.
-      hybrid_seconds: how much of the beginning is sung step by step before the rest is filled in.
-      rescore_weight: weight of an external model's probability, from 0 to 1, where there is one.
     """
 
     duration: float | None = None
+
+    def frames(self, frame_rate: float, window: int) -> int:
+        """How long songs are to be, in frames. Raises UserError for a duration that is none."""
+        if self.duration is None:
+            return window
+        if not 0 < self.duration <= MAX_SECONDS:
+            raise UserError(f"duration {self.duration}: expected more than 0 s, and at most {MAX_SECONDS}")
+        return round(self.duration * frame_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawOptions:
+    """How codes are guided and drawn: what every sampler takes.
+
+    Attributes:
+      temperature, top_k, top_p: see `tokens.Choice`.
+      cfg_scale: guidance scale of every source.
+      cfg_scales: guidance scales of single sources by name.
+    """
+
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     cfg_scale: float | None = None
     cfg_scales: Mapping[str, float] | None = None
-    cfg_scale_min: float | None = None
-    arrangement: str | None = None
-    confidence: str | None = None
-    steps: Sequence[int] | None = None
-    hybrid_seconds: float | None = None
-    rescore_weight: float | None = None
 
     def choice(self, defaults: ml_collections.ConfigDict) -> Choice:
         """How ids are drawn. Raises UserError for values that mean nothing."""
@@ -82,40 +74,47 @@ class SamplingOptions:
                 raise UserError(f"guidance scale of {name} {scale}: expected a number; 1 is no guidance")
         return scales
 
-    def least_scale(self, defaults: ml_collections.ConfigDict) -> float:
-        """Of every source in the last pass of a codebook. Raises UserError where it is none."""
-        scale = self._pick("cfg_scale_min", defaults)
-        if not math.isfinite(scale):
-            raise UserError(f"cfg_scale_min {scale}: expected a number; 1 is no guidance")
-        return scale
+    def _pick(self, name: str, defaults: ml_collections.ConfigDict):
+        given = getattr(self, name)
+        return defaults[name] if given is None else given
 
-    def frames(self, frame_rate: float, window: int) -> int:
-        """How long songs are to be, in frames. Raises UserError for a duration that is none."""
-        if self.duration is None:
-            return window
-        if not 0 < self.duration <= MAX_SECONDS:
-            raise UserError(f"duration {self.duration}: expected more than 0 s, and at most {MAX_SECONDS}")
-        return round(self.duration * frame_rate)
 
-    def check(self, config: ml_collections.ConfigDict, num_codebooks: int) -> None:
-        """Raises UserError where a model of `config` could not sing with these options."""
-        if "masked_spans" in OBJECTIVES[config.objective.name]:
-            self.plan(config, num_codebooks)
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveOptions(DrawOptions):
+    """Of songs that are sung step by step; their defaults are in `config.sampling`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedOptions(DrawOptions):
+    """Of songs that are filled in; their defaults are in `config.sampling.masked`.
+
+    Attributes:
+      cfg_scale_min: guidance scale of the last pass of each codebook.
+      steps: passes of each codebook; see `masked.Plan`.
+      arrangement, confidence: which spans are made anew; see `masked.Plan`.
+      rescore_weight: weight of an external model's probability, from 0 to 1, where there is one.
+    """
+
+    cfg_scale_min: float | None = None
+    steps: Sequence[int] | None = None
+    arrangement: str | None = None
+    confidence: str | None = None
+    rescore_weight: float | None = None
 
     def plan(self, config: ml_collections.ConfigDict, num_codebooks: int) -> Plan:
-        """How a masked model samples. Raises UserError for values that mean nothing."""
+        """How a model of `config` fills in. Raises UserError for values that mean nothing."""
         masked = config.sampling.masked
         plan = Plan(tuple(self._pick("steps", masked)), config.objective.span_length, self._pick("arrangement", masked),
                     self._pick("confidence", masked), masked.anneal, masked.trim)
         plan.check(num_codebooks)
         return plan
 
-    def lead_seconds(self, defaults: ml_collections.ConfigDict) -> float:
-        """What is sung step by step before the rest is filled in. Raises UserError where that means nothing."""
-        seconds = self._pick("hybrid_seconds", defaults)
-        if not 0 <= seconds <= MAX_SECONDS:
-            raise UserError(f"hybrid_seconds {seconds}: expected at least 0, and at most {MAX_SECONDS}")
-        return seconds
+    def least_scale(self, defaults: ml_collections.ConfigDict) -> float:
+        """Of every source in the last pass of a codebook. Raises UserError where it is none."""
+        scale = self._pick("cfg_scale_min", defaults)
+        if not math.isfinite(scale):
+            raise UserError(f"cfg_scale_min {scale}: expected a number; 1 is no guidance")
+        return scale
 
     def weight(self, defaults: ml_collections.ConfigDict) -> float:
         """Of an external model's probability. Raises UserError where it is none."""
@@ -124,9 +123,30 @@ class SamplingOptions:
             raise UserError(f"rescore_weight {weight}: expected a weight from 0 to 1")
         return weight
 
-    def _pick(self, name: str, defaults: ml_collections.ConfigDict):
-        given = getattr(self, name)
-        return defaults[name] if given is None else given
+
+@dataclasses.dataclass(frozen=True)
+class HybridOptions:
+    """Of songs that are begun step by step and then filled in; the default is in `config.sampling.masked`.
+
+    Attributes:
+      hybrid_seconds: how much of the beginning is sung step by step.
+    """
+
+    hybrid_seconds: float | None = None
+
+    def lead_seconds(self, defaults: ml_collections.ConfigDict) -> float:
+        """What is sung step by step before the rest is filled in. Raises UserError where that means nothing."""
+        seconds = defaults.hybrid_seconds if self.hybrid_seconds is None else self.hybrid_seconds
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise UserError(f"hybrid_seconds {seconds}: expected at least 0, and at most {MAX_SECONDS}")
+        return seconds
 
 
-DEFAULTS = SamplingOptions()
+def pick(kind: type[T], given: Mapping[str, Any]) -> T:
+    """The options of `kind` among those that are given; see the top of this file."""
+    return kind(**{name: given[name] for name in names(kind) & given.keys()})
+
+
+def names(kind: type) -> set[str]:
+    """What the options of `kind` are called."""
+    return {field.name for field in dataclasses.fields(kind)}

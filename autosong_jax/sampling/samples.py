@@ -16,8 +16,8 @@ from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import on_first_process
-from autosong_jax.sampling.options import DEFAULTS
-from autosong_jax.sampling.song import Singer
+from autosong_jax.sampling.samplers import check_config
+from autosong_jax.sampling.singer import Singer
 from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.workdir.runs import writing
 from autosong_jax.workdir.workdir import ModelContext
@@ -44,7 +44,7 @@ class SampleWriter:
         self._singer = None
         self._prompts = {}
         if config.train.sample_every:
-            DEFAULTS.check(config, SongDataset(config.data.path, "train").num_codebooks)
+            check_config(config, SongDataset(config.data.path, "train").num_codebooks)
             states = text_states(config.data.path) if distributed.is_first() else None
             self._prompts = {prompt: self._sources(prompt, states) for prompt in config.train.prompts}
             for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:

@@ -1,101 +1,138 @@
-"""Windows of songs on the device: what the sampler of each objective does with one.
+"""Songs window by window: what is asked of a sampler for one window, what it gives, and the loop over windows.
 
-Letters: B songs, G guidance branches, T frames of a window, K codebooks.
+Letters: B songs, T frames of a window, K codebooks.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import ml_collections
-from flax import nnx
+import numpy as np
 from jax import Array
 
-from autosong_jax.codebooks.patterns import Pattern
-from autosong_jax.models.song import SongModel
-from autosong_jax.sampling import autoregressive, masked
-from autosong_jax.sampling.guidance import annealed_branches, branches
-from autosong_jax.sampling.options import SamplingOptions
-from autosong_jax.sources.memory import Memory
+from autosong_jax.errors import UserError
+from autosong_jax.sampling.drafts import Draft, next_window
 
 Sources = Mapping[str, Mapping[str, Array]]
 
 
-class NextStepWindows:
-    """Windows that are sung step by step.
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A window to be sung.
 
-    Args:
-      graph: the model without its parameters; `unstacked`.
-      config: of the run.
-      pattern: of a window.
+    Attributes:
+      keys: PRNG keys [B], one a song.
+      codes: int32 [B, T, K]; what stands in frames that are not given is not read.
+      given: bool [B, T], the frames that stay as they are.
+      num_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
     """
 
-    def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
-        self._config, self._pattern, self._sampler = config, pattern, autoregressive.Sampler(graph, pattern)
-        self._encode = jax.jit(functools.partial(_memory, graph))
-
-    def prepare(self, names: Sequence[str], options: SamplingOptions, num_frames: int) -> tuple[Callable, int, int]:
-        """A sampler with options.
-
-        Args:
-          names: the model's sources.
-          num_frames: of the songs.
-
-        Returns:
-          (params, sources, keys [B], codes int32 [B, T, K], given bool [B, T], num_frames int32 [B], on_step) ->
-          codes, num_frames, where given frames come first; the number of steps that it tells `on_step` of; T.
-        """
-        sampling = self._config.sampling
-        keep, weights = branches(names, options.scales(sampling, names))
-        choice = options.choice(sampling)
-
-        def sample(params, sources, keys, codes, given, num_frames, on_step):
-            memory = self._encode(params, sources, keep, keys)
-            request = autoregressive.Request(weights, keys, codes, given.sum(axis=1), num_frames, choice)
-            return self._sampler(params, memory, request, on_step)
-
-        return sample, self._pattern.num_steps, len(self._pattern.steps)
+    keys: Array
+    codes: np.ndarray
+    given: np.ndarray
+    num_frames: np.ndarray
 
 
-class MaskedWindows:
-    """Windows that are filled in; see `NextStepWindows`. Given frames may stand anywhere."""
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What a sampler has made of a window since its last piece, on the host.
 
-    def __init__(self, graph: Any, config: ml_collections.ConfigDict, pattern: Pattern):
-        self._config, self._pattern, self._sampler = config, pattern, masked.Sampler(graph)
-        self._encode = jax.jit(functools.partial(_memory, graph))
+    Attributes:
+      start: the frame of the window where it begins.
+      codes: integer [B, n, K], complete frames; there may be none yet.
+      ends: int32 [B], the frame of the window at which each song is over, as far as is known.
+      done: the share of the window's work that is done.
+    """
 
-    def prepare(self, names: Sequence[str], options: SamplingOptions, num_frames: int,
-                judge: Callable | None = None, judged_by: Any = None) -> tuple[Callable, int, int]:
-        """As of `NextStepWindows`.
+    start: int
+    codes: np.ndarray
+    ends: np.ndarray
+    done: float
 
-        Args:
-          judge: (judged_by, codes int32 [B, T, K], stage []) -> log probabilities [B, T] of the codes of a stage, by
-            another model; the same object for the same model.
-          judged_by: arrays for `judge`.
-        """
-        defaults = self._config.sampling.masked
-        keep, weights = annealed_branches(names, options.scales(defaults, names), options.least_scale(defaults))
-        choice, plan = options.choice(defaults), options.plan(self._config, self._pattern.frames.shape[1])
-        weight = options.weight(defaults)
-
-        def sample(params, sources, keys, codes, given, num_frames, on_step):
-            memory = self._encode(params, sources, keep, keys)
-            request = masked.Request(weights, keys, codes, given, num_frames, choice, judged_by, weight)
-            return self._sampler(params, memory, request, plan, judge, on_step)
-
-        return sample, sum(plan.steps), plan.window(num_frames, len(self._pattern.steps))
+    @property
+    def stop(self) -> int:
+        """The frame after its last."""
+        return self.start + self.codes.shape[1]
 
 
-def _memory(graph: Any, params: Any, sources: Sources, keep: Array, keys: Array) -> Memory:
-    return encode(nnx.merge(graph, params), sources, keep, len(keys))
+@dataclasses.dataclass(frozen=True)
+class WindowSampler:
+    """A sampler with its options, for windows of one length.
+
+    Attributes:
+      length: T.
+      overlap: how many frames a window begins with that stand already, where songs are longer than one.
+      sing: (parameters, sources, window, stride) -> its pieces, from its first frame that is not given to its last.
+        `stride` is how often there is one, in frames where the sampler makes them in order; None is once, at the end.
+    """
+
+    length: int
+    overlap: int
+    sing: Callable[[Any, Sources, Window, int | None], Iterator[Piece]]
 
 
-WINDOWS = {"next_step": NextStepWindows, "masked_spans": MaskedWindows}  # by objective
+@dataclasses.dataclass(frozen=True)
+class Leg:
+    """A part of songs that is sung by one sampler.
+
+    Attributes:
+      stop: the frame up to which it goes.
+      sampler: how it is sung.
+      params: of the model that sings it.
+      sources: the frame where a window begins -> the sources of B songs as that model reads them.
+    """
+
+    stop: int
+    sampler: WindowSampler
+    params: Any
+    sources: Callable[[int], Sources]
 
 
-def encode(model: SongModel, sources: Sources, keep: Array, batch: int) -> Memory:
-    """The memory of G B examples, branch after branch, from sources of B songs and `keep` bool [G, sources]."""
-    tiled = jax.tree.map(lambda x: jnp.tile(x, (keep.shape[0],) + (1,) * (x.ndim - 1)), dict(sources))
-    return model.encode(tiled, jnp.repeat(keep, batch, axis=0))
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """How far songs are.
+
+    Attributes:
+      draft: the songs, which go on to change.
+      made: how many frames have been made, those included that a sampler has in hand.
+    """
+
+    draft: Draft
+    made: int
+
+
+def sing(draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], stride: int | None = None) -> Iterator[Made]:
+    """Makes the frames of songs that do not stand, leg after leg and window after window.
+
+    All that changes from step to step is in the iterator, so any number of them may be gone through in turns.
+
+    Args:
+      draft: what stands, of one length for all songs.
+      legs: one after another.
+      seeds: one a song.
+      stride: see `WindowSampler`.
+
+    Raises:
+      UserError: a seed is out of range.
+    """
+    if not 0 <= min(seeds) <= max(seeds) < 2**32:
+        raise UserError(f"seeds {min(seeds)} to {max(seeds)}: expected them within 0 to 2**32 - 1")
+    return _sing(draft, legs, jax.vmap(jax.random.key)(np.array(seeds, np.uint32)), stride)
+
+
+def _sing(draft: Draft, legs: Sequence[Leg], keys: Array, stride: int | None) -> Iterator[Made]:
+    made = 0
+    for leg in legs:
+        draft = draft.lengthened(leg.stop)
+        yield Made(draft, made)
+        while not draft.given.all() and draft.num_frames.max() > draft.standing:
+            start, stop = next_window(draft.given, leg.sampler.length, leg.sampler.overlap)
+            missing = np.count_nonzero(~draft.given[start:stop])
+            codes, given, num_frames = draft.cut(start, leg.sampler.length)
+            window = Window(jax.vmap(jax.random.fold_in, (0, None))(keys, draft.standing), codes, given, num_frames)
+            for piece in leg.sampler.sing(leg.params, leg.sources(start), window, stride):
+                draft.add(piece.codes[:, :max(stop - start - piece.start, 0)], start + piece.start,
+                          np.where(piece.ends < num_frames, start + piece.ends, len(draft.given)))
+                yield Made(draft, made + int(missing * piece.done))
+            made += missing

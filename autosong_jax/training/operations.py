@@ -32,12 +32,12 @@ def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> floa
     lengths = {name: config.sources[name].max_length for name in model.source_names}
     trained, frozen = (_matrices(params) for params in (trainer.abstract.params, trainer.frozen))
     of_objectives = []
-    for objective in trainer.objectives:
-        steps = trainer.pattern.num_steps - 1 if objective == "next_step" else len(trainer.pattern.steps)
+    for objective in trainer.objectives.values():
+        steps = trainer.pattern.num_steps - 1 if objective.causal else len(trainer.pattern.steps)
         multiplied = sum(
             passes * size * _positions(path, model, steps, lengths)
             for passes, matrices in ((3, trained), (2, frozen)) for path, size in matrices.items())
-        of_objectives.append(2 * multiplied + 12 * _seen(model, objective, steps, lengths))
+        of_objectives.append(2 * multiplied + 12 * _seen(model, objective.causal, steps, lengths))
     return config.data.batch_size * sum(of_objectives) / len(of_objectives)
 
 
@@ -55,12 +55,12 @@ def _positions(path: tuple[str, ...], model: SongModel, steps: int, lengths: dic
     return memory if "cross_attention" in path and ({"k", "v"} & set(path)) else steps
 
 
-def _seen(model: SongModel, objective: str, steps: int, lengths: dict[str, int]) -> float:
+def _seen(model: SongModel, causal: bool, steps: int, lengths: dict[str, int]) -> float:
     """Pairs of positions of which one sees the other, times D of the layer, over all layers of all transformers."""
     decoder, memory = model.decoder.config, sum(lengths.values())
     length = memory + steps if model.fusion == "prefix" else steps
     pairs = length * (length + 1) / 2
-    if objective == "masked_spans":  # codebooks after the first see what is in the window
+    if not causal:  # codebooks after the first see what is in the window
         near = steps * min(2 * decoder.window + 1, steps) if decoder.window else steps**2
         pairs = (steps**2 + (model.num_codebooks - 1) * near) / model.num_codebooks
     if decoder.cross_attention:

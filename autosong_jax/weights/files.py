@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from autosong_jax import inputs
+from autosong_jax.cli import log
 from autosong_jax.errors import UserError
 from autosong_jax.outputs import check_directory
 
@@ -52,6 +53,7 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
     if on_disk or not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", text, re.ASCII) or text.startswith((".", "-")):
         raise UserError(f"{flag}={source} is not a directory here: expected that of a checkpoint, or a hub id, "
                         "OWNER/NAME")
+    log.info("%s=%s is no directory here: taken for a hub id", flag, source)
     import huggingface_hub
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what fails is said below

@@ -21,7 +21,6 @@ from autosong_jax.audio import io
 from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import export, released
-from autosong_jax.sampling.song import SamplingOptions
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
@@ -162,8 +161,8 @@ def test_greedy_songs_are_the_same_code_for_code(musicgen, imported, guidance, r
     if musicgen.kind == "melody":
         chroma = np.random.default_rng(1).integers(0, 12, (1, 9))
         sources["chroma"] = {"chroma": np.repeat(chroma, len(TEXTS), axis=0), "length": np.full(len(TEXTS), 9)}
-    options = SamplingOptions(temperature=0.0, cfg_scale=guidance, duration=FRAMES / 50)
-    songs = singer.sing(sources, range(len(TEXTS)), options=options)
+    options = {"temperature": 0.0, "cfg_scale": guidance, "duration": FRAMES / 50}
+    songs = singer.sing(sources, range(len(TEXTS)), **options)
     tolerance = 2 * 1e-4 * (2 * guidance - 1)  # of a difference of logits, each `guidance` x one - the rest x another
     pattern = get_pattern("delay", FRAMES, musicgen.num_codebooks, singer.config.model.delays)
     differ = 0

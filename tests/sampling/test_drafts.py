@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autosong_jax.sampling.drafts import next_window
+from autosong_jax.sampling.drafts import Draft, next_window
 
 
 @pytest.mark.parametrize("total", [5, 12, 13, 40])
@@ -40,3 +40,18 @@ def test_any_song_is_filled_from_left_to_right():
             assert 0 <= start <= first < stop <= min(start + 12, len(given))
             assert first - start >= min(overlap, first) or start + 12 >= len(given)
             given[start:stop] = True
+
+
+def test_a_draft_grows_and_takes_only_what_does_not_stand():
+    """Two songs, the second of which is over after 4 frames, against what stands where, written out."""
+    draft = Draft.of(np.array([[1], [2]]), np.ones(2, bool), 2).lengthened(6)
+    assert draft.standing == 2 and draft.num_frames.tolist() == [6, 6]
+    codes, given, num_frames = draft.cut(1, 8)
+    assert codes[..., 0].tolist() == [[2] + [0] * 7] * 2 and num_frames.tolist() == [5, 5]
+    assert given.tolist() == [[True] + [False] * 7] * 2
+    draft.add(np.arange(10, 18).reshape(2, 4, 1), 1, np.array([6, 4]))
+    assert draft.standing == 5 and draft.num_frames.tolist() == [6, 4]
+    longer = Draft(draft.codes[:, :5], draft.given[:5], np.minimum(draft.num_frames, 5)).lengthened(7)
+    assert longer.codes[..., 0].tolist() == [[1, 2, 11, 12, 13, 0, 0], [1, 2, 15, 16, 0, 0, 0]]
+    assert longer.num_frames.tolist() == [7, 4] and longer.standing == 5
+    assert [song[:, 0].tolist() for song in longer.songs()][1] == [1, 2, 15, 16]

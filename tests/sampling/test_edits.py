@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from autosong_jax.errors import UserError
-from autosong_jax.sampling.edits import timeline
+from autosong_jax.sampling.edits import Edit
 
 ONE, TWO = np.arange(1, 21).reshape(10, 2), np.arange(101, 107).reshape(3, 2)
 
 
 def row(clips, **edit):
     """The first codebook of the row, 0 where it is to be made."""
-    codes, given = timeline(clips, 10.0, **edit)
+    codes, given = Edit(clips, **edit).timeline(10.0)
     assert codes.dtype == np.int32 and given.dtype == bool
     return np.where(given, codes[:, 0], 0).tolist()
 
@@ -40,5 +40,5 @@ def test_seconds_are_added_around_clips():
 ])
 def test_edits_that_mean_nothing_are_named(edit, words):
     with pytest.raises(UserError) as error:
-        timeline([ONE], 10.0, **edit)
+        Edit([ONE], **edit).timeline(10.0)
     assert all(word in str(error.value) for word in words), str(error.value)

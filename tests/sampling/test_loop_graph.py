@@ -12,9 +12,9 @@ from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.layers import decoding, platform
 from autosong_jax.models.build import build_model
-from autosong_jax.sampling import autoregressive, song
-from autosong_jax.sampling.options import SamplingOptions
-from autosong_jax.sampling.song import Singer
+from autosong_jax.sampling import autoregressive
+from autosong_jax.sampling import singer as singer_module
+from autosong_jax.sampling.singer import Singer
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.workdir.workdir import ModelContext
 
@@ -111,14 +111,14 @@ def singer(make_singer):
 @pytest.mark.parametrize("lead", [0.0, 9.0], ids=["masked", "step by step"])
 def test_progress_reaches_the_total_and_changes_neither_codes_nor_programs(singer, lead, monkeypatch):
     """Over several windows; all that is compiled is compiled before there is progress."""
-    monkeypatch.setattr(autoregressive, "STRIDE", 2)
+    monkeypatch.setattr(singer_module, "STRIDE", 2)
     sources = singer.encode_conditions([{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}])
-    options = SamplingOptions(duration=1.0, hybrid_seconds=lead)
-    plain = singer.sing(sources, [3, 4], options=options)
-    bars, advances = [], [window._sampler._advance for window in singer._windows.values()]
-    monkeypatch.setattr(song, "progress", lambda **options: bars.append(Bar(options["total"])) or bars[-1])
+    options = {"duration": 1.0, "hybrid_seconds": lead}
+    plain = singer.sing(sources, [3, 4], **options)
+    bars, advances = [], [sampler._loop._advance for sampler in singer._samplers]
+    monkeypatch.setattr(singer_module, "progress", lambda **options: bars.append(Bar(options["total"])) or bars[-1])
     sizes = [advance._cache_size() for advance in advances]
-    shown = singer.sing(sources, [3, 4], options=options, show_progress=True)
+    shown = singer.sing(sources, [3, 4], **options, show_progress=True)
     np.testing.assert_array_equal(plain, shown)
     assert sizes == [advance._cache_size() for advance in advances]
     seen = [n for bar in bars for n in bar.seen]
@@ -129,15 +129,15 @@ def test_progress_reaches_the_total_and_changes_neither_codes_nor_programs(singe
 def test_no_loop_calls_the_host(singer, monkeypatch):
     """In the programs as JAX hands them to XLA a call of the host is a custom call with "callback" in its name."""
     texts = []
-    for window in singer._windows.values():
-        def watched(*arguments, advance=window._sampler._advance, **options):
+    for sampler in singer._samplers:
+        def watched(*arguments, advance=sampler._loop._advance, **options):
             texts.append(advance.lower(*arguments, **options).as_text())
             return advance(*arguments, **options)
 
-        monkeypatch.setattr(window._sampler, "_advance", watched)
-    monkeypatch.setattr(song, "progress", lambda **options: Bar(options["total"]))
+        monkeypatch.setattr(sampler._loop, "_advance", watched)
+    monkeypatch.setattr(singer_module, "progress", lambda **options: Bar(options["total"]))
     sources = singer.encode_conditions([{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}])
-    singer.sing(sources, [3, 4], options=SamplingOptions(hybrid_seconds=0.2), show_progress=True)
+    singer.sing(sources, [3, 4], hybrid_seconds=0.2, show_progress=True)
     assert {"jit__advanced" in text for text in texts} == {True} and all("stablehlo.while" in text for text in texts)
     assert len(texts) > 3 and not any("callback" in text for text in texts)
 
@@ -162,8 +162,8 @@ def test_the_step_by_step_loop_alone_is_compiled_with_the_options(on_cuda, make_
     monkeypatch.undo()
     assert given == [(autoregressive.__name__, "_advanced", platform.ONE_GRAPH)]
     sources = singer.encode_conditions([{"lyrics": "la la"}])
-    options = SamplingOptions(hybrid_seconds=9.0)
-    np.testing.assert_array_equal(other.sing(sources, [5], options=options), singer.sing(sources, [5], options=options))
+    options = {"hybrid_seconds": 9.0}
+    np.testing.assert_array_equal(other.sing(sources, [5], **options), singer.sing(sources, [5], **options))
 
 
 @pytest.mark.parametrize("fusion", ["cross", "prefix"])

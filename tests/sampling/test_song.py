@@ -9,8 +9,8 @@ from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
-from autosong_jax.sampling.options import SamplingOptions
-from autosong_jax.sampling.song import Singer
+from autosong_jax.sampling.edits import Edit
+from autosong_jax.sampling.singer import Singer
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.workdir.workdir import ModelContext
 
@@ -54,15 +54,15 @@ def codes():
 @pytest.mark.parametrize(("frames", "prompt"), [(12, 0), (7, 0), (30, 0), (12, 4), (30, 17)])
 def test_masked_songs_have_the_length_that_is_asked_for_and_begin_with_the_prompt(
         singers, sources, codes, frames, prompt):
-    options = SamplingOptions(duration=None if frames == WINDOW else frames / RATE)
-    songs = singers["masked_spans"].sing(sources, [3, 4], prompt=codes[:prompt], options=options)
+    options = {"duration": None if frames == WINDOW else frames / RATE}
+    songs = singers["masked_spans"].sing(sources, [3, 4], prompt=codes[:prompt], **options)
     for song in songs:
         assert song.shape == (frames, K) and song.dtype == np.uint16 and song.max() < V
         np.testing.assert_array_equal(song[:prompt], codes[:prompt])
     assert (songs[0] != songs[1]).any()
     alone = {name: {key: x[1:] for key, x in source.items()} for name, source in sources.items()}
     np.testing.assert_array_equal(
-        songs[1], singers["masked_spans"].sing(alone, [4], prompt=codes[:prompt], options=options)[0])
+        songs[1], singers["masked_spans"].sing(alone, [4], prompt=codes[:prompt], **options)[0])
 
 
 def test_trimmed_songs_are_whole_spans_and_are_seen_alone(make_singer, sources, codes):
@@ -73,14 +73,14 @@ def test_trimmed_songs_are_whole_spans_and_are_seen_alone(make_singer, sources, 
 
     trimmed = make(WINDOW, trim=True)
     for frames, made in [(12, 12), (11, 9), (7, 6), (2, 2), (32, 30)]:
-        options = SamplingOptions(duration=frames / RATE)
-        songs = trimmed.sing(sources, [3, 4], prompt=codes[:1], options=options)
+        options = {"duration": frames / RATE}
+        songs = trimmed.sing(sources, [3, 4], prompt=codes[:1], **options)
         assert [song.shape for song in songs] == [(made, K)] * 2
         if made < WINDOW:
             expected = make(made).sing(sources, [3, 4], prompt=codes[:1])
             np.testing.assert_array_equal(songs, expected)
-    options = SamplingOptions(duration=11 / RATE, arrangement="stride1")
-    np.testing.assert_array_equal(trimmed.sing(sources, [3, 4], options=options),
+    options = {"duration": 11 / RATE, "arrangement": "stride1"}
+    np.testing.assert_array_equal(trimmed.sing(sources, [3, 4], **options),
                                   make(11, arrangement="stride1").sing(sources, [3, 4]))
 
 
@@ -88,11 +88,11 @@ def test_spans_are_chosen_and_judged_as_asked(singers, sources):
     singer = singers["masked_spans"]
     plain = singer.sing(sources, [3, 4])
     for name, value in [("arrangement", "stride1"), ("confidence", "product"), ("cfg_scale_min", 9.0)]:
-        songs = singer.sing(sources, [3, 4], options=SamplingOptions(**{name: value}))
+        songs = singer.sing(sources, [3, 4], **{name: value})
         assert (np.stack(songs) != plain).any(), name
     for name in ("arrangement", "confidence", "cfg_scale_min"):
         value = singer.config.sampling.masked[name]
-        np.testing.assert_array_equal(singer.sing(sources, [3, 4], options=SamplingOptions(**{name: value})), plain)
+        np.testing.assert_array_equal(singer.sing(sources, [3, 4], **{name: value}), plain)
 
 
 @pytest.mark.parametrize("gaps", [[(0, 7)], [(22, 30)], [(4, 6), (20, 23)], [(5, 25)], [(0, 30)]])
@@ -112,13 +112,14 @@ def test_edits_keep_the_codes_of_the_rest(singers, sources, codes, gaps):
 
 def test_edits_of_audio_and_of_codes(singers, codes):
     singer = singers["masked_spans"]
-    song = singer.edit([codes[:9], codes[9:12]], [(0.08, 0.16)], before=0.08, between=0.2, after=0.04, lyrics="la")
+    song = singer.edit(Edit([codes[:9], codes[9:12]], [(0.08, 0.16)], before=0.08, between=0.2, after=0.04),
+                       lyrics="la")
     expected = np.concatenate([[99] * 2, range(2), [99] * 2, range(4, 9), [99] * 5, range(9, 12), [99]])
     assert len(song.codes) == len(expected)
     kept = expected < 99
     np.testing.assert_array_equal(song.codes[kept], codes[expected[kept]])
     audio = singer.codec.decode(codes[:12])
-    songs = singer.edit([audio], [(0.2, 0.4)], lyrics=["la", "mi"], seed=1)
+    songs = singer.edit(Edit([audio], [(0.2, 0.4)]), lyrics=["la", "mi"], seed=1)
     for song in songs:
         kept = np.r_[0:5, 10:12]
         np.testing.assert_array_equal(song.codes[kept], singer.codec.encode(audio)[kept])
@@ -128,12 +129,11 @@ def test_edits_of_audio_and_of_codes(singers, codes):
 def test_the_beginning_may_be_sung_step_by_step(singers, sources, codes):
     """By the model itself, or by another; they are the songs of that one, filled in to the end."""
     for prompt, lead, total in [(0, 5, 12), (4, 16, 30)]:
-        first = singers["next_step"].sing(sources, [1, 2], prompt=codes[:prompt],
-                                          options=SamplingOptions(duration=lead / RATE))
-        options = SamplingOptions(duration=total / RATE, hybrid_seconds=lead / RATE)
+        first = singers["next_step"].sing(sources, [1, 2], prompt=codes[:prompt], duration=lead / RATE)
+        options = {"duration": total / RATE, "hybrid_seconds": lead / RATE}
         leader = singers["masked_spans"].helper(singers["next_step"], SONGS)
-        songs = singers["both"].sing(sources, [1, 2], prompt=codes[:prompt], options=options)
-        others = singers["masked_spans"].sing(sources, [1, 2], prompt=codes[:prompt], leader=leader, options=options)
+        songs = singers["both"].sing(sources, [1, 2], prompt=codes[:prompt], **options)
+        others = singers["masked_spans"].sing(sources, [1, 2], prompt=codes[:prompt], leader=leader, **options)
         for i in range(2):
             for song in songs[i], others[i]:
                 assert song.shape == (total, K) and len(first[i]) == lead
@@ -143,9 +143,9 @@ def test_the_beginning_may_be_sung_step_by_step(singers, sources, codes):
 
 def test_a_model_of_both_does_as_one_of_each(singers, sources):
     """With all or nothing of a song sung step by step."""
-    options = SamplingOptions(duration=0.4, hybrid_seconds=9.0)
-    np.testing.assert_array_equal(singers["both"].sing(sources, [5, 6], options=options),
-                                  singers["next_step"].sing(sources, [5, 6], options=SamplingOptions(duration=0.4)))
+    options = {"duration": 0.4, "hybrid_seconds": 9.0}
+    np.testing.assert_array_equal(singers["both"].sing(sources, [5, 6], **options),
+                                  singers["next_step"].sing(sources, [5, 6], duration=0.4))
 
 
 def test_a_judge_says_what_it_would_have_said_while_singing(singers, sources, codes):
@@ -174,7 +174,7 @@ def test_a_rescorer_has_a_say_by_its_weight(singers, sources):
     rescorer = singer.helper(singers["next_step"], SONGS)
     plain = singer.sing(sources, [0, 1])
     none, half, all_of_it = (
-        singer.sing(sources, [0, 1], rescorer=rescorer, options=SamplingOptions(rescore_weight=weight))
+        singer.sing(sources, [0, 1], rescorer=rescorer, rescore_weight=weight)
         for weight in (0.0, 0.5, 1.0))
     np.testing.assert_array_equal(none, plain)
     assert (half[0] != plain[0]).any() and (all_of_it[0] != plain[0]).any()
@@ -212,8 +212,8 @@ def test_what_cannot_be_sung_is_named(singers, objective, arguments, words):
 
 
 def test_only_models_that_fill_in_can_edit(singers, codes):
-    with pytest.raises(UserError, match="edit: this model sings step by step"):
-        singers["next_step"].edit([codes], [(0.2, 0.4)])
+    with pytest.raises(UserError, match="edit: this model can only sing step by step"):
+        singers["next_step"].edit(Edit([codes], [(0.2, 0.4)]))
 
 
 def test_helpers_sing_over_the_same_codec(singers, toy_dataset):

@@ -15,7 +15,7 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import make_mesh
-from autosong_jax.sampling.song import Singer
+from autosong_jax.sampling.singer import Singer
 from autosong_jax.training import loop
 from autosong_jax.training.step import make_trainer
 from autosong_jax.workdir.checkpoints import Checkpoints, latest_step, load_frozen, load_weights, save_weights

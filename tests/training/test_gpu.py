@@ -13,7 +13,7 @@ from autosong_jax.layers import attention
 from autosong_jax.models import build
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import make_mesh, put_batch
-from autosong_jax.sampling.windows import encode
+from autosong_jax.sampling.samplers import encode
 from autosong_jax.training.step import make_trainer
 from autosong_jax.workdir.workdir import window_pattern
 

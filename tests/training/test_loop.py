@@ -18,7 +18,7 @@ from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.sampling.samples import SampleWriter
-from autosong_jax.sampling.song import Singer
+from autosong_jax.sampling.singer import Singer
 from autosong_jax.training import loop
 from autosong_jax.training.step import make_trainer
 from autosong_jax.workdir.checkpoints import Checkpoints

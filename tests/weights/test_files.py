@@ -1,6 +1,7 @@
 """Checkpoint files: whole, sharded, damaged, missing, of another kind."""
 
 import json
+import logging
 import pickle
 
 import ml_dtypes
@@ -121,7 +122,8 @@ def test_an_index_names_only_files_beside_it(tmp_path, arrays):
             Tensors.open(tmp_path)
 
 
-def test_a_hub_id_that_cannot_be_fetched(monkeypatch, tmp_path):
+def test_a_hub_id_that_cannot_be_fetched(monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "autosong_jax")
     import huggingface_hub
 
     def model_info(*args, **kwargs):
@@ -130,6 +132,7 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     with pytest.raises(UserError, match=r"--source=some/model .*\(no connection\): where .* give DIR"):
         files.locate("some/model", "--source")
+    assert "--source=some/model is no directory here: taken for a hub id" in caplog.text
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, local_files_only, **_: str(tmp_path))
     assert files.locate("some/model", "--source") == tmp_path  # it has been fetched before
 

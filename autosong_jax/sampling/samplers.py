@@ -1,0 +1,190 @@
+"""The samplers by the names that objectives give them, and the hybrid of two.
+
+A sampler turns options into a `windows.WindowSampler`: it encodes the conditions of a window once for each branch of
+guidance, and has the loops on the device make the frames.
+
+Letters: B songs, G guidance branches, T frames of a window, K codebooks.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+from jax import Array
+
+from autosong_jax.codebooks.patterns import Pattern
+from autosong_jax.errors import UserError
+from autosong_jax.models.song import SongModel
+from autosong_jax.objectives.table import sampled_by, samplers_of
+from autosong_jax.sampling import autoregressive, masked
+from autosong_jax.sampling.guidance import annealed_branches, branches
+from autosong_jax.sampling.options import (
+    AutoregressiveOptions,
+    HybridOptions,
+    LengthOptions,
+    MaskedOptions,
+    names,
+    pick,
+)
+from autosong_jax.sampling.windows import Piece, Sources, Window, WindowSampler
+from autosong_jax.sources.memory import Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledModel:
+    """What samplers need to know of a model.
+
+    Attributes:
+      graph: the model without its parameters; `unstacked`.
+      config: of the run.
+      pattern: of a window of training.
+      source_names: the model's sources.
+    """
+
+    graph: Any
+    config: ml_collections.ConfigDict
+    pattern: Pattern
+    source_names: Sequence[str]
+
+    def overlap(self, length: int) -> int:
+        """How many frames of a window of `length` are to stand already. Raises UserError where that means nothing."""
+        if not 0 <= self.config.sampling.overlap < 1:
+            raise UserError(f"sampling.overlap {self.config.sampling.overlap}: expected a share from 0 to below 1")
+        return int(self.config.sampling.overlap * length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """Another model's say in which codes are made anew.
+
+    Attributes:
+      judge: see `masked.Sampler`; the same object for the same model.
+      judged_by: its arrays.
+    """
+
+    judge: Callable | None = None
+    judged_by: Any = None
+
+
+class Autoregressive:
+    """Sings windows step by step. The frames that are given come first."""
+
+    fills_in = False
+    ability = "sing step by step"
+    option_kinds = (AutoregressiveOptions,)
+
+    def __init__(self, model: SampledModel):
+        self._model, self._loop = model, autoregressive.Sampler(model.graph, model.pattern)
+        self._encode = jax.jit(functools.partial(_memory, model.graph))
+
+    def prepare(self, options: Mapping[str, Any]) -> WindowSampler:
+        """With options as a caller names them, those of others among them. Raises UserError if one means nothing."""
+        chosen, defaults = pick(AutoregressiveOptions, options), self._model.config.sampling
+        keep, weights = branches(self._model.source_names, chosen.scales(defaults, self._model.source_names))
+        choice, length = chosen.choice(defaults), len(self._model.pattern.steps)
+
+        def sing(params: Any, sources: Sources, window: Window, stride: int | None) -> Iterator[Piece]:
+            memory = self._encode(params, sources, keep, window.keys)
+            request = autoregressive.Request(
+                weights, window.keys, window.codes, window.given.sum(axis=1), window.num_frames, choice)
+            return self._loop.pieces(params, memory, request, stride)
+
+        return WindowSampler(length, self._model.overlap(length), sing)
+
+    @staticmethod
+    def check(config: ml_collections.ConfigDict, num_codebooks: int) -> None:
+        """Raises UserError where the defaults of `config` mean nothing for a codec of so many codebooks."""
+
+
+class Masked:
+    """Fills windows in. The frames that are given may stand anywhere."""
+
+    fills_in = True
+    ability = "fill in"
+    option_kinds = (MaskedOptions, HybridOptions)
+
+    def __init__(self, model: SampledModel):
+        self._model, self._loop = model, masked.Sampler(model.graph)
+        self._encode = jax.jit(functools.partial(_memory, model.graph))
+
+    def prepare(self, options: Mapping[str, Any], num_frames: int, other: Judgement) -> WindowSampler:
+        """As of `Autoregressive`, for songs of `num_frames`."""
+        chosen, defaults = pick(MaskedOptions, options), self._model.config.sampling.masked
+        scales = chosen.scales(defaults, self._model.source_names)
+        keep, weights = annealed_branches(self._model.source_names, scales, chosen.least_scale(defaults))
+        choice, plan, weight = chosen.choice(defaults), self._plan(options), chosen.weight(defaults)
+
+        def sing(params: Any, sources: Sources, window: Window, stride: int | None) -> Iterator[Piece]:
+            memory = self._encode(params, sources, keep, window.keys)
+            request = masked.Request(weights, window.keys, window.codes, window.given, window.num_frames, choice,
+                                     other.judged_by, weight)
+            return self._loop.pieces(params, memory, request, plan, other.judge, stride)
+
+        length = plan.window(num_frames, len(self._model.pattern.steps))
+        return WindowSampler(length, self._model.overlap(length), sing)
+
+    def frames(self, options: Mapping[str, Any], num_frames: int) -> int:
+        """How many of `num_frames` songs are made of."""
+        return self._plan(options).frames(num_frames)
+
+    def _plan(self, options: Mapping[str, Any]) -> masked.Plan:
+        return pick(MaskedOptions, options).plan(self._model.config, self._model.pattern.frames.shape[1])
+
+    @staticmethod
+    def check(config: ml_collections.ConfigDict, num_codebooks: int) -> None:
+        """As of `Autoregressive`."""
+        MaskedOptions().plan(config, num_codebooks)
+
+
+SAMPLERS = {"autoregressive": Autoregressive, "masked": Masked}
+ALL_OPTIONS = names(LengthOptions).union(
+    *(names(kind) for sampler in SAMPLERS.values() for kind in sampler.option_kinds))
+
+
+def get_samplers(model: SampledModel) -> list[Autoregressive | Masked]:
+    """The samplers of a model; the last is the one it sings by, and those before it may begin songs for that."""
+    return [SAMPLERS[name](model) for name in samplers_of(model.config.objective.name)]
+
+
+def check_config(config: ml_collections.ConfigDict, num_codebooks: int) -> None:
+    """Raises UserError where a model of `config` could not sing with its own defaults."""
+    for name in samplers_of(config.objective.name):
+        SAMPLERS[name].check(config, num_codebooks)
+
+
+def trained_to(sampler: type) -> str:
+    """For errors, of which models have a sampler: "trained to fill in (objective masked_spans or both)"."""
+    name = next(name for name, known in SAMPLERS.items() if known is sampler)
+    return f"trained to {sampler.ability} (objective {' or '.join(sampled_by(name))})"
+
+
+def check_options(given: Mapping[str, Any], samplers: Sequence[Autoregressive | Masked]) -> None:
+    """Raises UserError for an option that no sampler of a model takes, and TypeError for one that none at all does."""
+    of_model = {name for sampler in samplers for kind in sampler.option_kinds for name in names(kind)}
+    for option in sorted(given.keys() - of_model - names(LengthOptions)):
+        taker = next((sampler for sampler in SAMPLERS.values()
+                      if any(option in names(kind) for kind in sampler.option_kinds)), None)
+        if taker is None:
+            raise TypeError(f"{option!r} is no option of any sampler")
+        raise unable(option, samplers, taker)
+
+
+def unable(wish: str, samplers: Sequence[Autoregressive | Masked], sampler: type) -> UserError:
+    """The error of a wish that only a model with `sampler` could fulfil."""
+    return UserError(f"{wish}: this model can only {' and '.join(s.ability for s in samplers)}; expected one that was "
+                     f"{trained_to(sampler)}")
+
+
+def _memory(graph: Any, params: Any, sources: Sources, keep: Array, keys: Array) -> Memory:
+    return encode(nnx.merge(graph, params), sources, keep, len(keys))
+
+
+def encode(model: SongModel, sources: Sources, keep: Array, batch: int) -> Memory:
+    """The memory of G B examples, branch after branch, from sources of B songs and `keep` bool [G, sources]."""
+    tiled = jax.tree.map(lambda x: jnp.tile(x, (keep.shape[0],) + (1,) * (x.ndim - 1)), dict(sources))
+    return model.encode(tiled, jnp.repeat(keep, batch, axis=0))

@@ -1,0 +1,369 @@
+"""From a model to songs: give it lyrics and a genre, get audio and codes.
+
+Letters: B songs, T frames, K codebooks, V codebook size.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from autosong_jax.audio import io
+from autosong_jax.cli import progress
+from autosong_jax.codecs.codec import Codec
+from autosong_jax.errors import UserError
+from autosong_jax.models.song import SongModel
+from autosong_jax.pretrained import released
+from autosong_jax.sampling import samplers, sound, windows
+from autosong_jax.sampling.drafts import Draft
+from autosong_jax.sampling.edits import Edit
+from autosong_jax.sampling.judge import Judge
+from autosong_jax.sampling.options import HybridOptions, LengthOptions, pick
+from autosong_jax.sampling.samplers import Autoregressive, Judgement, Masked, SampledModel
+from autosong_jax.sampling.sound import AudioChunk, GeneratedSong
+from autosong_jax.sampling.windows import Leg, Made, WindowSampler
+from autosong_jax.sources.user import UserConditions
+from autosong_jax.workdir.workdir import ModelContext, Workdir
+
+STRIDE = 32  # frames, after which progress is reported
+
+Sources = Mapping[str, Mapping[str, np.ndarray]]
+Conditions = Mapping[str, Any]  # by what they are given as: a text, or float32 [channels, samples]; lists are of songs
+
+
+@dataclasses.dataclass(frozen=True)
+class Helper:
+    """Another model over the same codec, with the conditions of the songs as it reads them; from `Singer.helper`."""
+
+    singer: "Singer"
+    sources: Sources
+
+
+class Singer:
+    """A trained model that sings: `generate` and `edit` for songs, `stream` for sound as it is made, `sing` for codes.
+
+    Args:
+      context: what the model is used with; its codec and text encoder are loaded when they are first needed.
+      model: `unstacked`.
+    """
+
+    def __init__(self, context: ModelContext, model: SongModel):
+        self.config, self._context = context.config, context
+        self._conditions = UserConditions(context.config, context.text, context.load_text_encoder,
+                                          context.codec.sample_rate)
+        self.encode_conditions = self._conditions.encode
+        self.replace_weights(model)
+        self.pattern = context.pattern
+        self.judge = Judge(self._graph, context)
+        self._samplers = samplers.get_samplers(SampledModel(
+            self._graph, context.config, self.pattern, model.source_names))
+
+    def replace_weights(self, model: SongModel) -> None:
+        """Sings with `model` (`unstacked`) from now on; nothing is compiled anew for a model of the same shape."""
+        self._graph, self._params = nnx.split(model)
+
+    def release_weights(self) -> None:
+        """Frees the weights; `replace_weights` gives others before the next song."""
+        self._params = None
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """The codec. Raises UserError if it cannot be used here."""
+        return self._context.load_codec()
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self._context.codec.frame_rate
+
+    @property
+    def num_codebooks(self) -> int:
+        """K."""
+        return self._context.codec.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """V."""
+        return self._context.codec.codebook_size
+
+    def generate(self, *, seed: int = 0, prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
+                 rescorer: "Singer | None" = None, show_progress: bool = False, **conditions_and_options
+                 ) -> GeneratedSong | list[GeneratedSong]:
+        """Sings.
+
+        Args:
+          seed: of the first song; song i has seed + i, and is the same in whatever company it is made.
+          prompt_audio: the beginning of every song: float32 [channels, samples] at the codec's rate, or its codes,
+            integer [frames, K].
+          leader, rescorer: other models that help; see `sing`.
+          show_progress: a progress bar on stderr.
+          **conditions_and_options: what the model was trained with, such as `lyrics`, `genre`, `description` (texts) or
+            `melody` (float32 [channels, samples] at the codec's rate, the recording whose melody songs follow); and
+            the fields of the dataclasses in `sampling.options`, such as `duration` and `temperature`. A list of
+            conditions is one song each, a single one is for all. What is not given is dropped, as it is now and then
+            in training.
+
+        Returns:
+          A song, or a list of them if any condition was a list.
+
+        Raises:
+          UserError: if a condition is given that the model was not trained with, or an option means nothing.
+        """
+        songs, several, options = self._songs(conditions_and_options)
+        prompt = None if prompt_audio is None else self._codes("prompt_audio", prompt_audio)
+        made = self.sing(
+            self.encode_conditions(songs), range(seed, seed + len(songs)), prompt=prompt,
+            leader=leader and self.helper(leader, songs), rescorer=rescorer and self.helper(rescorer, songs),
+            show_progress=show_progress, **options)
+        made = [self._generated(codes) for codes in made]
+        return made if several else made[0]
+
+    def stream(self, *, chunk_seconds: float = 1.0, seed: int = 0, prompt_audio: np.ndarray | None = None,
+               leader: "Singer | None" = None, rescorer: "Singer | None" = None, **conditions_and_options
+               ) -> Iterator[AudioChunk]:
+        """Sings one song and gives its sound as it is made: the song of `generate`, chunk by chunk.
+
+        All that changes is in the iterator: streams of one singer may be gone through in turns, and each gives the song
+        that it would give alone. A model that fills in gives a window at a time, when it is done.
+
+        Args:
+          chunk_seconds: how much is sung between two chunks, and decoded at a time.
+          seed, prompt_audio, leader, rescorer, **conditions_and_options: as of `generate`, for one song.
+
+        Yields:
+          Chunks whose codes together are those of `generate`, and so is their audio where the codec decodes blocks as
+          it does whole songs.
+
+        Raises:
+          UserError: at once, as `generate`; also for lists and for chunks that are none.
+        """
+        if not 0 < chunk_seconds < float("inf"):
+            raise UserError(f"chunk_seconds {chunk_seconds}: expected more than 0")
+        songs, several, options = self._songs(conditions_and_options)
+        if several:
+            raise UserError("a list of conditions: a stream is of one song; begin one for each")
+        prompt = None if prompt_audio is None else self._codes("prompt_audio", prompt_audio)
+        draft, legs = self._plan(
+            self.encode_conditions(songs), 1, prompt, leader and self.helper(leader, songs),
+            rescorer and self.helper(rescorer, songs), options)
+        stride = max(round(chunk_seconds * self.frame_rate), 1)
+        return sound.decoded(self.codec, _standing(windows.sing(draft, legs, [seed], stride)), stride)
+
+    def edit(self, edit: Edit, *, seed: int = 0, rescorer: "Singer | None" = None, show_progress: bool = False,
+             **conditions_and_options) -> GeneratedSong | list[GeneratedSong]:
+        """Makes parts of a song anew and keeps the codes of the rest, or adds to it before, between and after clips.
+
+        Args:
+          edit: what stays and what is made.
+          seed, rescorer, show_progress, **conditions_and_options: as of `generate`; the conditions are those of the
+            song as it is to be.
+
+        Returns:
+          A song, or a list of them if any condition was a list.
+
+        Raises:
+          UserError: if the model was not trained to fill in, or an edit, a condition or an option means nothing.
+        """
+        songs, several, options = self._songs(conditions_and_options)
+        clips = [self._codes("a clip", clip) for clip in edit.clips]
+        codes, given = dataclasses.replace(edit, clips=clips).timeline(self.frame_rate)
+        made = self.resing(
+            self.encode_conditions(songs), range(seed, seed + len(songs)), codes, given,
+            rescorer=rescorer and self.helper(rescorer, songs), show_progress=show_progress, **options)
+        made = [self._generated(codes) for codes in made]
+        return made if several else made[0]
+
+    def helper(self, singer: "Singer", songs: Sequence[Conditions]) -> Helper:
+        """Another model that can help this one with `songs` (see `encode_conditions`), of which it reads what it knows.
+
+        Raises:
+          UserError: if it cannot sing step by step, or its codes mean something else.
+        """
+        if singer._autoregressive is None:
+            raise UserError(f"a model of objective {singer.config.objective.name} cannot help: expected one that was "
+                            f"{samplers.trained_to(Autoregressive)}")
+        if not _same_codec(self, singer):
+            raise UserError("a model over another codec cannot help: expected one that was trained on codes of "
+                            f"{self._context.codec.name} with the same codebooks")
+        return Helper(singer, singer.encode_conditions([
+            {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs]))
+
+    def sing(self, sources: Sources, seeds: Sequence[int], *, prompt: np.ndarray | None = None,
+             leader: Helper | None = None, rescorer: Helper | None = None, show_progress: bool = False, **options
+             ) -> list[np.ndarray]:
+        """Codes of songs.
+
+        Songs longer than the window of training are made window by window, each starting from the end of the last.
+
+        Args:
+          sources: as in a batch of `autosong_jax.data.dataset`, B songs.
+          seeds: one a song.
+          prompt: integer [frames, K], the beginning of every song.
+          leader: sings the first `hybrid_seconds` of each song, which this model then fills in; None is this model,
+            where it can do both.
+          rescorer: judges the codes of a masked model together with it.
+          **options: as of `generate`.
+
+        Returns:
+          For each song uint16 [T, K].
+        """
+        return _collect(*self._plan(sources, len(seeds), prompt, leader, rescorer, options), seeds, show_progress)
+
+    def resing(self, sources: Sources, seeds: Sequence[int], codes: np.ndarray, given: np.ndarray, *,
+               rescorer: Helper | None = None, show_progress: bool = False, **options) -> list[np.ndarray]:
+        """Codes of songs that keep some frames of another and have the others made anew; see `edits.Edit`.
+
+        Args:
+          sources, seeds, rescorer, **options: as of `sing`.
+          codes: integer [T, K]; what stands in frames that are not given is not read.
+          given: bool [T], the frames that every song keeps.
+
+        Returns:
+          For each song uint16 [T, K]; it is shorter only if its end is not given and the model says that it is over.
+
+        Raises:
+          UserError: if the model was not trained to fill in.
+        """
+        options = self._checked_options(options)
+        if self._masked is None:
+            raise samplers.unable("edit", self._samplers, Masked)
+        sampler = self._masked.prepare(options, len(codes), _judgement(rescorer))
+        return _collect(Draft.of(codes, given, len(seeds)), [self._leg(sampler, len(codes), sources)], seeds,
+                        show_progress)
+
+    def _plan(self, sources: Sources, count: int, prompt: np.ndarray | None, leader: Helper | None,
+              rescorer: Helper | None, options: Mapping[str, Any]) -> tuple[Draft, list[Leg]]:
+        """How `count` songs are sung: what stands at first, and the legs of the way; arguments as of `sing`."""
+        options = self._checked_options(options)
+        prompt = np.zeros((0, self.num_codebooks), np.int32) if prompt is None else prompt
+        total = pick(LengthOptions, options).frames(self.frame_rate, len(self.pattern.steps))
+        total = self._masked.frames(options, total) if self._masked else total
+        if total <= len(prompt):
+            raise UserError(f"duration {total / self.frame_rate:.2f} s: expected more than the prompt's "
+                            f"{len(prompt) / self.frame_rate:.2f} s")
+        draft = Draft.of(prompt, np.ones(len(prompt), bool), count)
+        if self._masked is None:
+            for name, helper in [("leader", leader), ("rescorer", rescorer)]:
+                if helper is not None:
+                    raise samplers.unable(name, self._samplers, Masked)
+            return draft, [self._leg(self._autoregressive.prepare(options), total, sources)]
+        filling = self._leg(self._masked.prepare(options, total, _judgement(rescorer)), total, sources)
+        lead = min(round(pick(HybridOptions, options).lead_seconds(self.config.sampling.masked) * self.frame_rate),
+                   total)
+        if lead > len(prompt):
+            return draft, [self._leading(leader, options, lead, sources), filling]
+        if leader is not None:
+            raise UserError(f"the leader has nothing to sing: expected hybrid_seconds beyond the prompt's "
+                            f"{len(prompt) / self.frame_rate:.2f} s")
+        return draft, [filling]
+
+    def _leading(self, leader: Helper | None, options: Mapping[str, Any], lead: int, sources: Sources) -> Leg:
+        """The first leg of a hybrid: step by step, by a leader or by this model, which can do both."""
+        if leader is not None:  # whose sources may be others
+            own = {name: value for name, value in options.items() if name != "cfg_scales"}
+            return leader.singer._leg(leader.singer._autoregressive.prepare(own), lead, leader.sources)
+        if self._autoregressive is None:
+            raise UserError(f"hybrid_seconds {lead / self.frame_rate:.2f}: this model was not trained to sing step by "
+                            "step; expected a leader that was, or a model of both")
+        return self._leg(self._autoregressive.prepare(options), lead, sources)
+
+    def _leg(self, sampler: WindowSampler, stop: int, sources: Sources) -> Leg:
+        """A leg that this model sings, with the weights that it has now."""
+        return Leg(stop, sampler, self._params, lambda start: self._conditions.at(sources, start / self.frame_rate))
+
+    @property
+    def _autoregressive(self) -> Autoregressive | None:
+        return next((sampler for sampler in self._samplers if not sampler.fills_in), None)
+
+    @property
+    def _masked(self) -> Masked | None:
+        return next((sampler for sampler in self._samplers if sampler.fills_in), None)
+
+    def _checked_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that are given. Raises UserError for one that no sampler of this model takes."""
+        options = {name: value for name, value in options.items() if value is not None}
+        samplers.check_options(options, self._samplers)
+        return options
+
+    def _songs(self, given: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, dict[str, Any]]:
+        """Of conditions and options: the conditions of each song, whether there was a list of any, and the options."""
+        options = {name: value for name, value in given.items() if name in samplers.ALL_OPTIONS}
+        given = {name: value for name, value in given.items() if name not in options and value is not None}
+        lists = [name for name, condition in given.items() if isinstance(condition, (list, tuple))]
+        counts = {len(given[name]) for name in lists}
+        if 0 in counts:
+            raise UserError("an empty list of conditions: expected at least one song")
+        if len(counts) > 1:
+            raise UserError(f"lists of {', '.join(map(str, sorted(counts)))} conditions: expected lists of one length")
+        songs = [{name: condition[i] if name in lists else condition for name, condition in given.items()}
+                 for i in range(counts.pop() if counts else 1)]
+        songs = [{name: condition for name, condition in song.items() if condition is not None} for song in songs]
+        return songs, bool(lists), options
+
+    def _codes(self, name: str, clip: np.ndarray) -> np.ndarray:
+        """The codes of a clip, audio or codes. Raises UserError if it is neither."""
+        if clip.dtype.kind in "iu" and clip.ndim == 2 and clip.shape[1] == self.num_codebooks:
+            return clip
+        return self.codec.encode(io.checked(name, clip, self.codec.sample_rate, self.codec.channels))
+
+    def _generated(self, codes: np.ndarray) -> GeneratedSong:
+        return GeneratedSong(codes, self._context.codec.sample_rate, lambda codes: self.codec.decode(codes))
+
+
+def _collect(draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool) -> list[np.ndarray]:
+    """The codes of songs once they are all made."""
+    with progress(total=legs[-1].stop - int(draft.given.sum()), unit="frame", desc="singing", leave=False,
+                  show=show_progress) as bar:
+        for now in windows.sing(draft, legs, seeds, None if bar.disable else STRIDE):
+            bar.update(now.made - bar.n)
+    return now.draft.songs()
+
+
+def _standing(made: Iterator[Made]) -> Iterator[np.ndarray]:
+    """The codes of one song, uint16 [any, K], as they come to stand from its beginning on."""
+    sent = 0
+    for now in made:
+        stop = min(now.draft.standing, int(now.draft.num_frames[0]))
+        if stop > sent:
+            yield now.draft.codes[0, sent:stop].astype(np.uint16)
+            sent = stop
+
+
+def _judgement(rescorer: Helper | None) -> Judgement:
+    """What a rescorer says of codes; nothing without one."""
+    if rescorer is None:
+        return Judgement()
+    judge = rescorer.singer
+    return Judgement(judge.judge, (judge._params, judge._conditions.at(rescorer.sources, 0.0)))
+
+
+def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
+    """Loads a model that sings.
+
+    Args:
+      source: a workdir, whose newest weights are taken (their moving average, if the run keeps one); a directory that
+        `convert --export` wrote; a released MusicGen; or the hub id of one of the last two.
+      flag: what `source` was given by, for errors.
+
+    Raises:
+      UserError: if it is none of these, or nothing has been trained in it yet.
+    """
+    directory = released.locate(source, flag)
+    if released.is_released(directory):
+        model = released.read(str(source), flag)
+        return Singer(model.context, model.load_model())
+    workdir = Workdir(directory)
+    return Singer(workdir.context, workdir.load_model())
+
+
+def _same_codec(one: Singer, other: Singer) -> bool:
+    """Whether codes mean the same to both; codecs without a digest of their codebooks are tried."""
+    info = one._context.codec
+    if info != other._context.codec:
+        return False
+    codes = np.random.default_rng(0).integers(one.codebook_size, size=(8, one.num_codebooks))
+    return info.digest is not None or np.array_equal(one.codec.decode(codes), other.codec.decode(codes))
