@@ -21,6 +21,7 @@ from autosong_jax.pretrained import released
 from autosong_jax.sampling import samplers, sound, windows
 from autosong_jax.sampling.drafts import Draft
 from autosong_jax.sampling.edits import Edit
+from autosong_jax.sampling.helpers import Helper, same_codec
 from autosong_jax.sampling.judge import Judge
 from autosong_jax.sampling.options import HybridOptions, LengthOptions, pick
 from autosong_jax.sampling.samplers import Autoregressive, Judgement, Masked, SampledModel
@@ -33,14 +34,6 @@ STRIDE = 32  # frames, after which progress is reported
 
 Sources = Mapping[str, Mapping[str, np.ndarray]]
 Conditions = Mapping[str, Any]  # by what they are given as: a text, or float32 [channels, samples]; lists are of songs
-
-
-@dataclasses.dataclass(frozen=True)
-class Helper:
-    """Another model over the same codec, with the conditions of the songs as it reads them; from `Singer.helper`."""
-
-    singer: "Singer"
-    sources: Sources
 
 
 class Singer:
@@ -186,11 +179,16 @@ class Singer:
         if singer._autoregressive is None:
             raise UserError(f"a model of objective {singer.config.objective.name} cannot help: expected one that was "
                             f"{samplers.trained_to(Autoregressive)}")
-        if not _same_codec(self, singer):
+        if not same_codec((self._context.codec, singer._context.codec), lambda: (self.codec, singer.codec)):
             raise UserError("a model over another codec cannot help: expected one that was trained on codes of "
                             f"{self._context.codec.name} with the same codebooks")
-        return Helper(singer, singer.encode_conditions([
-            {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs]))
+        sources = singer.encode_conditions([
+            {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs])
+
+        def lead(options: Mapping[str, Any], stop: int) -> Leg:
+            return singer._leg(singer._autoregressive.prepare(options), stop, sources)
+
+        return Helper(lead, Judgement(singer.judge, (singer._params, singer._conditions.at(sources, 0.0))))
 
     def sing(self, sources: Sources, seeds: Sequence[int], *, prompt: np.ndarray | None = None,
              leader: Helper | None = None, rescorer: Helper | None = None, show_progress: bool = False, **options
@@ -231,9 +229,8 @@ class Singer:
         options = self._checked_options(options)
         if self._masked is None:
             raise samplers.unable("edit", self._samplers, Masked)
-        sampler = self._masked.prepare(options, len(codes), _judgement(rescorer))
-        return _collect(Draft.of(codes, given, len(seeds)), [self._leg(sampler, len(codes), sources)], seeds,
-                        show_progress)
+        leg = self._filling(rescorer, options, len(codes), sources)
+        return _collect(Draft.of(codes, given, len(seeds)), [leg], seeds, show_progress)
 
     def _plan(self, sources: Sources, count: int, prompt: np.ndarray | None, leader: Helper | None,
               rescorer: Helper | None, options: Mapping[str, Any]) -> tuple[Draft, list[Leg]]:
@@ -251,7 +248,7 @@ class Singer:
                 if helper is not None:
                     raise samplers.unable(name, self._samplers, Masked)
             return draft, [self._leg(self._autoregressive.prepare(options), total, sources)]
-        filling = self._leg(self._masked.prepare(options, total, _judgement(rescorer)), total, sources)
+        filling = self._filling(rescorer, options, total, sources)
         lead = min(round(pick(HybridOptions, options).lead_seconds(self.config.sampling.masked) * self.frame_rate),
                    total)
         if lead > len(prompt):
@@ -265,11 +262,16 @@ class Singer:
         """The first leg of a hybrid: step by step, by a leader or by this model, which can do both."""
         if leader is not None:  # whose sources may be others
             own = {name: value for name, value in options.items() if name != "cfg_scales"}
-            return leader.singer._leg(leader.singer._autoregressive.prepare(own), lead, leader.sources)
+            return leader.lead(own, lead)
         if self._autoregressive is None:
             raise UserError(f"hybrid_seconds {lead / self.frame_rate:.2f}: this model was not trained to sing step by "
                             "step; expected a leader that was, or a model of both")
         return self._leg(self._autoregressive.prepare(options), lead, sources)
+
+    def _filling(self, rescorer: Helper | None, options: Mapping[str, Any], total: int, sources: Sources) -> Leg:
+        """The last leg of songs of `total` frames: what does not stand yet is filled in."""
+        judgement = rescorer.judgement if rescorer else Judgement()
+        return self._leg(self._masked.prepare(options, total, judgement), total, sources)
 
     def _leg(self, sampler: WindowSampler, stop: int, sources: Sources) -> Leg:
         """A leg that this model sings, with the weights that it has now."""
@@ -333,14 +335,6 @@ def _standing(made: Iterator[Made]) -> Iterator[np.ndarray]:
             sent = stop
 
 
-def _judgement(rescorer: Helper | None) -> Judgement:
-    """What a rescorer says of codes; nothing without one."""
-    if rescorer is None:
-        return Judgement()
-    judge = rescorer.singer
-    return Judgement(judge.judge, (judge._params, judge._conditions.at(rescorer.sources, 0.0)))
-
-
 def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
     """Loads a model that sings.
 
@@ -358,12 +352,3 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
         return Singer(model.context, model.load_model())
     workdir = Workdir(directory)
     return Singer(workdir.context, workdir.load_model())
-
-
-def _same_codec(one: Singer, other: Singer) -> bool:
-    """Whether codes mean the same to both; codecs without a digest of their codebooks are tried."""
-    info = one._context.codec
-    if info != other._context.codec:
-        return False
-    codes = np.random.default_rng(0).integers(one.codebook_size, size=(8, one.num_codebooks))
-    return info.digest is not None or np.array_equal(one.codec.decode(codes), other.codec.decode(codes))

@@ -1,0 +1,40 @@
+"""Other models that help one to sing: a leader begins its songs, a rescorer judges its codes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from autosong_jax.codecs.codec import Codec
+from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.sampling.samplers import Judgement
+from autosong_jax.sampling.windows import Leg
+
+
+@dataclasses.dataclass(frozen=True)
+class Helper:
+    """Another model over the same codec, with the conditions of the songs as it reads them; from `Singer.helper`.
+
+    Attributes:
+      lead: (options, frame) -> how it sings songs step by step up to that frame.
+      judgement: what it says of codes.
+    """
+
+    lead: Callable[[Mapping[str, Any], int], Leg]
+    judgement: Judgement
+
+
+def same_codec(infos: tuple[CodecInfo, CodecInfo], load: Callable[[], tuple[Codec, Codec]]) -> bool:
+    """Whether codes mean the same to both of two codecs; of those without a digest of their codebooks some are tried.
+
+    Args:
+      infos: what is known of them.
+      load: gives them, where that is needed.
+    """
+    info, other = infos
+    if info != other or info.digest is not None:
+        return info == other
+    codes = np.random.default_rng(0).integers(info.codebook_size, size=(8, info.num_codebooks))
+    one, two = (codec.decode(codes) for codec in load())
+    return np.array_equal(one, two)
