@@ -35,6 +35,7 @@ def main() -> None:
     import autosong_jax
     from autosong_jax.data.dataset import SongDataset
     from autosong_jax.evaluation.notes import note_error_rate, sung_notes
+    from autosong_jax.sampling.edits import Edit
 
     singer, dataset = autosong_jax.load(FLAGS.workdir), SongDataset(FLAGS.dataset, FLAGS.split)
     records = [dataset[i] for i in range(len(dataset))]
@@ -44,8 +45,8 @@ def main() -> None:
         record, other = records[i], records[(i + SHIFT) % len(records)]
         frames = len(record["frames"])
         stop = min(FLAGS.stop or math.inf, frames / singer.frame_rate)
-        song = singer.edit([record["frames"]], [(FLAGS.start, stop)], lyrics=other["lyrics"], genre=other["genre"],
-                           seed=i)
+        song = singer.edit(Edit([record["frames"]], [(FLAGS.start, stop)]), lyrics=other["lyrics"],
+                           genre=other["genre"], seed=i)
         outside = np.ones(frames, bool)
         outside[math.floor(FLAGS.start * singer.frame_rate):math.ceil(stop * singer.frame_rate)] = False
         ours = np.resize(song.codes, record["frames"].shape)  # shorter only where the span reaches the end

@@ -80,10 +80,12 @@ def judge(singer: Any, dataset: str, split: str, most: int, seed: int, **helpers
     started, songs = time.perf_counter(), []
     for i in cli.progress(range(0, len(records), BATCH), unit="batch"):
         part = records[i:i + BATCH]
-        songs += singer.generate([r["lyrics"] for r in part], [r["genre"] for r in part], seed=seed + i, **helpers)
+        songs += singer.generate(lyrics=[r["lyrics"] for r in part], genre=[r["genre"] for r in part], seed=seed + i,
+                                 **helpers)
+    audio = [song.audio.mean(axis=0) for song in songs]  # which is decoded here
     seconds = time.perf_counter() - started
     asked = [lyric_notes(record["lyrics"]) for record in records]
-    sung = [sung_notes(song.audio.mean(axis=0), song.sample_rate) for song in songs]
+    sung = [sung_notes(sound, song.sample_rate) for sound, song in zip(audio, songs, strict=True)]
     codec = [sung_notes(singer.codec.decode(r["frames"]).mean(axis=0), singer.codec.sample_rate) for r in records]
     return Judged(
         np.array([note_error_rate(a, s) for a, s in zip(asked, sung, strict=True)]),
