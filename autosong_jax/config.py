@@ -7,8 +7,7 @@ anywhere. Fields are set on the command line with `--config.field=value`; what c
 
 import json
 import pathlib
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
@@ -40,14 +39,6 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
         except (KeyError, ValueError):
             raise UserError(f"config argument {item}: expected {name}=VALUE of type {kind.__name__}") from None
     return values
-
-
-def patterns(field: str, expressions: Iterable[str]) -> list[re.Pattern]:
-    """Regular expressions of a field. Raises UserError for one that is none."""
-    try:
-        return [re.compile(expression) for expression in expressions]
-    except re.error as error:
-        raise UserError(f"{field} {error.pattern!r} is no regular expression: {error}") from error
 
 
 def run_local(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

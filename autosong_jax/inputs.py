@@ -10,7 +10,9 @@ import errno
 import json
 import os
 import pathlib
+import re
 import stat
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from autosong_jax.errors import UserError
@@ -132,3 +134,11 @@ def _explain(error: Any) -> str:
     value = value if len(value) <= 60 else f"{value[:57]}..."
     message = found["msg"][:1].lower() + found["msg"][1:]
     return f"has {place} {value}: {message}" if place else f"holds {value}: {message}"
+
+
+def patterns(field: str, expressions: Iterable[str]) -> list[re.Pattern]:
+    """Regular expressions of a field. Raises UserError for one that is none."""
+    try:
+        return [re.compile(expression) for expression in expressions]
+    except re.error as error:
+        raise UserError(f"{field} {error.pattern!r} is no regular expression: {error}") from error

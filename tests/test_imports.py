@@ -30,6 +30,26 @@ SHARED = ["autosong_jax." + name for name in (
     "sources.text.spec", "sources.text.tokenizer", "weights.files")]
 
 
+# The parts of autosong_jax, from the ground up. One may import those of the lines above its own, and none beside it: so
+# there are no cycles, and what stands low can be read without what stands high.
+LEVELS = [
+    {"errors", "defaults"},
+    {"inputs", "cli", "compiled"},
+    {"outputs"},
+    {"audio", "parallel"},
+    {"layers", "weights", "codebooks"},
+    {"codecs", "sources"},
+    {"config", "data"},
+    {"models"},
+    {"objectives"},
+    {"workdir"},
+    {"pretrained"},
+    {"training", "sampling", "evaluation", "planning"},
+    {"train", "generate", "convert", "codec", ""},  # the commands, and the package itself
+]
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -109,6 +129,45 @@ def test_autosong_jax_names_no_torch(name):
     assert not top_level(names) & (TORCH_SIDE | {"data_prep"})
     if is_shared(name):
         assert not top_level(names) & JAX_SIDE, "data_prep uses this module, so it imports no jax"
+
+
+def part_of(module: str) -> str:
+    """The module or package right below autosong_jax that a module is, or is in."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def upward(module: str, imported: set[str]) -> set[str]:
+    """The parts that a module imports although they do not stand below its own."""
+    own = part_of(module)
+    parts = {part_of(name) for name in imported if name.startswith("autosong_jax.")} - {own}
+    return {part for part in parts if LEVEL[part] >= LEVEL[own]}
+
+
+@pytest.mark.parametrize("name", AUTOSONG_JAX)
+def test_imports_go_down(name):
+    names = imports_of(AUTOSONG_JAX[name])
+    assert not upward(name, names)
+    assert "configs" not in top_level(names), "configs are made of the library, not it of them"
+
+
+def test_what_would_go_up_or_beside_is_seen(tmp_path):
+    (tmp_path / "module.py").write_text(
+        "from typing import TYPE_CHECKING\nfrom autosong_jax import errors\n\nif TYPE_CHECKING:\n"
+        "    from autosong_jax import train\n\n\ndef sing():\n    import autosong_jax.sampling.song\n"
+        "    from autosong_jax.models import song\n")
+    assert upward("autosong_jax.training.step", imports_of(tmp_path / "module.py")) == {"train", "sampling"}
+
+
+def test_every_part_has_its_level():
+    assert {part_of(name) for name in AUTOSONG_JAX} - {""} <= LEVEL.keys()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_a_config_is_made_of_others_and_what_needs_no_jax(path):
+    names = imports_of(path)
+    assert {part_of(name) for name in names if top_level({name}) == {"autosong_jax"}} - {""} <= {
+        "config", "defaults", "errors"}
+    assert top_level(names) - set(sys.stdlib_module_names) <= {"autosong_jax", "configs", "ml_collections"}
 
 
 @pytest.mark.parametrize("name", DATA_PREP)

@@ -12,7 +12,7 @@ import ml_collections
 from flax import nnx
 from jax import Array
 
-from autosong_jax import config as config_file
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
 
 
@@ -49,7 +49,7 @@ def add(model: nnx.Module, config: ml_collections.ConfigDict, *, rngs: nnx.Rngs)
         return
     modules = {"/".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     layers = {path: module for path, module in modules.items() if isinstance(module, Linear)}
-    targets = config_file.patterns("lora.targets", config.targets)
+    targets = inputs.patterns("lora.targets", config.targets)
     for target in targets:
         if not any(map(target.search, layers)):
             raise UserError(f"lora.targets {target.pattern!r} is found in no linear layer: expected a regular "

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from autosong_jax import config as config_file
+from autosong_jax import inputs
 from autosong_jax.errors import UserError
 
 Parameters = dict[str, Any]
@@ -18,7 +18,7 @@ def partition(params: Parameters, patterns: Sequence[str]) -> tuple[Parameters, 
       UserError: if a pattern is found in no path.
     """
     names = {path: "/".join(map(str, path)) for path in flatten_dict(params)}
-    compiled = config_file.patterns("train.trainable", patterns)
+    compiled = inputs.patterns("train.trainable", patterns)
     for pattern in compiled:
         if not any(map(pattern.search, names.values())):
             raise UserError(f"train.trainable {pattern.pattern!r} is found in no parameter's path: expected a regular "
