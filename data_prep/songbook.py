@@ -111,7 +111,7 @@ class SungSyllable:
 
 
 @dataclass(frozen=True)
-class Song:
+class SungSong:
     """A song: its text, the genre's name, audio float32 [samples] at `RATE`, and the notes that are sung in it."""
 
     lyrics: str
@@ -120,7 +120,7 @@ class Song:
     notes: list[SungSyllable]
 
 
-def make_song(seed: int, index: int, seconds: float) -> Song:
+def make_song(seed: int, index: int, seconds: float) -> SungSong:
     """Song `index` of book `seed`: it depends on these three alone, not on how many songs the book has."""
     genre = list(GENRES)[index % len(GENRES)]
     return perform(compose(np.random.default_rng([seed, index]), genre, seconds), genre)
@@ -167,7 +167,7 @@ def _line_steps(style: Genre, count: int) -> int:
     return -(-sung // style.phrase) * style.phrase
 
 
-def perform(lyrics: str, genre: str) -> Song:
+def perform(lyrics: str, genre: str) -> SungSong:
     """Sings any lyrics made of the songbook's syllables in a genre; the same text is always sung in the same way.
 
     Raises:
@@ -183,7 +183,7 @@ def perform(lyrics: str, genre: str) -> Song:
     for note in notes:
         _add(audio, note.start, sing(note.syllable, note.midi, note.end + GAP - note.start, style.voice))
     _accompany(audio, style, chorus_at)
-    return Song(lyrics, genre, audio.astype(np.float32), notes)
+    return SungSong(lyrics, genre, audio.astype(np.float32), notes)
 
 
 def _score(lyrics: str, style: Genre) -> tuple[list[SungSyllable], list[bool]]:
@@ -242,7 +242,7 @@ def song_name(index: int) -> str:
     return f"song_{index:05d}"
 
 
-def write_song(directory: Path, song: Song) -> None:
+def write_song(directory: Path, song: SungSong) -> None:
     """Writes the files of a song (see this module's docstring) into `directory`."""
     directory.mkdir(exist_ok=True)
     _write(directory / "lyrics.txt", song.lyrics)

@@ -1,6 +1,10 @@
 """Short-time spectra: audio to mel bands and back, one block of frames at a time.
 
 A signal of F * hop samples has F frames; frame f is windowed around the middle of samples [f * hop, (f + 1) * hop).
+
+By hand, not by librosa: its frames stand around multiples of the hop, it leaves filters empty where bands are narrower
+than the distance between two bins, and it transforms a whole song at once. The mel codec's codes depend on this.
+
 Shape letters: F frames, N bins (n_fft // 2 + 1), M bands.
 """
 

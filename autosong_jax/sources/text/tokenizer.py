@@ -150,6 +150,7 @@ def _bert_settings(path: pathlib.Path) -> dict[str, bool | None]:
 
 def _from_sentencepiece(path: pathlib.Path) -> tokenizers.Tokenizer:
     """T5's tokenizer from a SentencePiece model; numbers of fields are those of `sentencepiece_model.proto`."""
+    # By hand: what `tokenizers` has for it wants SentencePiece's sentencepiece_model_pb2.py in the current directory.
     pieces, trainer, normalizer = [], {}, {}
     for number, value in _fields(path.read_bytes()):
         if number == 1:
