@@ -25,7 +25,9 @@ _CONFIG = "xp.cfg"  # the training config, in YAML
 # Our decoder is these and has no parameter for anything else.
 _EXPECTED = {"norm_first": True, "bias_ff": False, "bias_attn": False, "bias_proj": False, "norm": "layer_norm",
              "positional_embedding": "sin", "layer_scale": None, "qk_layer_norm": False, "qk_layer_norm_cross": False,
-             "kv_repeat": 1, "past_context": None}
+             "kv_repeat": 1, "past_context": None, "positional_scale": 1, "max_period": 10_000}
+# What the fuser may do beside prepending and cross-attention: nothing.
+_FUSED = {"sum": [], "input_interpolate": [], "cross_attention_pos_emb": False}
 _MASKED = "transformer_lm_magnet"  # MAGNeT's decoder, by "lm_model"
 # Buffers of the melody conditioner that hold filters, not weights.
 IGNORED = r"\.self_wav\.(?!output_proj)"
@@ -129,10 +131,11 @@ def settings(metadata: Mapping[str, Any], path: pathlib.Path) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks a part of its training config ({error}): expected a MusicGen that audiocraft "
                         "exported") from error
-    for name, value in _EXPECTED.items():
-        if transformer.get(name, value) != value:
-            raise UserError(f"{path} has a decoder with {name} {transformer[name]!r}, expected {value!r}: this is no "
-                            "MusicGen that can be read here")
+    for part, found, expected in [("decoder", transformer, _EXPECTED), ("fuser", fuser, _FUSED)]:
+        for name, value in expected.items():
+            if found.get(name, value) != value:
+                raise UserError(f"{path} has a {part} with {name} {found[name]!r}, expected {value!r}: this is no "
+                                "MusicGen that can be read here")
     stereo = config.get("interleave_stereo_codebooks", {}).get("use", False)
     num_codebooks, channels = transformer["n_q"], 2 if stereo else 1
     delays = None if masked else [k // channels for k in range(num_codebooks)]

@@ -30,6 +30,7 @@ _DECODER = "decoder.model.decoder."
 _ATTENTION = {"cross_attention": "encoder_attn", "self_attention": "self_attn"}
 _NORMS = {"self_norm": "self_attn_layer_norm", "cross_norm": "encoder_attn_layer_norm", "mlp_norm": "final_layer_norm"}
 _DESCRIPTION, _CHROMA = "enc_to_dec_proj", "audio_enc_to_dec_proj"
+MIN_TEMPERATURE = 0.01  # of MAGNeT
 _MAX_DESCRIPTION = 256  # tokens; the released models were trained on descriptions far shorter
 
 
@@ -49,7 +50,7 @@ def model_config(released: Mapping[str, Any], codec: CodecInfo) -> ml_collection
                         f"for each of its {decoder['num_attention_heads']} heads")
     _expect(decoder, {"scale_embedding": (False,), "activation_function": ("gelu", "relu"),
                       "audio_channels": (codec.channels,), "num_codebooks": (codec.num_codebooks,),
-                      "vocab_size": (codec.codebook_size,)})
+                      "vocab_size": (codec.codebook_size,)}, "config.json", "the decoder")
     melody = released["model_type"] == PREFIX
     config = defaults.base()
     config.model.update(
@@ -73,19 +74,30 @@ def model_config(released: Mapping[str, Any], codec: CodecInfo) -> ml_collection
 def _make_masked(config: ml_collections.ConfigDict, released: Mapping[str, Any], frame_rate: float) -> None:
     """What MAGNeT has besides, with its own defaults of sampling."""
     parts = ("seconds", "span_length", "subcodes_context", "sampling")
-    inputs.check({name: released[name] for name in parts}, shapes.Masked, "the training config")
+    masked = inputs.check({name: released[name] for name in parts}, shapes.Masked, "the training config")
+    if masked.subcodes_context == 0:
+        raise UserError("the training config says subcodes_context 0, codebooks whose frames see themselves alone: "
+                        "expected at least 1 frame on each side, or -1 for the whole song")
     config.model.update(pattern="parallel", delays=())
-    config.data.seconds = float(released["seconds"])
-    context = max(released["subcodes_context"], 0)  # -1 is the whole song
-    config.objective.update(name="masked_spans", span_length=released["span_length"],
-                            context_ms=1000.0 * context / frame_rate)
-    defaults = released["sampling"]
-    _expect(defaults, {"span_scoring": ("max", "prod"), "span_arrangement": ("nonoverlap", "stride1")})
+    config.data.seconds = float(masked.seconds)
+    config.objective.update(name="masked_spans", span_length=masked.span_length,
+                            context_ms=1000.0 * max(masked.subcodes_context, 0) / frame_rate)
+    sampling = masked.sampling
+    _expect(dataclasses.asdict(sampling), {"span_scoring": ("max", "prod"),
+                                           "span_arrangement": ("nonoverlap", "stride1")},
+            "the training config", "generate.lm")
+    if not sampling.use_sampling:  # greedy, but spans are judged at the temperature of their pass
+        top_k, top_p = 1, 1.0
+    elif sampling.top_p:  # which counts alone; 0 is off
+        top_k, top_p = 0, float(sampling.top_p)
+    else:
+        top_k, top_p = sampling.top_k, 1.0
     config.sampling.masked.update(
-        steps=tuple(defaults["decoding_steps"]), temperature=float(defaults["temp"]), top_k=defaults["top_k"],
-        top_p=float(defaults["top_p"]), cfg_scale=float(defaults["max_cfg_coef"]),
-        cfg_scale_min=float(defaults["min_cfg_coef"]), arrangement=defaults["span_arrangement"],
-        confidence={"max": "max", "prod": "product"}[defaults["span_scoring"]], trim=True)
+        steps=tuple(sampling.decoding_steps), top_k=top_k, top_p=top_p, anneal=sampling.anneal_temp,
+        temperature=max(float(sampling.temp), MIN_TEMPERATURE),  # 0, too, is hardly greedy there
+        cfg_scale=float(sampling.max_cfg_coef), cfg_scale_min=float(sampling.min_cfg_coef),
+        arrangement=sampling.span_arrangement, confidence={"max": "max", "prod": "product"}[sampling.span_scoring],
+        trim=True)
 
 
 def delays(num_codebooks: int, channels: int) -> list[int]:
@@ -93,10 +105,10 @@ def delays(num_codebooks: int, channels: int) -> list[int]:
     return [k // channels for k in range(num_codebooks)]
 
 
-def _expect(settings: Mapping[str, Any], allowed: Mapping[str, tuple]) -> None:
+def _expect(settings: Mapping[str, Any], allowed: Mapping[str, tuple], where: str, part: str) -> None:
     for name, values in allowed.items():
         if name in settings and settings[name] not in values:
-            raise UserError(f"config.json says {name} {settings[name]!r} of the decoder, expected "
+            raise UserError(f"{where} says {name} {settings[name]!r} of {part}, expected "
                             f"{' or '.join(map(repr, values))}: this is no MusicGen that can be read here")
 
 

@@ -108,7 +108,7 @@ def read(source: str, flag: str = "--source", text_encoder: str | None = None) -
     directory = locate(source, flag)
     path = directory / "config.json"
     if not path.exists():
-        return _read_audiocraft(directory, text_encoder)
+        return _read_audiocraft(directory, source, flag, text_encoder)
     settings = files.read_json(path)
     kind, known = settings.get("model_type"), (musicgen.CROSS, musicgen.PREFIX)
     if not isinstance(kind, str) or kind not in known:
@@ -126,7 +126,7 @@ def read(source: str, flag: str = "--source", text_encoder: str | None = None) -
     return Released(musicgen.model_config(settings, codec.info), codec, text, tensors)
 
 
-def _read_audiocraft(directory: pathlib.Path, text_encoder: str | None) -> Released:
+def _read_audiocraft(directory: pathlib.Path, source: str, flag: str, text_encoder: str | None) -> Released:
     path = directory / audiocraft.DECODER
     if not path.is_file():
         raise UserError(f"{directory} holds neither config.json nor {audiocraft.DECODER}: expected a MusicGen as "
@@ -134,9 +134,17 @@ def _read_audiocraft(directory: pathlib.Path, text_encoder: str | None) -> Relea
     tensors, metadata = audiocraft.unpickle(path)
     settings = audiocraft.settings(metadata, path)
     codec = audiocraft.read_codec(directory / audiocraft.COMPRESSION, stereo=_is_stereo(settings))
-    name = text_encoder or settings["text_encoder_name"]
-    of = "--text_encoder" if text_encoder else f"{path} wants a text encoder, which convert takes by --text_encoder; it"
-    text = FrozenTextEncoder.open(files.locate(name, of), f"t5:{name}")
+    if text_encoder is not None:
+        name, place = text_encoder, files.locate(text_encoder, "--text_encoder")
+    else:
+        name = settings["text_encoder_name"]
+        try:
+            place = files.locate(name, f"{path}: conditioners.description.t5.name")
+        except UserError as error:
+            rest = ("give it by --text_encoder=DIR" if flag == "--source" else "`python -m autosong_jax.convert "
+                    f"--source={source} --text_encoder=DIR --workdir=WORKDIR` makes a workdir to sing from")
+            raise UserError(f"{error}; {rest}") from error
+    text = FrozenTextEncoder.open(place, f"t5:{name}")
     config = musicgen.model_config(settings, codec.info)
     return Released(config, codec, text, audiocraft.standard_names(tensors))
 

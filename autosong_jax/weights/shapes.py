@@ -77,6 +77,8 @@ class Sampling:
     min_cfg_coef: Scale
     span_arrangement: str
     span_scoring: str
+    use_sampling: bool = True
+    anneal_temp: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

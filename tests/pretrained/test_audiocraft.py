@@ -1,5 +1,6 @@
 """audiocraft's files against the same weights as the hub has them."""
 
+import functools
 import pathlib
 import re
 import shutil
@@ -15,6 +16,7 @@ from autosong_jax.codecs.codec import load_codec
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import audiocraft, released
+from autosong_jax.pretrained import musicgen as musicgen_format
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.weights import files, parameters
 
@@ -166,6 +168,77 @@ def test_a_magnet_without_a_part_of_its_config(make_musicgen, tmp_path, missing)
     del config[missing]
     with pytest.raises(UserError, match=f"lacks a part of its training config .'{missing}'"):
         audiocraft.settings({"xp.cfg": yaml.safe_dump(config)}, directory)
+
+
+@pytest.fixture(scope="module")
+def magnet(make_musicgen, tmp_path_factory):
+    """`magnet({"generate.lm.temp": 1.0})`: our config of a MAGNeT whose training config has these changes."""
+    folder = tmp_path_factory.mktemp("magnet")
+    toy = make_musicgen("mono", folder / "toy")
+    directory = save_as_audiocraft(toy, folder / "model", masked=True)
+    _, metadata = audiocraft.unpickle(directory / "state_dict.bin")
+    codec = audiocraft.read_codec(directory / "compression_state_dict.bin").info
+
+    def make(changes):
+        config = yaml.safe_load(metadata["xp.cfg"])
+        for name, value in changes.items():
+            *parents, last = name.split(".")
+            functools.reduce(dict.__getitem__, parents, config)[last] = value
+        return musicgen_format.model_config(audiocraft.settings({"xp.cfg": yaml.safe_dump(config)}, directory), codec)
+
+    return make
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, {"top_k": 0, "top_p": 0.8, "temperature": 3.5, "anneal": True, "trim": True}),
+    ({"top_p": 0.0}, {"top_k": 0, "top_p": 1.0}),
+    ({"top_p": 0.0, "top_k": 20}, {"top_k": 20, "top_p": 1.0}),
+    ({"top_p": 0.8, "top_k": 20}, {"top_k": 0, "top_p": 0.8}),  # which audiocraft then does not read
+    ({"use_sampling": False}, {"top_k": 1, "top_p": 1.0, "temperature": 3.5}),
+    ({"temp": 0}, {"temperature": 0.01}),
+    ({"anneal_temp": False}, {"anneal": False}),
+    ({"span_arrangement": "stride1"}, {"arrangement": "stride1"}),
+])
+def test_what_a_magnet_says_of_sampling_is_honoured(magnet, changes, expected):
+    config = magnet({f"generate.lm.{name}": value for name, value in changes.items()})
+    sampling = config_file.check(config).sampling.masked
+    assert {name: sampling[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), [
+    ("fuser.cross_attention_pos_emb", True, "fuser with cross_attention_pos_emb True, expected False"),
+    ("fuser.sum", ["description"], "fuser with sum .'description'., expected"),
+    ("transformer_lm.positional_scale", 2.0, "positional_scale 2.0"),
+    ("transformer_lm.subcodes_context", 0, "subcodes_context 0, .* expected at least 1"),
+    ("generate.lm.span_scoring", "min", "span_scoring 'min' of generate.lm, expected 'max' or 'prod'"),
+    ("generate.lm.top_p", 1.5, "top_p 1.5"),
+])
+def test_what_a_magnet_cannot_be_is_refused_by_name(magnet, name, value, reason):
+    with pytest.raises(UserError, match=reason) as error:
+        magnet({name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_a_text_encoder_that_cannot_be_fetched(make_musicgen, tmp_path, monkeypatch):
+    """Each caller is told what it can do: `generate` has no --text_encoder."""
+    directory = save_as_audiocraft(make_musicgen("mono", tmp_path / "toy"), tmp_path / "model")
+
+    def locate(source, flag, patterns=files.PATTERNS):
+        if str(source) == "t5-base":
+            raise UserError(f"{flag}={source} could not be fetched")
+        return pathlib.Path(source)
+
+    monkeypatch.setattr(files, "locate", locate)
+    fault = f"{directory / 'state_dict.bin'}: conditioners.description.t5.name=t5-base could not be fetched; "
+    with pytest.raises(UserError) as error:
+        released.read(str(directory))
+    assert str(error.value) == f"{fault}give it by --text_encoder=DIR"
+    with pytest.raises(UserError) as error:
+        autosong_jax.load(directory, "--workdir")
+    assert str(error.value) == (f"{fault}`python -m autosong_jax.convert --source={directory} --text_encoder=DIR "
+                                "--workdir=WORKDIR` makes a workdir to sing from")
+    with pytest.raises(UserError, match=r"^--text_encoder=t5-base could not be fetched$"):
+        released.read(str(directory), text_encoder="t5-base")
 
 
 def test_a_magnet_is_a_masked_model(make_musicgen, tmp_path, monkeypatch):

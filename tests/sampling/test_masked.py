@@ -22,9 +22,9 @@ class Toy(nnx.Module):
 
     special = V
 
-    def __init__(self, ends=()):
+    def __init__(self, ends=(), frames=T):
         # Logits of the end of song.
-        self.end = nnx.Param(np.where(np.isin(np.arange(T), ends), 99.0, -99.0).astype("f"))
+        self.end = nnx.Param(np.where(np.isin(np.arange(frames), ends), 99.0, -99.0).astype("f"))
 
     def __call__(self, ids, memory, *, local, codebook, xp=jnp):
         x = sum(xp.asarray(TABLES[k])[ids[..., k]] for k in range(K))
@@ -106,6 +106,43 @@ def naive_chunks(surprise, redone, free, share, plan):
     return np.any(ranked[:max(int(share * np.float32(len(chunks))), 1)], axis=0)
 
 
+def released(codes, bias, frames, plan, temperature):
+    """One song as MAGNeT's released sampler makes it after a prompt, always of the most probable codes, in float64.
+
+    It cuts the frames to whole chunks. A chunk that the prompt fills but in part is made as the others are, and its
+    certainty is of what was drawn, though the prompt's codes stay.
+    """
+    prompt, length, toy = len(codes), plan.span_length, Toy(frames=frames)
+    by_chunk = plan.arrangement == "nonoverlap" and length > 1
+    unit = length if by_chunk else 1  # frames that one score is of
+    song = np.full((frames - frames % unit, K), V)
+    song[:prompt] = codes
+    for stage, steps in enumerate(plan.steps):
+        row = np.full(len(song), V)
+        scores = np.where(np.arange(len(song) // unit) < prompt // unit, -1e4, 0.0)
+        count = len(scores) - prompt // unit
+        for i in range(steps):
+            share = np.cos(np.pi / 2 * i / max(steps - 1, 1))
+            wanted = max(int(share * count), 1)
+            if plan.arrangement == "stride1":
+                chosen = naive_spans(scores, wanted, plan)
+            else:
+                chosen = np.isin(np.arange(len(scores)), np.argsort(-scores, kind="stable")[:wanted])
+            row[np.repeat(chosen, unit)] = V
+            row[:prompt] = codes[:, stage]
+            song[:, stage] = row
+            null, full = (toy(song[None], side[None], local=stage > 0, codebook=stage, xp=np)[0, :, 0, :V].astype(float)
+                          for side in bias)
+            logits = null + (share * 4.0 + (1 - share) * 1.0) * (full - null)
+            drawn, hidden = logits.argmax(axis=-1), row == V
+            row[hidden] = song[hidden, stage] = drawn[hidden]
+            heat = max(temperature * ((steps - 1 - i) / steps if plan.anneal else 1), 0.01)
+            p = np.exp(log_softmax(logits / heat))[np.arange(len(song)), drawn].reshape(-1, unit)
+            scores = 1 - p.max(axis=1) if by_chunk and plan.confidence == "max" else -np.log(p).sum(axis=1)
+            scores[~(chosen if by_chunk else hidden)] = -1e4
+    return song
+
+
 def naive_spans(score, target, plan):
     """Bisection for the number of spans, as the released sampler does it."""
     starts = range(len(score) - plan.span_length + 1)
@@ -166,6 +203,34 @@ def test_songs_end_where_the_model_says_so_and_nothing_given_follows(plan):
         got = sampled(plan, given, choice, toy=toy)
         assert (got[..., 0] < V).sum(axis=1).tolist() == lengths
         np.testing.assert_array_equal(got, naive(given, plan, choice, toy=toy))
+
+
+@pytest.mark.parametrize("frames", [100, 500])  # one and two more than whole spans
+@pytest.mark.parametrize(("plan", "choice"), [
+    (Plan((6, 3, 2), trim=True), Choice(5.0, 0, 1e-6)),
+    (Plan((6, 3, 2), trim=True, confidence="product", anneal=False), Choice(5.0, 1, 1.0)),
+    (Plan((6, 3, 2), trim=True, arrangement="stride1"), Choice(5.0, 0, 1e-6)),
+    (Plan((6, 3, 2), trim=True, span_length=1), Choice(5.0, 0, 1e-6)),
+])
+def test_songs_are_those_of_the_released_sampler(plan, choice, frames):
+    made = plan.window(frames, 1500)
+    graph, params = nnx.split(Toy(frames=made))
+    codes = np.random.default_rng(frames).integers(0, V, (B, made, K))
+    for prompt in (0, 31):
+        given = np.broadcast_to(np.arange(made) < prompt, (B, made))
+        request = Request(WEIGHTS, jax.vmap(jax.random.key)(np.arange(B)), codes, given, np.full(B, made), choice)
+        got, _ = Sampler(graph)(params, BIAS, request, plan)
+        for b in range(B):
+            np.testing.assert_array_equal(
+                got[b], released(codes[b, :prompt], BIAS[[b, B + b]], frames, plan, choice.temperature))
+
+
+def test_how_many_frames_are_made_together():
+    trimmed, stride1, padded = Plan((1,), trim=True), Plan((1,), trim=True, arrangement="stride1"), Plan((1,))
+    for frames, expected in [(500, (498, 500, 1500)), (100, (99, 100, 1500)), (99, (99, 99, 1500)), (2, (2, 2, 1500)),
+                             (4000, (1500, 1500, 1500))]:
+        assert tuple(plan.window(frames, 1500) for plan in (trimmed, stride1, padded)) == expected
+    assert [plan.frames(500) for plan in (trimmed, stride1, padded)] == [498, 500, 500]
 
 
 def test_counts_of_the_released_sampler():
