@@ -43,7 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_list("cfg_scales", [], "Guidance scales of single sources, such as lyrics=4,genre=2.")
     flags.DEFINE_bool("greedy", False, "Always the most probable code; the same as --temperature=0. Masked models "
                       "judge spans by the probabilities at temperature 1.")
-    flags.DEFINE_string("prompt_audio", None, "Audio file that the song begins with.")
+    flags.DEFINE_string("prompt_audio", None, "Audio file, or .npy file of codes, that the song begins with.")
     flags.DEFINE_string("melody", None, "Audio file whose melody the song follows; best without drums and bass.")
     flags.DEFINE_list("steps", None, "Masked models: passes of each codebook, such as 60,10,10,10.")
     flags.DEFINE_float("cfg_scale_min", None, "Masked models: guidance scale of the last pass of each codebook; "

@@ -61,6 +61,7 @@ def test_codes_are_edited_as_audio_is_and_other_models_help(generate, folder, tm
     for i, song in enumerate(["song.wav", "song.npy"]):
         process = generate("--workdir", folder / "workdir", "--rescorer", folder / "workdir", "--rescore_weight=0.7",
                            "--edit", folder / song, "--edit", folder / "song.npy", "--between=0.12", "--steps=2,2,1",
+                           "--arrangement=stride1", "--confidence=product", "--cfg_scale_min=1.5",
                            "--lyrics", folder / "new.txt", "--codes_output", tmp_path / f"{i}.npy")
         assert process.returncode == 0, process.stderr
     codes = [np.load(tmp_path / f"{i}.npy") for i in range(2)]
