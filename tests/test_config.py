@@ -7,6 +7,7 @@ import pytest
 from autosong_jax import config as config_file
 from autosong_jax import defaults
 from autosong_jax.errors import UserError
+from autosong_jax.sources.spec import SOURCES
 from configs import small
 
 
@@ -47,7 +48,7 @@ def test_every_field_has_a_rule_that_its_default_keeps():
 @pytest.mark.parametrize(("field", "value", "words"), [
     ("sources.lyrics.max_length", 0, "sources.lyrics.max_length 0: expected an integer from 1"),
     ("sources.lyrics.dropout", 2.0, "dropout 2.0: expected a number from 0 to 1"),
-    ("sources.genre.kind", "x", "kind 'x': expected one of text, chroma, position"),
+    ("sources.genre.kind", "x", f"kind 'x': expected one of {', '.join(SOURCES)}"),
     ("model.width", 0, "model.width 0"),
     ("model.width", 62, "model.width 62: expected an even width for each of the 8 model.heads"),
     ("train.steps", -5, "train.steps -5"),

@@ -24,10 +24,10 @@ JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
 SHARED = ["autosong_jax." + name for name in (
     "audio", "cli", "codecs.codec", "codecs.encodec.names", "codecs.encodec.settings", "codecs.info", "codecs.melrvq",
-    "codecs.table", "data",
-    "errors", "evaluation.notes", "inputs", "outputs", "sources.base", "sources.chroma.pitch_classes",
-    "sources.chroma.spec", "sources.position.spec", "sources.spec", "sources.text.encoders", "sources.text.sections",
-    "sources.text.spec", "sources.text.tokenizer", "weights.files")]
+    "codecs.table", "data", "errors", "evaluation.notes", "inputs", "outputs", "sources.base",
+    "sources.chroma.pitch_classes", "sources.spec", "sources.text.encoders", "sources.text.sections",
+    "sources.text.tokenizer", "weights.files",
+    *(f"sources.{path.parent.name}.spec" for path in (ROOT / "autosong_jax" / "sources").glob("*/spec.py")))]
 
 
 # The parts of autosong_jax, from the ground up. One may import those of the lines above its own, and none beside it: so

@@ -142,23 +142,26 @@ class TextEncoder:
         A section tag becomes the one id `SECTION` and is the section from there on. Every other line ends with the id
         of the byte 10; blank lines, however many, are that id alone. Lines are numbered without tags and blank lines.
         """
-        ids, section_ids, line_ids, spans = [], [], [], []
+        ids, section_ids, line_ids = [], [], []
+        starts, stops, counts = [], [], []  # of what ids are made from, and how many each gives
         section = number = 0
         for line in _lines(lyrics):
             tag = sections.tag_in(line.text)
             if tag:
                 section = sections.section_id(tag)
-                spelled, spans_of = [[SECTION]], [(line.start, line.stop)]
+                spelled, spans = [[SECTION]], ([line.start], [line.stop])
             else:
-                spelled, spans_of = [*self.spell(line.text), [FIRST_BYTE + ord("\n")]], line.spans()
-            new = [(i, span) for of_character, span in zip(spelled, spans_of, strict=True) for i in of_character]
-            ids += [i for i, _ in new]
-            spans += [span for _, span in new]
+                spelled, spans = [*self.spell(line.text), [FIRST_BYTE + ord("\n")]], line.spans()
+            new = list(itertools.chain.from_iterable(spelled))
+            ids += new
+            starts += spans[0]
+            stops += spans[1]
+            counts += map(len, spelled)
             section_ids += [section] * len(new)
             line_ids += [min(number, NUM_LINES - 1)] * len(new)
             number += bool(line.text) and not tag
-        return EncodedText(*(np.array(values, np.int32) for values in (ids, section_ids, line_ids)),
-                           np.array(spans, np.int32).reshape(-1, 2))
+        spans = np.array([starts, stops], np.int32).T.repeat(np.array(counts, int), axis=0)
+        return EncodedText(*(np.array(values, np.int32) for values in (ids, section_ids, line_ids)), spans)
 
 
 def get_text_encoder(name: str) -> TextEncoder:
@@ -195,18 +198,21 @@ class _Line:
     def text(self) -> str:
         return unicodedata.normalize("NFC", self.raw)
 
-    def spans(self) -> list[tuple[int, int]]:
-        """(start, stop) in the text of what each character of the line was made from, and of the line's end."""
+    def spans(self) -> tuple[list[int], list[int]]:
+        """Where what each character of the line was made from starts in the text, the line's end among them, and where
+        it stops.
+        """
         if self.text == self.raw:
-            spans = [(i, i + 1) for i in range(self.start, self.stop)]
-        else:
-            spans, at = [], self.start
-            for cluster in _clusters(self.raw):
-                spans += [(at, at + len(cluster))] * len(unicodedata.normalize("NFC", cluster))
-                at += len(cluster)
-            if len(spans) != len(self.text):  # a character that joins others in a way not known here
-                spans = [(self.start, self.stop)] * len(self.text)
-        return [*spans, (self.stop, self.stop)]
+            return [*range(self.start, self.stop), self.stop], [*range(self.start + 1, self.stop + 1), self.stop]
+        starts, stops, at = [], [], self.start
+        for cluster in _clusters(self.raw):
+            made = len(unicodedata.normalize("NFC", cluster))
+            starts += [at] * made
+            at += len(cluster)
+            stops += [at] * made
+        if len(starts) != len(self.text):  # a character that joins others in a way not known here
+            starts, stops = [self.start] * len(self.text), [self.stop] * len(self.text)
+        return [*starts, self.stop], [*stops, self.stop]
 
 
 def _clusters(text: str) -> list[str]:
@@ -233,8 +239,13 @@ def _lines(text: str) -> list[_Line]:
 
 
 def _spell_bytes(text: str) -> list[list[int]]:
+    return list(map(_spell_character, text))
+
+
+@functools.lru_cache(2**14)
+def _spell_character(character: str) -> list[int]:
     # "replace" for half a surrogate pair, which JSON can hold and UTF-8 cannot.
-    return [[FIRST_BYTE + byte for byte in character.encode("utf-8", "replace")] for character in text]
+    return [FIRST_BYTE + byte for byte in character.encode("utf-8", "replace")]
 
 
 def _spell_pinyin(text: str) -> list[list[int]]:
@@ -250,9 +261,9 @@ def _spell_pinyin(text: str) -> list[list[int]]:
         for character, syllable in zip(run, syllables, strict=True):
             if syllable.isascii():  # the fifth, neutral tone goes without a number in pypinyin
                 syllable += "" if syllable[-1].isdigit() else "5"
-                ids.append([SYLLABLE, *(FIRST_BYTE + byte for byte in syllable.encode())])
+                ids.append([SYLLABLE, *itertools.chain.from_iterable(_spell_bytes(syllable))])
             else:
-                ids += _spell_bytes(character)
+                ids.append(_spell_character(character))
     return ids
 
 
