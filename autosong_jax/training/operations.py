@@ -8,7 +8,6 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from autosong_jax.models.song import SongModel
-from autosong_jax.sources.text.module import IdSource
 from autosong_jax.training.step import Trainer
 from autosong_jax.weights.trainable import combine
 
@@ -67,7 +66,7 @@ def _seen(model: SongModel, causal: bool, steps: int, lengths: dict[str, int]) -
         pairs += steps * memory
     seen = decoder.layers * decoder.width * pairs
     for name, length in lengths.items():
-        source = model.conditions.sources[name]
-        if isinstance(source, IdSource):
-            seen += source.encoder.config.layers * source.encoder.config.width * length**2
+        encoder = getattr(model.conditions.sources[name], "encoder", None)  # of what a source learns to read
+        if encoder is not None:
+            seen += encoder.config.layers * encoder.config.width * length**2
     return seen
