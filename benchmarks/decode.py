@@ -158,7 +158,8 @@ class Ours:
         from flax import nnx
 
         from autosong_jax.codebooks.patterns import get_pattern
-        from autosong_jax.models.build import abstract_model, compute_dtype, held_in
+        from autosong_jax.layers.declaration import declarations, held_in
+        from autosong_jax.models.build import abstract_model, compute_dtype
         from autosong_jax.sampling.autoregressive import Request, Sampler
         from autosong_jax.sampling.guidance import branches
         from autosong_jax.sampling.samplers import encode
@@ -167,7 +168,7 @@ class Ours:
         config, self._batch = shapes.config_of(size, TEXT_LENGTH), batch
         dtype, pattern = compute_dtype(config.model.dtype), get_pattern("delay", FRAMES, CODEC.num_codebooks)
         graph, abstract = abstract_model(config, CODEC, TEXT)
-        abstract = held_in(dtype, abstract)
+        abstract = held_in(dtype, abstract, declarations(graph, abstract))
         params = shapes.random_params(abstract) if peer is None else peer.params(abstract, config)
         model = nnx.merge(graph, params).unstacked(consume=True)
         del params

@@ -78,8 +78,9 @@ def compiled(layers: int) -> str:
     import jax.numpy as jnp
     from flax import nnx
 
+    from autosong_jax.layers.declaration import declarations, held_in
     from autosong_jax.layers.platform import ONE_GRAPH
-    from autosong_jax.models.build import abstract_model, held_in
+    from autosong_jax.models.build import abstract_model
     from autosong_jax.pretrained import musicgen
     from autosong_jax.sampling.autoregressive import Request, Sampler
     from autosong_jax.sampling.guidance import branches
@@ -93,7 +94,8 @@ def compiled(layers: int) -> str:
     pattern = window_pattern(config, CODEC)
     graph, params = abstract_model(config, CODEC, TEXT)
     with plans.as_if_on("gpu"):
-        model = nnx.eval_shape(lambda params: nnx.merge(graph, params).unstacked(), held_in("bfloat16", params))
+        model = nnx.eval_shape(lambda params: nnx.merge(graph, params).unstacked(),
+                               held_in("bfloat16", params, declarations(graph, params)))
         graph, params = nnx.split(model)
         keep, weights = branches(model.source_names, dict.fromkeys(model.source_names, 3.0))
         frames, songs = len(pattern.steps), FLAGS.batch

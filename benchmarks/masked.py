@@ -51,7 +51,8 @@ def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repea
     from flax import nnx
 
     from autosong_jax.codebooks.patterns import get_pattern
-    from autosong_jax.models.build import abstract_model, compute_dtype, held_in
+    from autosong_jax.layers.declaration import declarations, held_in
+    from autosong_jax.models.build import abstract_model, compute_dtype
     from autosong_jax.sampling.samplers import Judgement, SampledModel, get_samplers
     from autosong_jax.sampling.windows import Window
 
@@ -59,7 +60,8 @@ def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repea
     frames, num_codebooks = round(seconds * CODEC.frame_rate), CODEC.num_codebooks
     pattern = get_pattern(config.model.pattern, frames, num_codebooks)
     graph, abstract = abstract_model(config, CODEC, TEXT)
-    params = random_params(held_in(compute_dtype(config.model.dtype), abstract))
+    dtype = compute_dtype(config.model.dtype)
+    params = random_params(held_in(dtype, abstract, declarations(graph, abstract)))
     model = nnx.merge(graph, params).unstacked(consume=True)
     graph, params = nnx.split(model)
     window = Window(jax.random.split(jax.random.key(0), batch), np.zeros((batch, frames, num_codebooks), np.int32),

@@ -14,6 +14,7 @@ from jax import Array
 
 from autosong_jax import inputs
 from autosong_jax.errors import UserError
+from autosong_jax.layers.declaration import declaration_of, declared
 
 
 class Linear(nnx.Linear):
@@ -61,9 +62,10 @@ def add(model: nnx.Module, config: ml_collections.ConfigDict, *, rngs: nnx.Rngs)
 
 def _add_to(layer: Linear, config: ml_collections.ConfigDict, rngs: nnx.Rngs) -> None:
     *stack, inputs, outputs = layer.kernel.shape
+    of_inputs, of_outputs = declaration_of(layer.kernel).axes
     a = jax.random.normal(rngs.params(), (*stack, inputs, config.rank)) * inputs**-0.5
-    layer.lora_a = nnx.Param(a)
-    layer.lora_b = nnx.Param(jnp.zeros((*stack, config.rank, outputs)))
+    layer.lora_a = nnx.Param(a, **declared(of_inputs, None))
+    layer.lora_b = nnx.Param(jnp.zeros((*stack, config.rank, outputs)), **declared(None, of_outputs))
     layer.lora_scale = config.alpha / config.rank
 
 

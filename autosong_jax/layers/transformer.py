@@ -10,8 +10,8 @@ Letters: B batch, S steps, M memory length, D width, H heads, Dh width of a head
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax import Array
 
 from autosong_jax.errors import UserError
 from autosong_jax.layers.attention import attention
+from autosong_jax.layers.declaration import declared
 from autosong_jax.layers.lora import Linear, merged_kernel
 from autosong_jax.parallel.sharding import split_by_song
 
@@ -73,14 +74,34 @@ class KeysValues(NamedTuple):
     v: Array
 
 
-def _linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> Linear:
+def _split_outputs(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> Linear:
+    """A linear layer whose outputs (heads, the middle of an MLP) `tensor` cuts."""
+    return _linear(inputs, outputs, config, rngs, declared("fsdp", "tensor", cast=True),
+                   declared("tensor", decay=False))
+
+
+def _split_inputs(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> Linear:
+    """A linear layer that reads what `_split_outputs` gives, and sums over the devices along `tensor`."""
+    return _linear(inputs, outputs, config, rngs, declared("tensor", "fsdp", cast=True), declared(decay=False))
+
+
+def _linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs, kernel: Mapping[str, Any],
+            bias: Mapping[str, Any]) -> Linear:
     init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-    return Linear(inputs, outputs, use_bias=config.bias, dtype=config.dtype, kernel_init=init, rngs=rngs)
+    return Linear(inputs, outputs, use_bias=config.bias, dtype=config.dtype, kernel_init=init, kernel_metadata=kernel,
+                  bias_metadata=bias, rngs=rngs)
+
+
+def projection(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
+    """The linear layer that brings what a source holds to the width of a decoder."""
+    return nnx.Linear(inputs, outputs, dtype=dtype, kernel_metadata=declared("fsdp", None, cast=True),
+                      bias_metadata=declared(decay=False), rngs=rngs)
 
 
 def layer_norm(width: int, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer normalisation with the epsilon of the released checkpoints (flax's default is 1e-6)."""
-    return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs,
+                         scale_metadata=declared(decay=False), bias_metadata=declared(decay=False))
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
@@ -112,10 +133,10 @@ class Attention(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.heads = config.heads
-        self.q = _linear(config.width, config.width, config, rngs)
-        self.k = _linear(config.width, config.width, config, rngs)
-        self.v = _linear(config.width, config.width, config, rngs)
-        self.out = _linear(config.width, config.width, config, rngs)
+        self.q = _split_outputs(config.width, config.width, config, rngs)
+        self.k = _split_outputs(config.width, config.width, config, rngs)
+        self.v = _split_outputs(config.width, config.width, config, rngs)
+        self.out = _split_inputs(config.width, config.width, config, rngs)
 
     def queries(self, x: Array) -> Array:
         """[B, S, D] -> [B, S, H, Dh]."""
@@ -139,8 +160,8 @@ class FusedAttention(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.heads = config.heads
-        self.qkv = _linear(config.width, 3 * config.width, config, rngs)
-        self.out = _linear(config.width, config.width, config, rngs)
+        self.qkv = _split_outputs(config.width, 3 * config.width, config, rngs)
+        self.out = _split_inputs(config.width, config.width, config, rngs)
 
     def queries_keys_values(self, x: Array) -> tuple[Array, KeysValues]:
         """[B, S, D] -> three of [B, S, H, Dh]."""
@@ -162,8 +183,8 @@ class MLP(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.activation = config.activation
-        self.up = _linear(config.width, config.mlp_width, config, rngs)
-        self.down = _linear(config.mlp_width, config.width, config, rngs)
+        self.up = _split_outputs(config.width, config.mlp_width, config, rngs)
+        self.down = _split_inputs(config.mlp_width, config.width, config, rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.down(ACTIVATIONS[self.activation](self.up(x)))
@@ -249,7 +270,8 @@ class Transformer(nnx.Module):
         self.config = config
         if config.positions == "learned":
             self.position_table = nnx.Embed(
-                config.max_positions, config.width, embedding_init=nnx.initializers.normal(0.02), rngs=rngs)
+                config.max_positions, config.width, embedding_init=nnx.initializers.normal(0.02),
+                embedding_metadata=declared("fsdp"), rngs=rngs)
         # One block after another: drawn all at once, a CPU holds the random bits of all of them beside the parameters.
         create = nnx.scan(functools.partial(_initial_block, config), in_axes=(0, 0), out_axes=0)
         self.blocks = create(jnp.arange(config.layers), rngs.split(config.layers))

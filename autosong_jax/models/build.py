@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import ml_collections
 from flax import nnx
 
@@ -44,7 +43,8 @@ def abstract_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: Te
                    ) -> tuple[nnx.GraphDef, dict[str, Any]]:
     """The model without its parameters, and the parameters' shapes and dtypes; see `build_model`.
 
-    `nnx.merge(graph, params)` of parameters of those shapes is the model.
+    `nnx.merge(graph, params)` of parameters of those shapes is the model, `layers.declaration.declarations` says what
+    each of them is.
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: build_model(config, codec, text, rngs=nnx.Rngs(0))))
     return graph, nnx.to_pure_dict(state)
@@ -55,15 +55,3 @@ def compute_dtype(name: str) -> str:
     if name != "auto":
         return name
     return "float32" if platform() == "cpu" else "bfloat16"
-
-
-def held_in(dtype: str, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Shapes and dtypes of parameters that are not trained, the matrices in the dtype of the computation.
-
-    A model casts its matrices to that dtype before any use, so it computes the same from half the memory.
-    """
-    def array(path, leaf):
-        matrix = path[-1].key in ("kernel", "embeddings", "heads")
-        return jax.ShapeDtypeStruct(leaf.shape, dtype if matrix else leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(array, abstract)

@@ -13,6 +13,7 @@ from jax import Array
 
 from autosong_jax.errors import UserError
 from autosong_jax.layers import decoding
+from autosong_jax.layers.declaration import declared
 from autosong_jax.layers.decoding import Cache
 from autosong_jax.layers.transformer import Transformer, TransformerConfig
 from autosong_jax.parallel.sharding import split_by_song, whole
@@ -65,10 +66,12 @@ class SongModel(nnx.Module):
         decoder = dataclasses.replace(decoder, cross_attention=fusion == "cross" and bool(sources))
         width = decoder.width
         init = nnx.initializers.truncated_normal(width**-0.5)
-        self.embeddings = nnx.Param(init(rngs.params(), (num_codebooks, codebook_size + 1, width)))
+        self.embeddings = nnx.Param(init(rngs.params(), (num_codebooks, codebook_size + 1, width)),
+                                    **declared("fsdp", cast=True))
         self.conditions = SourceEncoders(sources, width, dropped, rngs=rngs) if sources else None
         self.decoder = Transformer(decoder, rngs=rngs)
-        self.heads = nnx.Param(init(rngs.params(), (num_codebooks, width, self.num_ids)))
+        self.heads = nnx.Param(init(rngs.params(), (num_codebooks, width, self.num_ids)),
+                               **declared("fsdp", "tensor", cast=True))
 
     @property
     def source_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""One mesh, and one table from parameter paths to the mesh axes.
+"""One mesh, and how parameters and batches are cut over it.
 
 The axes are `data` (copies of the model), `fsdp` (parameters, optimizer state and batch all cut along it) and `tensor`
 (heads and MLP widths cut along it).
@@ -6,34 +6,19 @@ The axes are `data` (copies of the model), `fsdp` (parameters, optimizer state a
 
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
-
-# The first pattern found in a parameter's path decides. A spec names the last dimensions of the array, so the leading
-# axis of stacked layers needs no rule of its own; a dimension that the axis does not divide is kept whole.
-RULES = (
-    (r"(q|k|v|up)/kernel", ("fsdp", "tensor")),
-    (r"(out|down)/kernel", ("tensor", "fsdp")),
-    (r"(q|k|v|up)/bias", ("tensor",)),
-    (r"(q|k|v|up)/lora_a", ("fsdp", None)),
-    (r"(q|k|v|up)/lora_b", (None, "tensor")),
-    (r"(out|down)/lora_a", ("tensor", None)),
-    (r"(out|down)/lora_b", (None, "fsdp")),
-    (r"projection/kernel", ("fsdp", None)),
-    (r"(^|/)heads$", ("fsdp", "tensor")),
-    (r"(^|/)embeddings$|position_table/embedding$", ("fsdp",)),
-)
 
 
 def make_mesh(config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -85,23 +70,23 @@ def check_batch(config: ml_collections.ConfigDict, mesh: Mesh | AbstractMesh) ->
                         "(data x fsdp devices x train.accumulation)")
 
 
-def partition_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """The spec of the array at `path` ("decoder/blocks/mlp/up/kernel", with whatever an optimizer puts before it)."""
-    for pattern, axes in RULES:
-        if re.search(pattern, path) and len(axes) <= len(shape):
-            axes = (None,) * (len(shape) - len(axes)) + axes
-            return PartitionSpec(*(a if a and size % mesh.shape[a] == 0 else None
-                                   for a, size in zip(axes, shape, strict=True)))
-    return PartitionSpec()
+def partition_spec(axes: Sequence[str | None], shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """The spec of an array whose last dimensions `axes` cut; one that its axis does not divide is kept whole."""
+    axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
+    return PartitionSpec(*(a if a and size % mesh.shape[a] == 0 else None for a, size in zip(axes, shape, strict=True)))
 
 
-def tree_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """The sharding of every array of a tree (parameters, optimizer state), by `RULES`."""
-    def sharding(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, partition_spec(name, leaf.shape, mesh))
+def tree_shardings(params: dict[str, Any], declarations: dict[str, Any], mesh: Mesh | AbstractMesh) -> dict[str, Any]:
+    """The sharding of every parameter of a tree.
 
-    return jax.tree_util.tree_map_with_path(sharding, tree)
+    Args:
+      params: nested dictionaries of arrays, or of their shapes.
+      declarations: what each of them is (`layers.declaration`), and maybe of others.
+      mesh: where.
+    """
+    declared = flatten_dict(declarations)
+    return unflatten_dict({path: NamedSharding(mesh, partition_spec(declared[path].axes, leaf.shape, mesh))
+                           for path, leaf in flatten_dict(params).items()})
 
 
 def batch_rows(batch_size: int, mesh: Mesh) -> list[int]:
@@ -143,20 +128,20 @@ def put(array: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: np.array(array[index]))
 
 
-def on_first_process(tree: Any) -> Any:
-    """The arrays of `tree` on the devices of process 0, cut by `RULES` along them; None for the other processes.
+def on_first_process(params: dict[str, Any], declarations: dict[str, Any]) -> dict[str, Any] | None:
+    """The parameters on the devices of process 0, cut along them; None for the other processes. See `tree_shardings`.
 
     All processes must call it. One array at a time is whole on every device.
     """
     if jax.process_count() == 1:
-        return tree
+        return params
     mesh = Mesh(np.array(jax.local_devices()).reshape(1, -1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def fetch(leaf, sharding):
         whole = jax.block_until_ready(_gather(NamedSharding(leaf.sharding.mesh, PartitionSpec()))(leaf))
         return put(np.asarray(whole), sharding) if jax.process_index() == 0 else None
 
-    fetched = jax.tree.map(fetch, tree, tree_shardings(tree, mesh))
+    fetched = jax.tree.map(fetch, params, tree_shardings(params, declarations, mesh))
     return fetched if jax.process_index() == 0 else None
 
 

@@ -12,7 +12,8 @@ from autosong_jax import config as config_file
 from autosong_jax import inputs
 from autosong_jax.codecs.encodec.codec import EncodecCodec
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import abstract_model, compute_dtype, held_in
+from autosong_jax.layers.declaration import declarations, held_in
+from autosong_jax.models.build import abstract_model, compute_dtype
 from autosong_jax.models.song import SongModel
 from autosong_jax.parallel.sharding import make_mesh, tree_shardings
 from autosong_jax.pretrained import audiocraft, musicgen
@@ -44,11 +45,12 @@ class Released:
     def load(self, dtype: str = "float32", device: jax.Device | None = None) -> tuple[Any, Any]:
         """The model without parameters, and the parameters, matrices in `dtype`: on one device, or sharded over all."""
         graph, shapes = abstract_model(self.config, self.codec.info, self.text.info)
+        declared = declarations(graph, shapes)
         if device is None:
-            shardings = tree_shardings(shapes, make_mesh(self.config.mesh))
+            shardings = tree_shardings(shapes, declared, make_mesh(self.config.mesh))
         else:
             shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(device), shapes)
-        return graph, musicgen.load(held_in(dtype, shapes), self.config, self.tensors, shardings)
+        return graph, musicgen.load(held_in(dtype, shapes, declared), self.config, self.tensors, shardings)
 
     @property
     def context(self) -> ModelContext:

@@ -14,6 +14,7 @@ from autosong_jax.cli import log
 from autosong_jax.data import schema
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
+from autosong_jax.layers.declaration import declarations
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import on_first_process
 from autosong_jax.sampling.samplers import check_config
@@ -61,7 +62,7 @@ class SampleWriter:
         """
         if not self._prompts:
             return
-        params = on_first_process(params)
+        params = on_first_process(params, declarations(self._graph, params))
         if distributed.is_first():
             self._sing(params, step, write_audio)
         distributed.barrier()

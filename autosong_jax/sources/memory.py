@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
+from autosong_jax.layers.declaration import declared
 from autosong_jax.parallel.sharding import split_by_song
 
 DROPPED = ("absent", "null")
@@ -55,7 +56,8 @@ class SourceEncoders(nnx.Module):
         self.sources = nnx.Dict(sources)
         init = nnx.initializers.normal(width**-0.5)
         # What tells the sources apart, a vector each: another source leaves the parameters of the others as they are.
-        self.types = nnx.Dict({name: nnx.Param(init(rngs.params(), (width,))) for name in self.names})
+        self.types = nnx.Dict({name: nnx.Param(init(rngs.params(), (width,)), **declared(decay=False))
+                               for name in self.names})
 
     @property
     def names(self) -> list[str]:

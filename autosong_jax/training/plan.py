@@ -1,6 +1,6 @@
 """What a run would take on devices that are not here: bytes of each kind, from shapes and from the traced step.
 
-Parameters, moving average and optimizer are counted by the rules that training cuts them by. What a step needs beside
+Parameters, moving average and optimizer are counted as training cuts them. What a step needs beside
 them is followed through its jaxpr (`parallel.memory`).
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import AbstractMesh
 
@@ -27,7 +28,8 @@ from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
 from autosong_jax.parallel.topology import Kind, abstract_mesh
 from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import DIRECTORY, TextEncoderInfo, get_text_encoder
-from autosong_jax.training.step import Trainer, make_trainer
+from autosong_jax.training.step import Trainer, make_trainer, state_shardings
+from autosong_jax.weights.trainable import combine
 from autosong_jax.workdir.workdir import window_pattern
 
 GIB = 2**30
@@ -176,7 +178,8 @@ class Planner:
         mesh = abstract_mesh(dict(zip(AXES, sizes, strict=True)), math.prod(sizes))
         step = self.step(platform, remat, parts)
         state, frozen = step.trainer.abstract, step.trainer.frozen
-        shardings, of_frozen = tree_shardings(state, mesh), tree_shardings(frozen, mesh)
+        declared = step.trainer.declarations
+        shardings, of_frozen = state_shardings(state, declared, mesh), tree_shardings(frozen, declared, mesh)
         cuts = Cuts(songs, step.songs, _pieces(state.params, shardings.params, mesh), mesh.shape["tensor"])
         arguments = [*map(_tensor_axis, jax.tree.leaves((shardings, of_frozen))),
                      *[None] * len(jax.tree.leaves(step.batch))]
@@ -245,10 +248,11 @@ class Planner:
 def whole_parameters(trainer: Trainer, mesh: AbstractMesh) -> list[str]:
     """The parameters that an axis of the mesh should cut but does not divide, each with why."""
     found = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path((trainer.abstract.params, trainer.frozen)):
-        name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
-        meant = partition_spec(name, leaf.shape, abstract_mesh(ONE, 1))
-        for size, axis, got in zip(leaf.shape, meant, partition_spec(name, leaf.shape, mesh), strict=False):
+    declared = flatten_dict(trainer.declarations, sep="/")
+    for name, leaf in flatten_dict(combine(trainer.abstract.params, trainer.frozen), sep="/").items():
+        axes = declared[name].axes
+        meant = partition_spec(axes, leaf.shape, abstract_mesh(ONE, 1))
+        for size, axis, got in zip(leaf.shape, meant, partition_spec(axes, leaf.shape, mesh), strict=True):
             if axis and not got:
                 found.append(f"{name} {list(leaf.shape)}: {size} is no multiple of {axis}={mesh.shape[axis]}")
     return found

@@ -21,7 +21,8 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.codebooks.patterns import Pattern
-from autosong_jax.models.build import compute_dtype, held_in
+from autosong_jax.layers.declaration import declarations, held_in
+from autosong_jax.models.build import compute_dtype
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.objective import Objective
 from autosong_jax.objectives.table import get_objectives
@@ -63,6 +64,7 @@ class Trainer:
       pattern: of a window.
       objectives: what the model is trained for, by name; steps take them in turns, step 0 the first.
       graph: the model without its parameters; `nnx.merge(graph, combine(params, frozen))` is the model.
+      declarations: what each parameter is, trained or not; see `layers.declaration`.
       abstract: a `TrainState` of shapes and dtypes.
       shardings: a `TrainState` of shardings.
       frozen: the parameters that are not trained: shapes, dtypes and shardings.
@@ -79,6 +81,7 @@ class Trainer:
     pattern: Pattern
     objectives: Mapping[str, Objective]
     graph: Any
+    declarations: Parameters
     abstract: TrainState
     shardings: TrainState
     frozen: Parameters
@@ -96,19 +99,14 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
         0.0, optimizer.learning_rate, warmup, config.train.steps, optimizer.final_learning_rate)
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """AdamW with clipping by global norm; weight decay on kernels, embeddings and heads, not on biases and norms."""
+def make_optimizer(config: ml_collections.ConfigDict, declared: Parameters) -> optax.GradientTransformation:
+    """AdamW with clipping by global norm, and with weight decay of the parameters whose declarations say so."""
     optimizer = config.optimizer
-
-    def decayed(params):
-        def is_decayed(path, _):
-            return path[-1].key not in ("bias", "scale")
-        return jax.tree_util.tree_map_with_path(is_decayed, params)
-
     return optax.chain(
         clip_by_global_norm(optimizer.clip_norm),
         optax.adamw(make_schedule(config), optimizer.b1, optimizer.b2, optimizer.eps,
-                    weight_decay=optimizer.weight_decay, mask=decayed))
+                    weight_decay=optimizer.weight_decay,
+                    mask=jax.tree.map(lambda what: what.decay, declared)))
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -135,9 +133,12 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
       mesh: from `parallel.sharding.make_mesh`; of one without devices come shapes alone.
     """
     train = config.train
-    optimizer = make_optimizer(config)
     abstract_model = nnx.eval_shape(lambda: create_model(nnx.Rngs(0)))
     graph, abstract_params = nnx.split(abstract_model)
+    abstract_params = nnx.to_pure_dict(abstract_params)
+    declared = declarations(graph, abstract_params)
+    of_trained, of_frozen = partition(declared, train.trainable)
+    optimizer = make_optimizer(config, of_trained)
     objectives = get_objectives(config, pattern, abstract_model.special)
     rates = jnp.array([config.sources[name].dropout for name in abstract_model.source_names])
 
@@ -146,17 +147,17 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
             params = nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(jax.random.key(seed))), nnx.Param))
             return without(params, known)
 
-        out = tree_shardings(jax.eval_shape(create, 0), mesh)
+        out = tree_shardings(jax.eval_shape(create, 0), declared, mesh)
         return jax.jit(create, out_shardings=out)(np.uint32(seed))
 
     def init(params: Parameters) -> TrainState:
         return TrainState(jnp.int32(0), params, params if train.ema_decay else {}, optimizer.init(params))
 
-    trained, frozen = partition(nnx.to_pure_dict(abstract_params), train.trainable)
-    frozen = _frozen_arrays(frozen, compute_dtype(config.model.dtype), mesh)
+    trained, frozen = partition(abstract_params, train.trainable)
+    frozen = _frozen_arrays(frozen, of_frozen, compute_dtype(config.model.dtype), mesh)
     frozen_shardings = jax.tree.map(lambda x: x.sharding, frozen)
     abstract = jax.eval_shape(init, trained)
-    shardings = tree_shardings(abstract, mesh)
+    shardings = state_shardings(abstract, of_trained, mesh)
     replicated = NamedSharding(mesh, PartitionSpec())
     batch_sharding = NamedSharding(mesh, BATCH)
 
@@ -203,7 +204,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         return TrainState(step, params, moving_average(state.ema, params, step, train), new_optimizer), metrics
 
     return Trainer(
-        mesh, pattern, objectives, graph, abstract, shardings, frozen, fresh,
+        mesh, pattern, objectives, graph, declared, abstract, shardings, frozen, fresh,
         init=jax.jit(init, in_shardings=(shardings.params,), out_shardings=shardings, donate_argnums=0),
         train_step=jax.jit(train_step, in_shardings=(shardings, frozen_shardings, batch_sharding),
                            out_shardings=(shardings, replicated), donate_argnums=0),
@@ -276,7 +277,22 @@ def moving_average(ema: Parameters, params: Parameters, step: Array, train: ml_c
     return jax.tree.map(lambda old, new: old + rate * (new - old), ema, params)
 
 
-def _frozen_arrays(params: Parameters, dtype: str, mesh: Mesh) -> Parameters:
+def state_shardings(state: TrainState, declarations: Parameters, mesh: Mesh | AbstractMesh) -> TrainState:
+    """Where the arrays of a state are: the moving average and what the optimizer keeps for each parameter as the
+    parameters, all else whole on every device.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+    params, structure = tree_shardings(state.params, declarations, mesh), jax.tree.structure(state.params)
+
+    def is_like_params(part: Any) -> bool:
+        return jax.tree.structure(part) == structure
+
+    optimizer = jax.tree.map(lambda part: params if is_like_params(part) else whole, state.optimizer,
+                             is_leaf=is_like_params)
+    return TrainState(whole, params, params if state.ema else {}, optimizer)
+
+
+def _frozen_arrays(params: Parameters, declarations: Parameters, dtype: str, mesh: Mesh) -> Parameters:
     """Shapes, dtypes and shardings of the frozen parameters."""
     return jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-                        held_in(dtype, params), tree_shardings(params, mesh))
+                        held_in(dtype, params, declarations), tree_shardings(params, declarations, mesh))

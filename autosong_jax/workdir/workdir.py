@@ -16,7 +16,8 @@ from autosong_jax.codebooks.patterns import Pattern, get_pattern
 from autosong_jax.codecs.codec import Codec, load_codec
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import abstract_model, compute_dtype, held_in
+from autosong_jax.layers.declaration import declarations, held_in
+from autosong_jax.models.build import abstract_model, compute_dtype
 from autosong_jax.models.song import SongModel
 from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.sources.text.encoders import TextEncoder, TextEncoderInfo, rebuild_text_encoder
@@ -101,9 +102,9 @@ class Workdir:
 
         Raises: as `read_weights`.
         """
-        abstract = self.abstract
+        graph, abstract = abstract_model(self.config, self.codec, self.text)
         if not self.config.lora.rank:  # which is merged into float32
-            abstract = held_in(compute_dtype(self.config.model.dtype), abstract)
+            abstract = held_in(compute_dtype(self.config.model.dtype), abstract, declarations(graph, abstract))
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
         params, _ = checkpoints.load_weights(self.directory, self.config, target)

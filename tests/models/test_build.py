@@ -6,7 +6,8 @@ import numpy as np
 from flax import nnx
 
 from autosong_jax.codecs.info import CodecInfo
-from autosong_jax.models.build import build_model, held_in
+from autosong_jax.layers.declaration import declarations, held_in
+from autosong_jax.models.build import build_model
 from autosong_jax.sources.text.encoders import get_text_encoder
 
 CODEC = CodecInfo("melrvq", 16000, 1, 25.0, 3, 16)
@@ -17,7 +18,8 @@ def test_matrices_held_in_the_dtype_of_the_computation_change_no_bit(toy_config)
     model = build_model(config, CODEC, get_text_encoder("bytes").info, rngs=nnx.Rngs(0))
     graph, state = nnx.split(model)
     params = nnx.to_pure_dict(state)
-    held = jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), params, held_in("bfloat16", params))
+    targets = held_in("bfloat16", params, declarations(graph, params))
+    held = jax.tree.map(lambda leaf, target: leaf.astype(target.dtype), params, targets)
     assert {leaf.dtype for leaf in jax.tree.leaves(held)} == {jnp.dtype("bfloat16"), jnp.dtype("float32")}
     rng = np.random.default_rng(0)
     ids = {"ids": rng.integers(0, 200, (2, 9)), "length": np.array([9, 4]),

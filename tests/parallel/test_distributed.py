@@ -293,6 +293,7 @@ def test_frozen_text_and_parameters_on_a_mesh_whose_heads_span_processes(config,
 
 def test_votes_rows_and_arrays_of_devices_in_any_order():
     statuses, outputs = run_scripts("""
+from autosong_jax.layers.declaration import Declaration
 from autosong_jax.parallel import sharding
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 with distributed.joined():
@@ -304,7 +305,8 @@ with distributed.joined():
     assert np.array_equal(whole, np.arange(16).reshape(8, 2))
     kernel = np.arange(8.0).reshape(2, 4)
     tree = {"up": {"kernel": sharding.put(kernel, NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))}}
-    fetched = sharding.on_first_process(tree)
+    declared = {"up": {"kernel": Declaration(("fsdp", "tensor"))}}
+    fetched = sharding.on_first_process(tree, declared)
     assert fetched is None if index else np.array_equal(fetched["up"]["kernel"], kernel)
     vote = distributed.Vote(mesh)
     answers = [vote(index == 1 and step == 3) for step in range(6)]

@@ -14,10 +14,11 @@ from jax.sharding import AxisType, Mesh
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.errors import UserError
+from autosong_jax.layers.declaration import declarations
 from autosong_jax.models.build import abstract_model, build_model
-from autosong_jax.parallel.sharding import AXES, make_mesh, put_batch, tree_shardings
+from autosong_jax.parallel.sharding import AXES, make_mesh, put_batch
 from autosong_jax.sources.text.encoders import get_text_encoder
-from autosong_jax.training.step import make_optimizer, make_trainer
+from autosong_jax.training.step import TrainState, make_optimizer, make_trainer, state_shardings
 from autosong_jax.workdir.checkpoints import Checkpoints
 from autosong_jax.workdir.workdir import window_pattern
 
@@ -122,13 +123,15 @@ def test_every_config_can_be_cut_along_every_mesh(name, request):
     required = f"base={request.getfixturevalue('toy_workdir')}," if name == "finetune" else ""
     config = importlib.import_module(f"configs.{name}").get_config(f"{required}runlocal")
     codec = CodecInfo("encodec", 32000, 1, 50.0, 4, 2048)
-    _, params = abstract_model(config, codec, get_text_encoder("bytes").info)
-    state = {"params": params, "optimizer": jax.eval_shape(make_optimizer(config).init, params)}
+    graph, params = abstract_model(config, codec, get_text_encoder("bytes").info)
+    declared = declarations(graph, params)
+    optimizer = jax.eval_shape(make_optimizer(config, declared).init, params)
+    state = TrainState(jax.ShapeDtypeStruct((), jnp.int32), params, {}, optimizer)
     whole = [leaf.size for leaf in jax.tree.leaves(state)]
     for data, fsdp, tensor in ((8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 1, 2), (2, 2, 2), (1, 2, 4), (1, 3, 2)):
         mesh = Mesh(np.array(jax.devices()[: data * fsdp * tensor]).reshape(data, fsdp, tensor), AXES,
                     axis_types=(AxisType.Auto,) * 3)
-        shardings = tree_shardings(state, mesh)
+        shardings = state_shardings(state, declared, mesh)
         part = [np.prod(s.shard_shape(leaf.shape)) for leaf, s in
                 zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True)]  # raises where it is not legal
         # What is not cut is small: biases, norms, positions.

@@ -11,8 +11,9 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from autosong_jax.data.dataset import SongDataset, train_batches
+from autosong_jax.layers.declaration import declarations
 from autosong_jax.models.build import build_model
-from autosong_jax.parallel.sharding import AXES, make_mesh, partition_spec, put_batch
+from autosong_jax.parallel.sharding import AXES, make_mesh, put_batch
 from autosong_jax.training.step import clip_by_global_norm, make_optimizer, make_schedule, make_trainer
 from autosong_jax.weights.trainable import partition
 from autosong_jax.workdir.workdir import window_pattern
@@ -140,17 +141,18 @@ def test_schedule_warms_up_and_ends_at_the_final_rate(toy_config):
     assert rates[55] == pytest.approx(middle, rel=1e-5) and rates[100] == pytest.approx(1e-5)
 
 
-def test_weight_decay_leaves_biases_and_norms_alone(toy_config):
+def test_weight_decay_leaves_biases_norms_and_type_vectors_alone(toy_config):
     config = toy_config(**{"model.bias": True})
     dataset = SongDataset(config.data.path, "train")
-    params = nnx.to_pure_dict(nnx.state(build_model(config, dataset.codec, dataset.text, rngs=nnx.Rngs(0)), nnx.Param))
-    optimizer = make_optimizer(config)
+    graph, params = nnx.split(build_model(config, dataset.codec, dataset.text, rngs=nnx.Rngs(0)))
+    params = nnx.to_pure_dict(params)
+    optimizer = make_optimizer(config, declarations(graph, params))
     state = optimizer.init(params)
     zeros = jax.tree.map(np.zeros_like, params)
     for _ in range(2):  # the first step has the rate 0
         updates, state = optimizer.update(zeros, state, params)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
-        kept = path[-1].key in ("bias", "scale")
+        kept = path[-1].key in ("bias", "scale") or path[1].key == "types"
         value = np.asarray(jax.tree_util.tree_reduce(lambda a, _: a, update))
         assert np.all(value == 0) if kept else np.any(value != 0), path
     assert optax.tree.norm(updates) > 0
@@ -165,15 +167,6 @@ def test_clipping_is_that_of_optax(scale):
     for a, b in zip(*(jax.tree.leaves(one.update(gradients, one.init(gradients))[0]) for one in (ours, theirs)),
                     strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-
-
-def test_a_dimension_that_does_not_divide_is_kept_whole():
-    mesh = mesh_of(1, 4, 2)
-    assert tuple(partition_spec("decoder/blocks/mlp/up/kernel", (2, 16, 64), mesh)) == (None, "fsdp", "tensor")
-    assert tuple(partition_spec("optimizer/1/mu/heads", (4, 16, 2049), mesh)) == (None, "fsdp", None)
-    assert tuple(partition_spec("decoder/norm/scale", (16,), mesh)) == ()
-    assert tuple(partition_spec("decoder/blocks/mlp/up/lora_a", (2, 16, 4), mesh)) == (None, "fsdp", None)
-    assert tuple(partition_spec("decoder/blocks/mlp/down/lora_a", (2, 64, 4), mesh)) == (None, "tensor", None)
 
 
 @pytest.mark.parametrize(("sizes", "word"), [((3, -1, 1), "8 devices"), ((1, 2, 2), "8 devices"), ((-1, -1, 1), "8")])

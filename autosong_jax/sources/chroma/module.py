@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from autosong_jax.layers.transformer import projection
 from autosong_jax.sources.chroma.pitch_classes import NUM_CHROMA
 
 
@@ -16,7 +17,7 @@ class ChromaSource(nnx.Module):
     """The strongest pitch class of each frame of a recording, through one linear layer (MusicGen's melody)."""
 
     def __init__(self, width: int, dtype: str, *, rngs: nnx.Rngs):
-        self.projection = nnx.Linear(NUM_CHROMA, width, dtype=dtype, rngs=rngs)
+        self.projection = projection(NUM_CHROMA, width, dtype, rngs)
 
     def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
         """{"chroma": int [B, L] in [0, 12), "length": int [B]} -> [B, L, D]."""

@@ -10,7 +10,8 @@ import ml_collections
 from flax import nnx
 from jax import Array
 
-from autosong_jax.layers.transformer import Transformer, TransformerConfig
+from autosong_jax.layers.declaration import declared
+from autosong_jax.layers.transformer import Transformer, TransformerConfig, projection
 from autosong_jax.parallel.sharding import split_by_song
 
 if TYPE_CHECKING:
@@ -30,14 +31,15 @@ class IdSource(nnx.Module):
     def __init__(self, vocab_size: int, num_sections: int, num_lines: int, config: TransformerConfig, width: int, *,
                  rngs: nnx.Rngs):
         def table(size):
-            return nnx.Embed(size, config.width, embedding_init=nnx.initializers.normal(config.width**-0.5), rngs=rngs)
+            return nnx.Embed(size, config.width, embedding_init=nnx.initializers.normal(config.width**-0.5),
+                             embedding_metadata=declared(), rngs=rngs)
 
         self.ids = table(vocab_size)
         if num_sections:
             self.sections = table(num_sections)
             self.lines = table(num_lines)
         self.encoder = Transformer(config, rngs=rngs)
-        self.projection = nnx.Linear(config.width, width, dtype=config.dtype, rngs=rngs)
+        self.projection = projection(config.width, width, config.dtype, rngs)
 
     def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
         """{"ids": int [B, L], "length": int [B], for lyrics also "sections", "lines": int [B, L]} -> [B, L, D]."""
@@ -52,7 +54,7 @@ class StateSource(nnx.Module):
     """The states of a frozen encoder through one linear layer."""
 
     def __init__(self, state_width: int, width: int, dtype: str, *, rngs: nnx.Rngs):
-        self.projection = nnx.Linear(state_width, width, dtype=dtype, rngs=rngs)
+        self.projection = projection(state_width, width, dtype, rngs)
 
     def __call__(self, source: Mapping[str, Array], key: Array | None = None) -> Array:
         """{"states": [B, L, width of the states], "length": int [B]} -> [B, L, D]."""
