@@ -185,7 +185,7 @@ class Ours:
         unread = sum(x.size * x.dtype.itemsize for block in model.decoder.blocks
                      for part in (block.cross_attention.k, block.cross_attention.v)
                      for x in jax.tree.leaves(nnx.state(part)))
-        read = jax.tree.leaves((nnx.state(model.decoder), nnx.state(model.heads)))
+        read = jax.tree.leaves((nnx.state(model.decoder), nnx.state(model.frames.heads)))
         self.weights = sum(x.size * x.dtype.itemsize for x in read) - unread  # bytes of them that a step reads
         self._row = (2 * keep.shape[0] * batch * config.model.width * config.model.layers * np.dtype(dtype).itemsize)
         self._state = None

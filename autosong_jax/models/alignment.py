@@ -49,7 +49,7 @@ def cross_attention_weights(model: SongModel, steps: Array, memory: Memory, head
             raise UserError(f"head {head} of layer {layer}: expected one of {config.heads} heads, from 0, of one of "
                             f"{config.layers} layers")
     positions = jnp.arange(steps.shape[1])
-    x = model.decoder.placed(model._embed(steps), positions)
+    x = model.decoder.placed(model.frames.embed(steps), positions)
     weights = {}
     for layer in range(1 + max((layer for layer, _ in heads), default=-1)):
         wanted = tuple(head for of, head in heads if of == layer)

@@ -1,5 +1,6 @@
 """From a config, a codec and a text encoder to a song model."""
 
+import functools
 from typing import Any
 
 import ml_collections
@@ -9,6 +10,7 @@ from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.layers import lora
 from autosong_jax.layers.platform import platform
 from autosong_jax.layers.transformer import TransformerConfig
+from autosong_jax.models.frames import CodeFrames
 from autosong_jax.models.song import SongModel
 from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
@@ -33,8 +35,8 @@ def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextE
 
     sources = {name: spec.module(config, dtype, rngs=rngs)
                for name, spec in sorted(source_specs(config.sources, text).items())}
-    song_model = SongModel(codec.num_codebooks, codec.codebook_size, config.data.end_of_song, decoder,
-                           model.fusion, sources, model.dropped, rngs=rngs)
+    frames = functools.partial(CodeFrames, codec.num_codebooks, codec.codebook_size, config.data.end_of_song)
+    song_model = SongModel(frames, decoder, model.fusion, sources, model.dropped, rngs=rngs)
     lora.add(song_model, config.lora, rngs=rngs)  # last: the parameters before it are the same with and without it
     return song_model
 

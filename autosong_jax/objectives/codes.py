@@ -75,7 +75,7 @@ class CodeObjective:
              ) -> tuple[Array, Sums]:
         """The sums are "cross_entropy", "correct" and "count", float32 [K] each; see `loss.codebook_sums`."""
         x = model.hidden(examples.inputs, memory, key, local=shared.local)
-        return codebook_sums(x, model.heads[...], examples.targets, examples.mask, shared.normalizer)
+        return codebook_sums(x, model.frames.heads[...], examples.targets, examples.mask, shared.normalizer)
 
     def summarize(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Loss, accuracy and perplexity, whole and for each codebook.

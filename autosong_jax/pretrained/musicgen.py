@@ -115,8 +115,9 @@ def _expect(settings: Mapping[str, Any], allowed: Mapping[str, tuple], where: st
 def recipes(config: ml_collections.ConfigDict, num_codebooks: int) -> dict[str, Recipe]:
     """Where each parameter of a song model is in a MusicGen checkpoint; all but the type vectors of the sources."""
     table = {
-        "embeddings": Recipe(tuple(f"{_DECODER}embed_tokens.{k}.weight" for k in range(num_codebooks)), stacked=True),
-        "heads": Recipe(tuple(f"decoder.lm_heads.{k}.weight" for k in range(num_codebooks)), transpose=True,
+        "frames/embeddings": Recipe(
+            tuple(f"{_DECODER}embed_tokens.{k}.weight" for k in range(num_codebooks)), stacked=True),
+        "frames/heads": Recipe(tuple(f"decoder.lm_heads.{k}.weight" for k in range(num_codebooks)), transpose=True,
                         stacked=True),
     }
 
@@ -157,7 +158,7 @@ def load(abstract: Any, config: ml_collections.ConfigDict, tensors: Tensors, sha
     conditions, of_conditions = dict(abstract["conditions"]), dict(shardings["conditions"])
     types, of_types = conditions.pop("types"), of_conditions.pop("types")
     abstract["conditions"], shardings["conditions"] = conditions, of_conditions
-    num_codebooks, _, width = abstract["embeddings"].shape
+    num_codebooks, _, width = abstract["frames"]["embeddings"].shape
     if f"{_DESCRIPTION}.weight" not in decoder:  # left out where T5 is as wide as the decoder
         identity = {f"{_DESCRIPTION}.weight": np.eye(width, dtype=np.float32),
                     f"{_DESCRIPTION}.bias": np.zeros(width, np.float32)}
@@ -182,7 +183,7 @@ def unload(params: Any, config: ml_collections.ConfigDict) -> Iterator[tuple[str
     sources = {name: {"projection": source["projection"] | {"bias": source["projection"]["bias"] + types[name]}}
                for name, source in params["conditions"]["sources"].items()}
     params["conditions"]["sources"] = sources
-    for name, array in parameters.unload(params, recipes(config, params["embeddings"].shape[0])):
+    for name, array in parameters.unload(params, recipes(config, params["frames"]["embeddings"].shape[0])):
         if name.startswith(_DESCRIPTION) and width == states:
             if not np.array_equal(array, np.eye(width) if array.ndim == 2 else np.zeros(width)):
                 raise UserError("this is no MusicGen: its projection of the text's states has been trained, but "

@@ -155,18 +155,18 @@ class Sampler:
         end = jnp.minimum(request.max_frames, len(self._complete)).astype(jnp.int32)
         given = (frames >= 0) & (frames < jnp.minimum(request.prompt_frames, end)[:, None, None])
         given &= (jnp.arange(len(frames)) <= step)[:, None]
-        ids = jnp.where(given, self._pattern.interleave(request.prompt, model.special), model.special)
+        ids = jnp.where(given, self._pattern.interleave(request.prompt, model.frames.special), model.frames.special)
         first = jnp.tile(ids[:, :read], (request.weights.shape[0], 1, 1))
         return SamplerState(jnp.int32(step), ids.astype(jnp.int32), end, model.start(memory, first, room))
 
     def _advanced(self, params, state, request, until) -> tuple[SamplerState, Array]:
         """The state after step `until`, or at the end of the songs; bool [], whether any song goes on."""
         model, branches = nnx.merge(self._graph, params), request.weights.shape[0]
-        frames, codebooks = jnp.asarray(self._pattern.frames), jnp.arange(model.num_codebooks)
-        prompt = self._pattern.interleave(request.prompt, model.special)
+        frames, codebooks = jnp.asarray(self._pattern.frames), jnp.arange(model.frames.num_codebooks)
+        prompt = self._pattern.interleave(request.prompt, model.frames.special)
         # Only the first codebook may say that the song is over; the others follow it.
-        ids = jnp.arange(model.num_ids)
-        allowed = (codebooks == 0)[:, None] & (ids == model.special) | (ids < model.special)
+        ids = jnp.arange(model.frames.num_ids)
+        allowed = (codebooks == 0)[:, None] & (ids == model.frames.special) | (ids < model.frames.special)
 
         def body(state: SamplerState) -> SamplerState:
             ids_now = jax.lax.dynamic_index_in_dim(state.ids, state.step, axis=1, keepdims=False)
@@ -176,10 +176,10 @@ class Sampler:
             drawn = choose(logits, jax.vmap(jax.random.fold_in, (0, None))(request.keys, step), request.choice)
             frame = frames[step]
             given = frame < request.prompt_frames[:, None]
-            over = (drawn[:, 0] == model.special) & (frame[0] >= 0) & ~given[:, 0]
+            over = (drawn[:, 0] == model.frames.special) & (frame[0] >= 0) & ~given[:, 0]
             end = jnp.where(over, jnp.minimum(state.end, frame[0]), state.end)
             ids = jnp.where(given, jax.lax.dynamic_index_in_dim(prompt, step, axis=1, keepdims=False), drawn)
-            ids = jnp.where((frame >= 0) & (frame < end[:, None]), ids, model.special)
+            ids = jnp.where((frame >= 0) & (frame < end[:, None]), ids, model.frames.special)
             ids = jax.lax.dynamic_update_index_in_dim(state.ids, ids, step, axis=1)
             return SamplerState(step, ids, end, cache)
 

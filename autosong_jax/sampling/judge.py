@@ -44,8 +44,9 @@ class Judge:
         model = nnx.merge(self._graph, params)
         pattern = window_pattern(self._context.config, self._context.codec, codes.shape[1])
         memory = encode(model, sources, np.ones((1, len(model.source_names)), bool), len(codes))
-        logits = model(pattern.interleave(codes, model.special)[:, :-1], memory, codebook=stage)
+        special = model.frames.special
+        logits = model(pattern.interleave(codes, special)[:, :-1], memory, codebook=stage)
         # The logits of a step are those before it.
-        logits = logits[:, jnp.asarray(pattern.steps)[:, stage] - 1, 0, :model.special]
+        logits = logits[:, jnp.asarray(pattern.steps)[:, stage] - 1, 0, :special]
         row = jax.lax.dynamic_index_in_dim(codes, stage, axis=2)
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.minimum(row, model.special - 1), axis=-1)[..., 0]
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.minimum(row, special - 1), axis=-1)[..., 0]

@@ -224,7 +224,7 @@ class Sampler:
 
     def _begun(self, params, request, *, plan: Plan) -> SamplerState:
         """The state before the first pass."""
-        special = nnx.merge(self._graph, params).special
+        special = nnx.merge(self._graph, params).frames.special
         given, end = _inside(request), request.max_frames.astype(jnp.int32)
         ids = jnp.where(given[..., None], request.codes, special).astype(jnp.int32)
         scores = ARRANGEMENTS[plan.arrangement](given, end, plan).start
@@ -235,7 +235,7 @@ class Sampler:
                   ) -> SamplerState:
         """The state after passes `first` to `until` - 1 of `passes`."""
         model = nnx.merge(self._graph, params)
-        special, branches, greedy = model.special, request.weights.shape[1], request.choice.temperature == 0
+        special, branches, greedy = model.frames.special, request.weights.shape[1], request.choice.temperature == 0
         weights, given, frames = request.weights, _inside(request), jnp.arange(request.given.shape[1])
         may_end = frames > jnp.max(jnp.where(given, frames, -1), axis=1, keepdims=True)
         arrange = ARRANGEMENTS[plan.arrangement]

@@ -61,7 +61,8 @@ def _seen(model: SongModel, causal: bool, steps: int, lengths: dict[str, int]) -
     pairs = length * (length + 1) / 2
     if not causal:  # codebooks after the first see what is in the window
         near = steps * min(2 * decoder.window + 1, steps) if decoder.window else steps**2
-        pairs = (steps**2 + (model.num_codebooks - 1) * near) / model.num_codebooks
+        num_codebooks = model.frames.num_codebooks
+        pairs = (steps**2 + (num_codebooks - 1) * near) / num_codebooks
     if decoder.cross_attention:
         pairs += steps * memory
     seen = decoder.layers * decoder.width * pairs

@@ -139,7 +139,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     declared = declarations(graph, abstract_params)
     of_trained, of_frozen = partition(declared, train.trainable)
     optimizer = make_optimizer(config, of_trained)
-    objectives = get_objectives(config, pattern, abstract_model.special)
+    objectives = get_objectives(config, pattern, abstract_model.frames.special)
     rates = jnp.array([config.sources[name].dropout for name in abstract_model.source_names])
 
     def fresh(seed: int, known: Parameters) -> Parameters:

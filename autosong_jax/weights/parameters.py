@@ -15,6 +15,8 @@ import numpy as np
 from autosong_jax.errors import UserError
 from autosong_jax.weights.files import Tensors
 
+_ADAPTER = "frames"  # the name of the frame adapter in `models.song.SongModel`
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -49,9 +51,37 @@ def leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
 
 
+def as_filed(tree: Any) -> Any:
+    """A tree as our own files have it: what the frame adapter of a model holds stands in them beside the decoder, as
+    it did before there were adapters.
+
+    Args:
+      tree: parameters, or a tree of which they are parts, such as the state of an optimizer.
+    """
+    def filed(params):
+        return {name: x for name, x in params.items() if name != _ADAPTER} | params.get(_ADAPTER, {})
+
+    return jax.tree.map(lambda part: filed(part) if isinstance(part, dict) else part, tree, is_leaf=_is_dict)
+
+
+def from_filed(tree: Any, like: Any) -> Any:
+    """The inverse of `as_filed`; `like` is a tree as the result."""
+    def unfiled(params, like):
+        inside = like.get(_ADAPTER, {}).keys()
+        rest = {name: x for name, x in params.items() if name not in inside}
+        return rest | ({_ADAPTER: {name: params[name] for name in inside}} if inside else {})
+
+    return jax.tree.map(lambda part, like: unfiled(part, like) if isinstance(part, dict) else part, tree, like,
+                        is_leaf=_is_dict)
+
+
+def _is_dict(part: Any) -> bool:
+    return isinstance(part, dict)
+
+
 def own_recipes(tree: Any) -> dict[str, Recipe]:
-    """Our own names: the tensor of a parameter is called by its path, with dots."""
-    return {path: Recipe((path.replace("/", "."),)) for path in leaves(tree)}
+    """Our own names: the tensor of a parameter is called by its path in files, with dots; see `as_filed`."""
+    return {path: Recipe((path.removeprefix(f"{_ADAPTER}/").replace("/", "."),)) for path in leaves(tree)}
 
 
 def load(abstract: Any, recipes: Mapping[str, Recipe], tensors: Tensors, *, what: str, dtype: Any = None,

@@ -26,6 +26,7 @@ from autosong_jax.layers import lora
 from autosong_jax.parallel.sharding import put
 from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
+from autosong_jax.weights.parameters import as_filed, from_filed
 from autosong_jax.weights.trainable import Parameters, combine, partition
 from autosong_jax.workdir import digests
 
@@ -97,9 +98,9 @@ class Checkpoints:
           UserError: this one or the one before it cannot be written.
         """
         self.wait()
-        items = {"params": state.params, "optimizer": state.optimizer}
+        items = {"params": as_filed(state.params), "optimizer": as_filed(state.optimizer)}
         if state.ema:
-            items["ema"] = state.ema
+            items["ema"] = as_filed(state.ema)
         metrics = None if validation_loss is None else {"validation_loss": validation_loss}
         if not self._workdir.is_dir():  # Orbax would make it anew, with nothing else in it
             raise UserError(f"workdir {self._workdir} is gone: the checkpoint of step {step} cannot be written; bring "
@@ -185,8 +186,10 @@ class Checkpoints:
 
     def _load(self, items: dict[str, Any], shardings: dict[str, Any], step: int) -> dict[str, Any]:
         items = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), items, shardings)
+        filed = {name: as_filed(item) for name, item in items.items()}
         try:
-            return ocp.load_checkpointables(self._directory / str(step), items)
+            loaded = ocp.load_checkpointables(self._directory / str(step), filed)
+            return {name: from_filed(loaded[name], item) for name, item in items.items()}
         except (ValueError, KeyError) as error:
             raise UserError(f"checkpoint {self._directory}/{step} does not fit the config ({_reason(error)}): train "
                             "with the config it was written with, or choose another --workdir") from error
@@ -300,7 +303,7 @@ def load_weights(workdir: pathlib.Path, config: ml_collections.ConfigDict, abstr
         checkpoint = (workdir / "checkpoints" / str(step)).absolute()
         item, = choose({path.name for path in checkpoint.iterdir()})
         try:
-            return ocp.load_checkpointables(checkpoint, {item: trained})[item]
+            return from_filed(ocp.load_checkpointables(checkpoint, {item: as_filed(trained)})[item], trained)
         except (ValueError, KeyError) as error:
             raise UserError(f"checkpoint {checkpoint} does not fit {workdir}/config.json ({_reason(error)}): copy the "
                             "whole workdir again, or train anew") from error
@@ -326,13 +329,13 @@ def _load_exported(directory: pathlib.Path, abstract: Parameters) -> Parameters:
 def save_weights(workdir: pathlib.Path, params: Parameters) -> None:
     """Writes weights that no training has made as checkpoint 0: enough to sample with and to start training from."""
     with ocp.training.Checkpointer((workdir / "checkpoints").absolute()) as checkpointer:
-        checkpointer.save_checkpointables(0, {"params": params}, overwrite=True)
+        checkpointer.save_checkpointables(0, {"params": as_filed(params)}, overwrite=True)
     digests.write(workdir / "checkpoints" / "0")
 
 
 def save_frozen(workdir: pathlib.Path, params: Parameters) -> None:
     """Writes the parameters that are not trained; in place of others, if a run was cut off before it had begun."""
-    ocp.save((workdir / "frozen").absolute(), params, overwrite=True)
+    ocp.save((workdir / "frozen").absolute(), as_filed(params), overwrite=True)
     if jax.process_index() == 0:
         digests.write(workdir / "frozen")
 
@@ -350,7 +353,7 @@ def load_frozen(workdir: pathlib.Path, abstract: Parameters) -> Parameters:
     try:
         if damage:
             raise ValueError(damage)
-        return ocp.load(directory.absolute(), abstract)
+        return from_filed(ocp.load(directory.absolute(), as_filed(abstract)), abstract)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{workdir}/frozen does not hold the frozen parameters ({_reason(error)}): copy the whole "
                         "workdir again, or train anew") from error

@@ -27,8 +27,7 @@ MLP = {"up/kernel": OUT_OF, "down/kernel": INTO, "up/bias": SPLIT_BIAS, "down/bi
 NORM = {"scale": VECTOR, "bias": VECTOR}
 PROJECTION = {"kernel": (("fsdp", None), True, True), "bias": VECTOR}
 MODEL = {
-    "embeddings": (("fsdp",), True, True),
-    "heads": (("fsdp", "tensor"), True, True),
+    "frames": {"embeddings": (("fsdp",), True, True), "heads": (("fsdp", "tensor"), True, True)},
     "conditions": {"types": {"genre": VECTOR, "chroma": VECTOR},
                    "sources": {"genre": {"projection": PROJECTION}, "chroma": {"projection": PROJECTION}}},
     "decoder": {"position_table": {"embedding": (("fsdp",), True, False)}, "norm": NORM, "blocks": {

@@ -12,6 +12,7 @@ from flax import nnx
 from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.layers import decoding
 from autosong_jax.layers.transformer import Transformer, TransformerConfig
+from autosong_jax.models.frames import CodeFrames
 from autosong_jax.models.song import SongModel
 from autosong_jax.sources.text.module import IdSource, StateSource
 
@@ -34,7 +35,8 @@ def make_model(fusion="cross", **decoder):
         "lyrics": IdSource(20, 4, 6, ENCODER, DECODER.width, rngs=rngs),
         "genre": StateSource(6, DECODER.width, "float32", rngs=rngs),
     }
-    model = SongModel(K, V, True, dataclasses.replace(DECODER, **decoder), fusion, sources, rngs=rngs)
+    frames = functools.partial(CodeFrames, K, V, True)
+    model = SongModel(frames, dataclasses.replace(DECODER, **decoder), fusion, sources, rngs=rngs)
     # Biases and norms start at zero and one; random ones let a wrong use of them show.
     params = nnx.state(model, nnx.Param)
     leaves, tree = jax.tree.flatten(params)

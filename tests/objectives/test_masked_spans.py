@@ -1,5 +1,7 @@
 """The masked objective against a loop over songs and frames, and its loss against PyTorch's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 
 from autosong_jax.codebooks.masking import random_mask
 from autosong_jax.layers.transformer import TransformerConfig
+from autosong_jax.models.frames import CodeFrames
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.loss import codebook_sums
 from autosong_jax.objectives.masked_spans import MaskedSpans
@@ -124,7 +127,7 @@ def torch_logits(params, frames, memory, heads, window):
 
     angles = at[:, None] * 10000.0 ** (-torch.arange(width // 2) / (width // 2 - 1))
     x = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    x = x + sum(p["embeddings"][k][frames[:, :, k]] for k in range(K))
+    x = x + sum(p["frames"]["embeddings"][k][frames[:, :, k]] for k in range(K))
     for layer in range(layers):
         y = norm(x, "self_norm", layer)
         x = x + attend("self_attention", layer, y, y, seen)
@@ -132,7 +135,7 @@ def torch_logits(params, frames, memory, heads, window):
         y = functional.gelu(norm(x, "mlp_norm", layer) @ blocks["mlp"]["up"]["kernel"][layer])
         x = x + y @ blocks["mlp"]["down"]["kernel"][layer]
     x = functional.layer_norm(x, (width,), p["decoder"]["norm"]["scale"], p["decoder"]["norm"]["bias"], eps=1e-5)
-    return torch.einsum("btd,kdv->btkv", x, p["heads"])
+    return torch.einsum("btd,kdv->btkv", x, p["frames"]["heads"])
 
 
 def test_the_loss_of_every_stage_equals_that_of_a_decoder_in_pytorch(codes):
@@ -140,7 +143,8 @@ def test_the_loss_of_every_stage_equals_that_of_a_decoder_in_pytorch(codes):
 
     rngs = nnx.Rngs(0)
     decoder = TransformerConfig(width=16, heads=2, layers=2, mlp_width=32, window=2)
-    model = SongModel(K, V, False, decoder, "cross", {"text": StateSource(6, 16, "float32", rngs=rngs)}, rngs=rngs)
+    frames = functools.partial(CodeFrames, K, V, False)
+    model = SongModel(frames, decoder, "cross", {"text": StateSource(6, 16, "float32", rngs=rngs)}, rngs=rngs)
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     params = jax.tree.map(lambda x: x + 0.2 * np.random.default_rng(x.size).normal(size=x.shape), params)
     states = jnp.asarray(np.random.default_rng(0).normal(size=(B, 5, 16)), jnp.float32)

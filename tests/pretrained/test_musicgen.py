@@ -250,7 +250,7 @@ def test_every_parameter_comes_from_the_checkpoint(musicgen, imported):
             assert not leaf.any()
     np.testing.assert_array_equal(params["decoder"]["blocks"]["mlp"]["up"]["kernel"][1],
                                   state["decoder.model.decoder.layers.1.fc1.weight"].T)
-    np.testing.assert_array_equal(params["heads"][3], state["decoder.lm_heads.3.weight"].T)
+    np.testing.assert_array_equal(params["frames"]["heads"][3], state["decoder.lm_heads.3.weight"].T)
 
 
 def test_the_commands_without_torch(musicgen, tmp_path, environment_without):

@@ -1,6 +1,7 @@
 """The sampler against a loop that recomputes the whole sequence at every step, without cache, guidance trick or jit."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.layers.transformer import TransformerConfig
+from autosong_jax.models.frames import CodeFrames
 from autosong_jax.models.song import SongModel
 from autosong_jax.sampling import autoregressive
 from autosong_jax.sampling.autoregressive import Request, Sampler
@@ -24,11 +26,11 @@ DECODER = TransformerConfig(width=16, heads=2, layers=1, mlp_width=32)
 def make_model(end_of_song=True, end_scale=1.0, fusion="cross"):
     rngs = nnx.Rngs(0)
     source = IdSource(20, 0, 0, dataclasses.replace(DECODER, causal=False), 16, rngs=rngs)
-    model = SongModel(K, V, end_of_song, DECODER, fusion, {"lyrics": source}, rngs=rngs)
-    heads = 3 * model.heads[...]
+    model = SongModel(functools.partial(CodeFrames, K, V, end_of_song), DECODER, fusion, {"lyrics": source}, rngs=rngs)
+    heads = 3 * model.frames.heads[...]
     if end_of_song:
         heads = heads.at[..., V].multiply(end_scale)
-    model.heads[...] = heads
+    model.frames.heads[...] = heads
     return model
 
 

@@ -1,5 +1,7 @@
 """The masked sampler against a loop over songs, passes and spans in NumPy, with the same random numbers."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ TABLES = 0.3 * np.random.default_rng(1).normal(size=(K, V + 1, K, V + 1)).astype
 class Toy(nnx.Module):
     """Frames in, logits out: of a frame, the frame before it, where it stands, the memory and the context's kind."""
 
-    special = V
+    frames = types.SimpleNamespace(special=V)
 
     def __init__(self, ends=(), frames=T):
         # Logits of the end of song.

@@ -28,7 +28,7 @@ def make_singer(toy_config, toy_dataset):
             "model.width": 8, "model.layers": 1, "model.heads": 1} | changes)
         text = TextEncoderInfo.load(toy_dataset)
         model = build_model(config, CodecInfo.load(toy_dataset / "codec"), text, rngs=nnx.Rngs(seed))
-        model.heads[...] = 3 * model.heads[...]
+        model.frames.heads[...] = 3 * model.frames.heads[...]
         return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
 
     return make

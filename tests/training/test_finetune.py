@@ -185,7 +185,7 @@ def test_frozen_matrices_are_held_in_the_compute_dtype(tuned, make_config):
     ({"model.heads": 4}, ["model.heads 2", "the config 4"]),
     ({"model.layers": 3}, ["model.layers 2", "the config 3"]),
     ({"sources.genre.width": 32}, ["sources.genre", "(16, 2, 1)", "(32, 2, 1)"]),
-    ({"data.end_of_song": False}, ["parameter heads of shape [3, 16, 17]", "has [3, 16, 16]"]),
+    ({"data.end_of_song": False}, ["parameter frames/heads of shape [3, 16, 17]", "has [3, 16, 16]"]),
     ({"train.trainable": ("lora_", "nothing")}, ["train.trainable 'nothing'", "conditions/"]),
     ({"lora.targets": ("nothing",)}, ["lora.targets 'nothing'", "decoder/blocks/mlp/up"]),
     ({"lora.targets": ("(",)}, ["lora.targets '(' is no regular expression"]),

@@ -157,7 +157,7 @@ def test_parameters_that_an_axis_does_not_divide_are_named():
     config = small.get_config("runlocal")
     planner = Planner(config, songs_of(config, "small"))
     whole = whole_parameters(planner.step("cpu").trainer, mesh_of(1, 1, 4))
-    assert any("heads [4, 64, 2049]: 2049 is no multiple of tensor=4" in line for line in whole)
+    assert any("frames/heads [4, 64, 2049]: 2049 is no multiple of tensor=4" in line for line in whole)
     assert not [line for line in whole if "mlp" in line]
 
 
