@@ -1,11 +1,10 @@
-"""Audio files to the codes of a codec and back; with EnCodec in memory that does not grow with their length.
+"""Audio files to the codes of a codec and back, in memory that does not grow with their length.
 
 python -m autosong_jax.codec encode --codec encodec_32khz --input song.wav --output codes.npy
 python -m autosong_jax.codec decode --codec encodec_32khz --input codes.npy --output song.wav
 python -m autosong_jax.codec roundtrip --codec encodec_32khz --input song.wav --output coded.wav
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ import numpy as np
 from absl import flags
 
 from autosong_jax import cli, compiled, inputs, outputs
-from autosong_jax.errors import UserError
 
 if TYPE_CHECKING:
     from autosong_jax.codecs.codec import Codec
@@ -26,9 +24,9 @@ _BLOCK = 4096  # frames of codes
 
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
-    flags.DEFINE_string("codec", None, "encodec_24khz, encodec_32khz or encodec_48khz; the directory of a codec, as a "
-                        "dataset and a workdir have one in codec/; a dataset or a workdir; or the directory or hub id "
-                        "of another EnCodec.")
+    flags.DEFINE_string("codec", None, "encodec_24khz, encodec_32khz, encodec_48khz, dac_16khz, dac_24khz or "
+                        "dac_44khz; the directory of a codec, as a dataset and a workdir have one in codec/; a dataset "
+                        "or a workdir; or the directory or hub id of another EnCodec or DAC.")
     flags.DEFINE_float("bandwidth", None, "Kbit/s of an EnCodec, which decides how many codebooks there are. Default: "
                        "that of the codec's directory, or the lowest.")
     flags.DEFINE_string("input", None, "Audio file (wav, flac, ogg, mp3, ...), or .npy of codes to decode.")
@@ -41,66 +39,27 @@ def main(verb: str) -> None:
     inputs.stat_regular(FLAGS.input, "--input")
     outputs.check_file(FLAGS.output, _CODES if verb == "encode" else _AUDIO, read=[FLAGS.input])
     compiled.keep()
-    codec = _open_codec(FLAGS.codec, FLAGS.bandwidth)
-    if verb == "decode":
-        from autosong_jax.codecs.codec import read_codes
+    from autosong_jax.codecs.codec import open_codec, read_codes
 
+    codec = open_codec(FLAGS.codec, FLAGS.bandwidth)
+    if verb == "decode":
         codes = read_codes(FLAGS.input, codec.num_codebooks, codec.codebook_size)
         blocks = (codes[start:start + _BLOCK] for start in range(0, len(codes), _BLOCK))
-        _write(_decode(codec, blocks), codec, len(codes) / codec.frame_rate)
+        _write(codec.decode_blocks(blocks), codec, len(codes) / codec.frame_rate)
         return
     from autosong_jax.audio import io
 
     seconds = io.duration(FLAGS.input)
-    loudness = None
-    if getattr(codec, "normalizes", False):
-        loudness = codec.loudness(io.read_blocks(FLAGS.input, codec.sample_rate, codec.channels))
-    codes = _encode(codec, io.read_blocks(FLAGS.input, codec.sample_rate, codec.channels), loudness)
+    loudness = codec.loudness(io.read_blocks(FLAGS.input, codec.sample_rate, codec.channels))
+    codes = codec.encode_blocks(io.read_blocks(FLAGS.input, codec.sample_rate, codec.channels), loudness)
     if verb == "encode":
         frames = np.concatenate(list(_counted(codes, seconds, codec.frame_rate)))
         np.save(FLAGS.output, frames)
         cli.say(f"{FLAGS.output}: {len(frames)} frames of {codec.num_codebooks} codes "
                 f"({len(frames) / codec.frame_rate:.2f} s)")
     else:
-        _write(_decode(codec, codes, loudness), codec, seconds, max(1, round(seconds * codec.sample_rate)))
-
-
-def _open_codec(name: str, bandwidth: float | None) -> "Codec":
-    from autosong_jax.codecs.codec import load_codec
-    from autosong_jax.codecs.encodec import codec as encodec
-    from autosong_jax.codecs.encodec.settings import HUB_IDS
-    from autosong_jax.codecs.info import CodecInfo
-    from autosong_jax.weights import files
-
-    if name == "melrvq" and not os.path.isdir(name):
-        raise UserError("--codec=melrvq is fitted to the songs of a dataset: expected DATASET/codec")
-    directory = files.locate(HUB_IDS.get(name, name), "--codec")
-    if (directory / "codec" / "codec.json").exists():
-        directory /= "codec"
-    if (directory / "codec.json").exists():
-        if bandwidth is None:
-            return load_codec(directory)
-        if (kind := CodecInfo.load(directory).name) != "encodec":
-            raise UserError(f"--bandwidth={bandwidth:g} is of EnCodec, but {directory} holds a {kind}: leave it out")
-    return encodec.load(directory, bandwidth)
-
-
-def _encode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None) -> Iterator[np.ndarray]:
-    if hasattr(codec, "encode_blocks"):
-        yield from codec.encode_blocks(blocks, loudness)
-    else:
-        yield codec.encode(np.concatenate(list(blocks), axis=1))
-
-
-def _decode(codec: "Codec", blocks: Iterable[np.ndarray], loudness: float | None = None) -> Iterator[np.ndarray]:
-    """Audio in blocks, of the loudness given, or of the codec's own."""
-    from autosong_jax.codecs.encodec.settings import LEVEL
-
-    gain = np.float32(1 if loudness is None else loudness / LEVEL)
-    if hasattr(codec, "decode_blocks"):
-        yield from (gain * block for block in codec.decode_blocks(blocks))
-    else:
-        yield codec.decode(np.concatenate(list(blocks)))
+        samples = max(1, round(seconds * codec.sample_rate))
+        _write(codec.decode_blocks(codes, loudness=loudness), codec, seconds, samples)
 
 
 def _write(blocks: Iterable[np.ndarray], codec: "Codec", seconds: float, samples: int | None = None) -> None:

@@ -2,22 +2,22 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import numpy as np
 
-from autosong_jax.codecs.codec import Codec, load_codec
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.codec import Codec
+from autosong_jax.codecs.info import FILE, CodecInfo
 from autosong_jax.codecs.melrvq.codec import MelRVQ
 from autosong_jax.codecs.melrvq.settings import MelRVQConfig
+from autosong_jax.codecs.table import CODECS
 from autosong_jax.errors import UserError
 from autosong_jax.weights import files
 from data_prep import hub
 
 FLAG = "--codec"
 BACKENDS = ("transformers", "encodec")  # the packages that can compute an EnCodec; the first is the default
-_FITTED = "melrvq"
 
 
 class CodecSource(Protocol):
@@ -35,24 +35,13 @@ class CodecSource(Protocol):
         """Makes the codec, of training songs (float32 [channels, samples]) if it wants them, and saves it."""
 
     def load(self, directory: pathlib.Path) -> Codec:
-        """The codec that `make` saved, for this process.
-
-        Beside the protocol it has `quality(songs) -> {"round_trip_db": ..., ...}`.
-        """
+        """The codec that `make` saved, for this process."""
 
 
 def load(directory: pathlib.Path) -> Codec:
     """The codec saved in `directory`, for a worker: a pretrained one with PyTorch, on the GPU if there is one."""
     info = CodecInfo.load(directory)
-    if info.name == _FITTED:
-        return load_codec(directory)
-    return _load_encodec(str(directory), None, info.backend or BACKENDS[0])
-
-
-def _load_encodec(name: str, bandwidth: float | None, backend: str):
-    with hub.torch_needed(FLAG, name):
-        from data_prep import encodec, encodec_package
-    return (encodec_package if backend == "encodec" else encodec).load(name, bandwidth)
+    return KINDS[info.name].load(directory, info)
 
 
 def made_from(name: str) -> str:
@@ -60,28 +49,45 @@ def made_from(name: str) -> str:
     return name if _is_fitted(name) else files.digest(name)
 
 
-def _is_fitted(name: str) -> bool:
-    return name.partition(":")[0] == _FITTED
-
-
 def get_codec(name: str, bandwidth: float | None, backend: str = BACKENDS[0]) -> CodecSource:
     """The codec that an export is to use.
 
     Args:
-      name: `melrvq`, `melrvq:SETTING=NUMBER,...`, or what the backend's `load` takes.
+      name: `melrvq`, `melrvq:SETTING=NUMBER,...`, a key of the `hub_ids` of a kind, a directory that a codec was saved
+        in or that `save_pretrained` wrote, or a hub id; or what else the backend's `load` takes.
       bandwidth: of an EnCodec, in kbit/s.
       backend: of an EnCodec, one of `BACKENDS`.
 
     Raises:
       UserError: there is no such codec, or it cannot be had.
     """
+    kind = _kind_of(name)
+    if kind != "encodec" and bandwidth is not None:
+        raise UserError(f"--bandwidth={bandwidth:g} is for EnCodec, but --codec is {kind}: leave it out")
+    if kind != "encodec" and backend != BACKENDS[0]:
+        raise UserError(f"--codec_backend={backend} is for EnCodec, but --codec is {kind}: leave it out")
+    return KINDS[kind].open(name, bandwidth, backend)
+
+
+def _is_fitted(name: str) -> bool:
+    return name.partition(":")[0] == "melrvq"
+
+
+def _kind_of(name: str) -> str:
+    """The kind of codec that --codec names. What cannot be told is left to EnCodec, whose checkpoints vary most."""
     if _is_fitted(name):
-        if bandwidth is not None:
-            raise UserError(f"--bandwidth={bandwidth:g} is for EnCodec, but --codec is {_FITTED}: leave it out")
-        if backend != BACKENDS[0]:
-            raise UserError(f"--codec_backend={backend} is for EnCodec, but --codec is {_FITTED}: leave it out")
-        return _FittedMelRVQ(_settings(name))
-    return _PretrainedEncodec(_load_encodec(name, bandwidth, backend))
+        return "melrvq"
+    for kind, info in CODECS.items():
+        if name in info.hub_ids:
+            return kind
+    if not (path := pathlib.Path(name)).is_dir() and name.count("/") != 1:
+        return "encodec"
+    if (path / FILE).exists():
+        return CodecInfo.load(path).name
+    if path.is_dir() and not (path / "config.json").exists():
+        return "encodec"
+    kind = files.read_json(files.locate(name, FLAG) / "config.json").get("model_type")
+    return kind if isinstance(kind, str) and kind in KINDS else "encodec"
 
 
 def _settings(name: str) -> MelRVQConfig:
@@ -107,7 +113,7 @@ class _FittedMelRVQ:
         self.sample_rate, self.channels = self._config.sample_rate, MelRVQ.channels
 
     def made_from(self):
-        return [_FITTED, dataclasses.asdict(self._config)]
+        return ["melrvq", dataclasses.asdict(self._config)]
 
     def make(self, songs, directory):
         MelRVQ.fit(songs, **dataclasses.asdict(self._config)).save(directory)
@@ -116,24 +122,53 @@ class _FittedMelRVQ:
         return MelRVQ.load(directory)
 
 
-class _PretrainedEncodec:
+class _Pretrained:
     wants_songs = False
 
     def __init__(self, codec):
-        self._codec = codec
+        self._codec, self.made_from = codec, codec.made_from
         self.sample_rate, self.channels = codec.sample_rate, codec.channels
 
     @property
     def in_workers(self):
         # This process has more than one thread: on a CPU, sums would be rounded in another way, and codes hang on that.
-        return self._codec.network.device.type == "cpu"
-
-    def made_from(self):
-        network = self._codec.network
-        return ["encodec", network.revision, self._codec.bandwidth, *filter(None, [network.backend])]
+        return self._codec.device.type == "cpu"
 
     def make(self, songs, directory):
         self._codec.save(directory)
 
     def load(self, directory):
         return self._codec
+
+
+def _load_encodec(name: str, bandwidth: float | None, backend: str) -> Codec:
+    with hub.torch_needed(FLAG, name):
+        from data_prep import encodec, encodec_package
+    return (encodec_package if backend == "encodec" else encodec).load(name, bandwidth)
+
+
+def _load_dac(name: str) -> Codec:
+    with hub.torch_needed(FLAG, name):
+        from data_prep import dac
+    return dac.load(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How a kind of codec comes into an export.
+
+    Attributes:
+      open: of --codec, --bandwidth and --codec_backend.
+      load: of the directory that it was saved in and its info, for a worker.
+    """
+
+    open: Callable[[str, float | None, str], CodecSource]
+    load: Callable[[pathlib.Path, Any], Codec]
+
+
+KINDS = {
+    "melrvq": Kind(lambda name, *_: _FittedMelRVQ(_settings(name)), lambda directory, _: MelRVQ.load(directory)),
+    "encodec": Kind(lambda *options: _Pretrained(_load_encodec(*options)),
+                    lambda directory, info: _load_encodec(str(directory), None, info.backend or BACKENDS[0])),
+    "dac": Kind(lambda name, *_: _Pretrained(_load_dac(name)), lambda directory, _: _load_dac(str(directory))),
+}

@@ -5,7 +5,6 @@ differs in the first codebook changes every later one.
 """
 
 import dataclasses
-import itertools
 import math
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -16,12 +15,13 @@ import torch
 import transformers
 from torch import nn
 
-from autosong_jax.audio import spectrum
+from autosong_jax.codecs.codec import Codec
 from autosong_jax.codecs.encodec import settings
 from autosong_jax.codecs.encodec.settings import EncodecConfig, EncodecInfo
 from autosong_jax.codecs.info import FILE
 from autosong_jax.errors import UserError
 from data_prep import hub
+from data_prep.windows import convolve
 
 _FLAG = "--codec"
 
@@ -74,14 +74,15 @@ def load(name: str, bandwidth: float | None = None) -> "Encodec":
     """Loads an EnCodec of `transformers` onto the GPU, if there is one.
 
     Args:
-      name: a key of `HUB_IDS`, a directory that a codec was saved in or that `save_pretrained` wrote, or a hub id.
+      name: a key of `EncodecInfo.hub_ids`, a directory that a codec was saved in or that `save_pretrained` wrote, or a
+        hub id.
       bandwidth: kbit/s, one of the model's own, which decides the number of codebooks; None takes that of the
         directory's `codec.json`, or the lowest.
 
     Raises:
       UserError: there is no such model, it is another kind of model, or it has no such bandwidth.
     """
-    source = settings.HUB_IDS.get(name, name)
+    source = EncodecInfo.hub_ids.get(name, name)
     config = EncodecConfig.of(hub.read_config(source, _FLAG, "encodec"), f"{_FLAG}={name}")
     model = hub.load(transformers.EncodecModel, source, _FLAG, config)
     return of(Transformers(model, source), name, bandwidth)
@@ -100,8 +101,8 @@ def of(network: Network, name: str, bandwidth: float | None) -> "Encodec":
     return Encodec(network, bandwidth, stereo=bool(saved and saved.stereo))
 
 
-class Encodec:
-    """Satisfies `autosong_jax.codecs.codec.Codec`; `frame_rate` and the rest are the model's own.
+class Encodec(Codec):
+    """An EnCodec, used at one bandwidth.
 
     A model that codes chunks of its own (48 kHz: 1 s, normalised over time) keeps its chunks, whose frames are put one
     after the other; but loudness is normalised over the song rather than the chunk, since codes carry no loudness and
@@ -122,9 +123,7 @@ class Encodec:
         used = network.codebooks[:config.codebooks_for(bandwidth)]
         digest = settings.digest(codebook.cpu().numpy() for codebook in used)
         self.info = dataclasses.replace(EncodecInfo.of(config, bandwidth, stereo, digest), backend=network.backend)
-        self.sample_rate, self.channels = self.info.sample_rate, self.info.channels
-        self.frame_rate, self.codebook_size = self.info.frame_rate, self.info.codebook_size
-        self.num_codebooks = self.info.num_codebooks
+        self.device = network.device
         self._sides = 2 if stereo else 1
         self._chunked = config.chunk_length is not None
         self._window = max(1, round(window_seconds * self.sample_rate / config.hop))  # frames
@@ -144,16 +143,19 @@ class Encodec:
     def _encode_whole(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields codes [K, frames]. The convolutions before the LSTM see overlapping windows, several at once; the LSTM
         goes through the song once, its state carried along; what follows sees overlapping windows again."""
-        layers, device = self.network.layers, self.network.device
+        layers = self.network.layers
         middle = next(i for i, layer in enumerate(layers) if hasattr(layer, "lstm"))
         lstm, state, features = layers[middle].lstm, None, []
-        for x_BxCxT in _convolve(layers[:middle], x_1xCxN, self._window, self._batch, device):
+        for x_BxCxT in self._convolve(layers[:middle], x_1xCxN):
             x_TxC = x_BxCxT.transpose(1, 2).flatten(0, 1)
             y_TxC, state = lstm(x_TxC, state)
             features.append((x_TxC + y_TxC).T)
         features_1xCxT = torch.cat(features, 1)[None]
-        for x_BxCxT in _convolve(layers[middle + 1:], features_1xCxT, self._window, self._batch, device):
+        for x_BxCxT in self._convolve(layers[middle + 1:], features_1xCxT):
             yield self.network.quantize(x_BxCxT, self.bandwidth).flatten(1)
+
+    def _convolve(self, layers: list[nn.Module], x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
+        return convolve(layers, x_1xCxN, reach(layers), self._window, self._batch, self.network.device)
 
     def _encode_chunks(self, x_1xCxN: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yields codes [K, frames], chunk by chunk; the last is filled up with silence and its surplus dropped."""
@@ -183,34 +185,13 @@ class Encodec:
         chunks = codes_BxKxT.split(self.config.chunk_frames, dim=2)
         return self.network.decode(list(chunks), settings.LEVEL if self.config.normalize else None)[0].cpu().numpy()
 
-    def quality(self, songs: Iterable[np.ndarray]) -> dict:
-        """How well excerpts survive being coded.
+    def loudness(self, blocks: Iterable[np.ndarray]) -> float | None:
+        """See `Codec`."""
+        return settings.loudness(blocks) if self.config.normalize else None
 
-        Args:
-          songs: audio, float32 [channels, samples] each.
-
-        Returns:
-          `seconds`: how much was measured; `round_trip_db`: mean absolute error of the magnitudes of 128 bands, where
-          either is above -60 dB.
-        """
-        window, hop = spectrum.hann(2048), 512
-        filters = spectrum.mel_filters(self.sample_rate, 2048, 128)
-
-        def decibels(audio: np.ndarray) -> np.ndarray:
-            padded = np.pad(audio, ((0, 0), (0, -audio.shape[1] % hop)))
-            bands = np.stack([spectrum.band_magnitudes(channel, window, hop, filters) for channel in padded])
-            return 20 * np.log10(np.maximum(bands, 1e-3))
-
-        errors, samples = [], 0
-        for audio in songs:
-            decoded = self.decode(self.encode(audio))[:, :audio.shape[1]]
-            if self.config.normalize:  # codes carry no loudness
-                decoded *= np.sqrt(np.mean(audio**2) / max(float(np.mean(decoded**2)), 1e-12))
-            ours, theirs = decibels(audio), decibels(decoded)
-            errors.append(np.abs(ours - theirs)[np.maximum(ours, theirs) > -60])
-            samples += audio.shape[1]
-        errors = np.concatenate(errors)
-        return {"seconds": samples / self.sample_rate, "round_trip_db": float(errors.mean()) if errors.size else 0.0}
+    def made_from(self) -> list:
+        """JSON of all that decides what it gives."""
+        return ["encodec", self.network.revision, self.bandwidth, *filter(None, [self.network.backend])]
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `codec.json` beside the model as `save_pretrained` writes it (`config.json`, `model.safetensors`)."""
@@ -219,35 +200,7 @@ class Encodec:
         self.info.save(directory)
 
 
-def _convolve(layers: list[nn.Module], x_1xCxN: torch.Tensor, window: int, batch: int,
-              device: torch.device) -> Iterator[torch.Tensor]:
-    """Yields convolutional `layers` of `x_1xCxN`, in order, as [windows, C', frames]: the same as in one piece.
-
-    A window sees as much more audio on either side as can reach its frames; those of the surplus, which the layers'
-    padding has touched, are dropped. The first and the last window end where the song ends, so its padding is the
-    song's own. Windows of one length go through together, at most `batch` of them.
-    """
-    hop, before, after = _reach(layers)
-    samples = x_1xCxN.shape[-1]
-    frames = math.ceil(samples / hop)
-
-    def span(start: int) -> tuple[int, int, int, int]:
-        """Of the window whose first frame is `start`: its first sample, its samples, frames to drop and to keep."""
-        first = max(0, start - before)
-        stop = min(samples, (start + window + after) * hop)
-        return first * hop, stop - first * hop, start - first, min(window, frames - start)
-
-    spans = map(span, range(0, frames, window))
-    for (length, drop, keep), group in itertools.groupby(spans, key=lambda span: span[1:]):
-        firsts = [first for first, *_ in group]
-        for i in range(0, len(firsts), batch):
-            x_BxCxN = torch.cat([x_1xCxN[..., first:first + length] for first in firsts[i:i + batch]]).to(device)
-            for layer in layers:
-                x_BxCxN = layer(x_BxCxN)
-            yield x_BxCxN[..., drop:drop + keep]
-
-
-def _reach(layers: list[nn.Module]) -> tuple[int, int, int]:
+def reach(layers: list[nn.Module]) -> tuple[int, int, int]:
     """Of convolutional layers: samples a frame, and the whole frames before and after a frame that can reach it.
 
     Both packages have a module that pads, as its `causal` says, around each `Conv1d`.

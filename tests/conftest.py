@@ -61,8 +61,8 @@ def same_codes(record_property):
     """`same_codes(codes, expected, vectors, codebooks)` is `parity.check_codes`; the summary counts what differed."""
     from tests.parity import check_codes
 
-    def check(codes, expected, vectors, codebooks):
-        differ = check_codes(codes, expected, vectors, codebooks)
+    def check(codes, expected, vectors, codebooks, **how):
+        differ = check_codes(codes, expected, vectors, codebooks, **how)
         record_property("frames compared", len(codes))
         record_property("frames that differ", differ)
 

@@ -37,10 +37,40 @@ def not_nearest(codes, vectors, codebooks):
     return np.stack(found, axis=1)
 
 
-def check_codes(codes, expected, vectors, codebooks):
+def not_nearest_direction(codes, vectors, levels):
+    """The same of DAC, whose codebooks code the direction of what is left, made narrow.
+
+    An error of `ROUNDING` of |x| turns the direction of W x + b by at most ROUNDING |W| |x| / |W x + b|, and moves the
+    difference of two squared distances of directions by at most four times that, beside the rounding of 1.
+
+    Args:
+      codes, vectors: as of `not_nearest`.
+      levels: for each codebook its entries [V, W], the kernel [W, D] and bias [W] that make narrow, and those, [D, W]
+        and [D], that lead back.
+
+    Returns:
+      bool [N, K].
+    """
+    left = np.asarray(vectors, np.float64)
+    lengths, found = np.linalg.norm(left, axis=1), []
+    for code, (entries, kernel, bias, back, back_bias) in zip(np.asarray(codes, int).T, levels, strict=True):
+        narrow = left @ kernel.T + bias
+        width = np.linalg.norm(narrow, axis=1)
+        directions = entries / np.linalg.norm(entries, axis=1, keepdims=True)
+        distances = 2 - 2 * (narrow / width[:, None]) @ directions.T
+        best, rows = distances.min(axis=1), np.arange(len(code))
+        lengths = np.maximum(lengths, np.linalg.norm(left, axis=1))
+        allowed = 4 * ROUNDING * (1 + np.linalg.norm(kernel, 2) * lengths / width)
+        found.append(distances[rows, code] - best > allowed)
+        left = left - (entries[code] @ back.T + back_bias)
+    return np.stack(found, axis=1)
+
+
+def check_codes(codes, expected, vectors, codebooks, not_nearest=not_nearest):
     """Asserts that codes [N, K] are those expected [N, K], but for ties, in at most 1 % of frames or one of them.
 
-    Each of both must be nearest, within rounding, to what the codes before it have left of `vectors` [N, D] (float64).
+    Each of both must be nearest, within rounding, to what the codes before it have left of `vectors` [N, D] (float64),
+    as `not_nearest(codes, vectors, codebooks)` judges.
 
     Returns:
       How many of the N frames differ.

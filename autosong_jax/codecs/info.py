@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import pathlib
-from typing import Annotated, Any, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pydantic
@@ -35,6 +36,8 @@ class CodecInfo:
     Two are equal where the same codes mean the same audio, as far as they tell: `compare=False` marks the rest.
 
     Attributes:
+      hub_ids: of the kind, the released checkpoints by the names that users give them.
+      has_bandwidths: of the kind, whether a checkpoint can be used at several bandwidths.
       name: of its kind, which is that of its folder in `autosong_jax/codecs`.
       sample_rate: Hz.
       channels: 1 or 2.
@@ -43,6 +46,9 @@ class CodecInfo:
       codebook_size: V.
       digest: of its codebooks; equal for the same codec. None for a kind without one.
     """
+
+    hub_ids: ClassVar[Mapping[str, str]] = {}
+    has_bandwidths: ClassVar[bool] = False
 
     name: str
     sample_rate: Rate

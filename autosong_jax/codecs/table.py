@@ -4,8 +4,9 @@ The folder holds `settings.py`, which imports neither JAX nor PyTorch and has wh
 `load` gives a codec of its files.
 """
 
+from autosong_jax.codecs.dac.settings import DacInfo
 from autosong_jax.codecs.encodec.settings import EncodecInfo
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.codecs.melrvq.settings import MelRVQInfo
 
-CODECS: dict[str, type[CodecInfo]] = {"melrvq": MelRVQInfo, "encodec": EncodecInfo}
+CODECS: dict[str, type[CodecInfo]] = {"melrvq": MelRVQInfo, "encodec": EncodecInfo, "dac": DacInfo}

@@ -140,10 +140,13 @@ def test_songs_are_coded_as_an_export_codes_them(toys, kind, same_codes):
         same_codes(codes, reference.encode(audio), toys[kind].vectors(audio)[:len(codes)], toys[kind].exact.codebooks)
         np.testing.assert_allclose(codec.decode(codes), reference.decode(codes), atol=1e-5)
         blocks = np.array_split(audio, 5, axis=1)
-        loudness = codec.loudness(blocks) if codec.normalizes else None
+        loudness = codec.loudness(blocks)
         np.testing.assert_array_equal(np.concatenate(list(codec.encode_blocks(blocks, loudness))), codes)
         pieces = list(codec.decode_blocks(np.array_split(codes, 5)))
         np.testing.assert_allclose(np.concatenate(pieces, axis=1), codec.decode(codes), atol=1e-6)
+        pieces = list(codec.decode_blocks([codes], block_frames=3))
+        assert codec.exact_blocks and (len(pieces) > 1 or len(codes) < 41)
+        np.testing.assert_allclose(np.concatenate(pieces, axis=1), codec.decode(codes), atol=1e-5)
     assert codec.encode(audio[:, :0]).shape == (0, codec.num_codebooks)
     assert codec.decode(codes[:0]).shape == (codec.channels, 0)
 

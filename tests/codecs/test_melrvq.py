@@ -169,3 +169,21 @@ def test_wrong_shapes_and_codes_are_refused(codec):
     for code in (-1, 64):
         with pytest.raises(ValueError, match="expected 0 to 63"):
             codec.decode(np.full((3, 4), code))
+
+
+def test_blocks(songs):
+    """Encoded in blocks, codes are the same; what is decoded as one block, too; several sound as the whole does."""
+    codec, song = MelRVQ.fit(songs, **SMALL), np.concatenate([*songs[:3]], axis=1)
+    codes, hop = codec.encode(song), codec.config.hop
+    blocks = np.array_split(song, 7, axis=1)
+    np.testing.assert_array_equal(np.concatenate(list(codec.encode_blocks(blocks))), codes)
+    whole = codec.decode(codes)
+    (once,) = codec.decode_blocks(np.array_split(codes, 3))
+    np.testing.assert_array_equal(once, whole)
+    pieces = list(codec.decode_blocks(np.array_split(codes, 3), block_frames=10))
+    assert {piece.shape for piece in pieces[:-1]} == {(1, 10 * hop)} and not codec.exact_blocks
+    streamed = np.concatenate(pieces, axis=1)
+    assert streamed.shape == whole.shape and np.abs(streamed).max() <= 1
+    errors = [codec._decibels(codec._features(song), codec._features(audio)) for audio in (whole, streamed)]
+    ours, theirs = (total / count for total, count in reversed(errors))
+    assert ours < theirs + 1.0, "dB, of the bands"

@@ -525,7 +525,7 @@ def test_pretrained_codec_and_text_encoder(songs, tmp_path, monkeypatch):
     assert export(options)[1] is None
     monkeypatch.setattr(pipeline, "Workers", InProcess)
     for codec_in_workers, text_in_workers in ((False, False), (False, True), (True, False)):  # as where there is a GPU
-        monkeypatch.setattr(codecs._PretrainedEncodec, "in_workers", codec_in_workers)
+        monkeypatch.setattr(codecs._Pretrained, "in_workers", codec_in_workers)
         monkeypatch.setattr(texts, "in_workers", lambda _, answer=text_in_workers: answer)
         other = tmp_path / f"{codec_in_workers} {text_in_workers}"
         export(dataclasses.replace(options, output=str(other)))

@@ -15,10 +15,12 @@ import jax
 import numpy as np
 from flax import nnx
 
+from autosong_jax.codecs import blocks as cut
+from autosong_jax.codecs.codec import Codec
 from autosong_jax.codecs.encodec import settings
 from autosong_jax.codecs.encodec.module import Carry, Encodec
-from autosong_jax.codecs.encodec.names import plain
 from autosong_jax.codecs.encodec.settings import EncodecConfig, EncodecInfo
+from autosong_jax.codecs.folding import plain
 from autosong_jax.codecs.info import FILE
 from autosong_jax.errors import UserError
 from autosong_jax.weights import files, parameters
@@ -53,15 +55,12 @@ def load(directory: str | pathlib.Path, bandwidth: float | None = None) -> "Enco
     return codec
 
 
-class EncodecCodec:
-    """Satisfies `autosong_jax.codecs.codec.Codec`; `frame_rate` and the rest are the model's own.
+class EncodecCodec(Codec):
+    """An EnCodec, used at one bandwidth.
 
     A model that codes chunks (48 kHz: 1 s, normalised over time) keeps its chunks, whose frames are put one after the
     other; but loudness is normalised over the song rather than the chunk, since codes carry no loudness and a level
     that jumps every second would be heard. Such a model decodes every song to the same loudness.
-
-    Attributes:
-      normalizes: whether it codes songs of a normalised loudness.
     """
 
     def __init__(self, config: Mapping[str, Any], tensors: Tensors, bandwidth: float | None = None, *,
@@ -95,45 +94,20 @@ class EncodecCodec:
         self._levels, self._sides = self.config.codebooks_for(bandwidth), 2 if stereo else 1
         codebooks = np.asarray(self._params["quantizer"]["codebooks"][:self._levels])
         self.info = EncodecInfo.of(self.config, bandwidth, stereo, settings.digest(codebooks))
-        self.sample_rate, self.channels = self.info.sample_rate, self.info.channels
-        self.frame_rate, self.codebook_size = self.info.frame_rate, self.info.codebook_size
-        self.num_codebooks, self.normalizes = self.info.num_codebooks, self.config.normalize
         on_cpu = jax.default_backend() == "cpu"
         self._window = window or (512 if on_cpu else 4096)
         self._batch = 8 if on_cpu else 32  # chunks
 
     # Songs.
 
-    def encode(self, audio: np.ndarray) -> np.ndarray:
-        """float32 [channels, samples] -> uint16 [T, K]; one frame for each hop that has begun."""
-        loudness = self.loudness([audio]) if self.normalizes else None
-        none = np.zeros((0, self.num_codebooks), np.uint16)
-        return np.concatenate([none, *self.encode_blocks([audio], loudness)])
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Integers [T, K] in [0, V) -> float32 [channels, samples]."""
-        return np.concatenate([np.zeros((self.channels, 0), np.float32), *self.decode_blocks([codes])], axis=1)
-
-    def loudness(self, blocks: Iterable[np.ndarray]) -> float:
-        """The root mean square of the mean of a song's channels, float32 [channels, any] in blocks of any length."""
-        power, samples = 0.0, 0
-        for block in blocks:
-            power += np.square(block.mean(axis=0), dtype=np.float64).sum()
-            samples += block.shape[1]
-        return float(np.sqrt(power / max(samples, 1)))
+    def loudness(self, blocks: Iterable[np.ndarray]) -> float | None:
+        """See `Codec`: the root mean square of the mean of the channels, if the model normalises it."""
+        return settings.loudness(blocks) if self.config.normalize else None
 
     def encode_blocks(self, blocks: Iterable[np.ndarray], loudness: float | None = None) -> Iterator[np.ndarray]:
-        """What `encode` does, of a song in blocks of any length, in memory that does not grow with the song.
-
-        Args:
-          blocks: float32 [channels, any].
-          loudness: of the whole song, as `loudness` gives it; needed if the codec `normalizes`.
-
-        Yields:
-          uint16 [frames, K].
-        """
+        """See `Codec`: in memory that does not grow with the song; one frame for each hop that has begun."""
         scale = 1.0
-        if self.normalizes:
+        if self.config.normalize:
             if loudness is None:
                 raise ValueError("a codec that normalises loudness needs to be told that of the whole song")
             scale = loudness + 1e-8
@@ -141,22 +115,18 @@ class EncodecCodec:
         for codes in self._encode_chunks(streams) if self.config.chunk_length_s else self._encode_whole(streams):
             yield settings.interleave(codes).astype(np.uint16)
 
-    def decode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """What `decode` does, of codes in blocks of any length, in memory that does not grow with the song.
-
-        Args:
-          blocks: integers [any, K] in [0, V).
-
-        Yields:
-          float32 [channels, samples].
-
-        Raises:
-          ValueError: a block has another shape, or a code is out of range.
-        """
-        streams = (settings.separate(self._checked(block), self._sides) for block in blocks)
-        chunked = self.config.chunk_length_s is not None
-        level = np.float32(settings.LEVEL if self.normalizes else 1)
-        for audio in self._decode_chunks(streams) if chunked else self._decode_whole(streams):
+    def decode_blocks(self, blocks: Iterable[np.ndarray], block_frames: int | None = None,
+                      loudness: float | None = None) -> Iterator[np.ndarray]:
+        """See `Codec`: in memory that does not grow with the song; of a model that codes chunks at least one."""
+        streams = (settings.separate(self.checked(block), self._sides) for block in blocks)
+        level = np.float32(1)
+        if self.config.normalize:
+            level = np.float32(settings.LEVEL if loudness is None else loudness)
+        if self.config.chunk_length_s is not None:
+            decoded = self._decode_chunks(streams, block_frames and max(1, block_frames // self.config.chunk_frames))
+        else:
+            decoded = self._decode_whole(streams, block_frames)
+        for audio in decoded:
             yield level * np.moveaxis(audio, 2, 1).reshape(self.channels, audio.shape[1])
 
     def _streams(self, audio: np.ndarray) -> np.ndarray:
@@ -165,14 +135,6 @@ class EncodecCodec:
         if audio.ndim != 2 or len(audio) != self.channels:
             raise ValueError(f"audio has the shape {audio.shape}, expected [{self.channels}, samples]")
         return np.moveaxis(audio.reshape(self._sides, self.config.audio_channels, audio.shape[1]), 1, 2)
-
-    def _checked(self, codes: np.ndarray) -> np.ndarray:
-        codes = np.asarray(codes)
-        if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
-            raise ValueError(f"codes have the shape {codes.shape}, expected [frames, {self.num_codebooks}]")
-        if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
-            raise ValueError(f"codes go from {codes.min()} to {codes.max()}, expected 0 to {self.codebook_size - 1}")
-        return codes.astype(np.int32)
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `codec.json` beside `config.json` and the tensors as they were read."""
@@ -201,7 +163,7 @@ class EncodecCodec:
         length, stride = self.config.chunk_length, self.config.chunk_stride
         chunks = [x[:, start:start + length] for start in range(0, x.shape[1], stride)]
         scales = None
-        if self.normalizes:
+        if self.config.normalize:
             scales = np.stack([np.sqrt(np.square(chunk.mean(2)).mean(1, keepdims=True)) + 1e-8 for chunk in chunks])
             chunks = [chunk / scale[:, None] for chunk, scale in zip(chunks, scales, strict=True)]
         codes = [self._encode_chunk(chunk) for chunk in chunks]
@@ -218,21 +180,21 @@ class EncodecCodec:
         else:
             scales = itertools.repeat(np.float32(1)) if scales is None else scales[:, :, None]
             decoded = (self._decode_chunk(piece) * scale for piece, scale in zip(pieces, scales, strict=False))
-            audio = settings.overlap_add(decoded, self.config.chunk_length, self.config.chunk_stride)
+            audio = cut.overlap_add(decoded, self.config.chunk_length, self.config.chunk_stride)
         return np.moveaxis(np.concatenate(list(audio), axis=1), 2, 1)
 
     # Streams [B, any, C] and codes [B, any, K].
 
     def _encode_whole(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        yield from self._run(_encode, self._encoder, blocks, levels=self._levels)
+        yield from self._run(_encode, self._encoder, blocks, self._window, levels=self._levels)
 
-    def _decode_whole(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        yield from self._run(_decode, self._decoder, blocks)
+    def _decode_whole(self, blocks: Iterable[np.ndarray], window: int | None = None) -> Iterator[np.ndarray]:
+        yield from self._run(_decode, self._decoder, blocks, window or self._window)
 
-    def _run(self, function, network, blocks: Iterable[np.ndarray], **options) -> Iterator[np.ndarray]:
-        """Window after window of one signal."""
+    def _run(self, function, network, blocks: Iterable[np.ndarray], window: int, **options) -> Iterator[np.ndarray]:
+        """Window after window, of so many frames, of one signal."""
         carry = None
-        for x, seen, rest in settings.windows(blocks, self._window, network.before, network.after, network.rate_in):
+        for x, seen, rest in cut.windows(blocks, window, network.before, network.after, network.rate_in):
             carry = network.start(len(x)) if carry is None else carry
             y, carry = function(self._graph, self._params, x, carry, min(seen, network.before + network.back_before),
                                 min(rest, x.shape[1]), **options)
@@ -240,7 +202,7 @@ class EncodecCodec:
 
     def _encode_chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """The last chunk is filled up with silence, and its surplus frames are dropped."""
-        for group in _groups(settings.chunks(blocks, self.config.chunk_length, self.config.chunk_stride), self._batch):
+        for group in _groups(cut.chunks(blocks, self.config.chunk_length, self.config.chunk_stride), self._batch):
             lengths = [chunk.shape[1] for chunk in group]
             filled = [np.pad(chunk, ((0, 0), (0, self.config.chunk_length - n), (0, 0)))
                       for chunk, n in zip(group, lengths, strict=True)]
@@ -248,14 +210,14 @@ class EncodecCodec:
             for chunk, samples in zip(codes, lengths, strict=True):
                 yield chunk[None, :-(-samples // self.config.hop)]
 
-    def _decode_chunks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def _decode_chunks(self, blocks: Iterable[np.ndarray], batch: int | None = None) -> Iterator[np.ndarray]:
         frames = self.config.chunk_frames
 
         def decoded() -> Iterator[np.ndarray]:
-            for group in _groups(settings.chunks(blocks, frames, frames), self._batch):
+            for group in _groups(cut.chunks(blocks, frames, frames), batch or self._batch):
                 yield from np.split(self._decode_chunk(np.concatenate(group)), len(group))
 
-        return settings.overlap_add(decoded(), self.config.chunk_length, self.config.chunk_stride)
+        return cut.overlap_add(decoded(), self.config.chunk_length, self.config.chunk_stride)
 
     def _encode_chunk(self, x: np.ndarray) -> np.ndarray:
         """[B, up to chunk_length, C] -> codes [B, T, K]."""

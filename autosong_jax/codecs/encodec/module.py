@@ -20,31 +20,7 @@ from flax import nnx
 from jax import Array, lax
 
 from autosong_jax.codecs.encodec.settings import EncodecConfig
-
-
-class Stretch(NamedTuple):
-    """A stretch x [B, N, C] of a signal, which begins at index `begin` and ends before index `end`.
-
-    0 <= begin: of a signal that began before the stretch it is 0. An `end` of N or more says that the signal goes on.
-    What x holds outside of the signal has no meaning; the two indices are known only at run time.
-    """
-
-    x: Array
-    begin: Array
-    end: Array
-
-    def inside(self) -> Array:
-        """bool [N, 1]: which positions belong to the signal."""
-        index = jnp.arange(self.x.shape[1])[:, None]
-        return (index >= self.begin) & (index < self.end)
-
-
-class Reach(NamedTuple):
-    """How far a layer looks, in positions of its input, and how many input positions make one of its output."""
-
-    before: int = 0
-    after: int = 0
-    step: Fraction = Fraction(1)
+from autosong_jax.codecs.stretch import Reach, Stretch, reach
 
 
 class ELU(nnx.Module):
@@ -167,7 +143,7 @@ class ResidualBlock(nnx.Module):
 
     @property
     def reaches(self) -> tuple[Reach, ...]:
-        return tuple(reach for layer in self.block for reach in layer.reaches)
+        return tuple(of_layer for layer in self.block for of_layer in layer.reaches)
 
     def __call__(self, stretch: Stretch) -> Stretch:
         short = self.shortcut(stretch) if self.shortcut else stretch
@@ -233,8 +209,8 @@ class Network(nnx.Module):
     def __init__(self, layers: Sequence[nnx.Module], rate_in: int):
         self.layers = nnx.List(layers)
         self.middle = next(i for i, layer in enumerate(layers) if isinstance(layer, LSTM))
-        before, after, size = _reach(layers[:self.middle], Fraction(1, rate_in))
-        self.back_before, self.back_after, size = _reach(layers[self.middle + 1:], size)
+        before, after, size = reach(layers[:self.middle], Fraction(1, rate_in))
+        self.back_before, self.back_after, size = reach(layers[self.middle + 1:], size)
         self.before, self.after = before, after + self.back_after
         self.rate_in, self.rate_out = rate_in, int(1 / size)
 
@@ -273,20 +249,6 @@ class Network(nnx.Module):
             stretch = layer(stretch)
         first = self.back_before * self.rate_out
         return stretch.x[:, first:first + frames * self.rate_out], carry
-
-
-def _reach(layers: Sequence[nnx.Module], size: Fraction) -> tuple[int, int, Fraction]:
-    """Whole frames before and after its own that a window of the input needs, and the frames in an output position.
-
-    Args:
-      size: frames in a position of the input.
-    """
-    before = after = Fraction(0)
-    for reach in (reach for layer in layers for reach in layer.reaches):
-        before += reach.before * size
-        after += reach.after * size
-        size *= reach.step
-    return math.ceil(before), math.ceil(after), size
 
 
 class Quantizer(nnx.Module):

@@ -5,26 +5,31 @@ second and makes no claim to fidelity: use a neural codec for that.
 """
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from autosong_jax import inputs
 from autosong_jax.audio import spectrum
+from autosong_jax.codecs.blocks import windows
+from autosong_jax.codecs.codec import Codec
 from autosong_jax.codecs.info import FILE
 from autosong_jax.codecs.melrvq import kmeans
 from autosong_jax.codecs.melrvq.settings import MelRVQConfig, MelRVQInfo
 from autosong_jax.errors import UserError
 
+_CONTEXT = 8  # frames on either side of a block that are decoded with it
+_BLOCK = 2048  # frames
 
-class MelRVQ:
-    """See the module's docstring. Satisfies `autosong_jax.codecs.codec.Codec`.
+
+class MelRVQ(Codec):
+    """See the module's docstring.
 
     A magnitude m is coded as log(1 + m / floor), so silence is the zero vector. Entry 0 of every codebook is the zero
     vector, too: silence has the codes 0, 0, ... and they decode to exact silence.
     """
 
-    channels = 1
+    exact_blocks = False
 
     def __init__(self, config: MelRVQConfig, floor: float, codebooks: np.ndarray):
         """floor: magnitude (full-scale sine = 1) below which little counts; codebooks: float32 [K, V, D]."""
@@ -37,8 +42,6 @@ class MelRVQ:
         self.floor = floor
         self.codebooks = codebooks
         self.info = MelRVQInfo.of(config, floor)
-        self.sample_rate, self.frame_rate = self.info.sample_rate, self.info.frame_rate
-        self.num_codebooks, self.codebook_size = self.info.num_codebooks, self.info.codebook_size
 
     @classmethod
     def fit(cls, songs: Iterable[np.ndarray], *, seed: int = 0, max_frames: int = 30_000, iterations: int = 15,
@@ -75,15 +78,38 @@ class MelRVQ:
         Raises:
           ValueError: the shape is another one, or a code is out of range.
         """
-        codes = np.asarray(codes)
-        if codes.ndim != 2 or codes.shape[1] != self.num_codebooks:
-            raise ValueError(f"codes have the shape {codes.shape}, expected [frames, {self.num_codebooks}]")
-        if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
-            raise ValueError(f"codes go from {codes.min()} to {codes.max()}, expected 0 to {self.codebook_size - 1}")
-        window, filters, hop = _transform(self.config)
-        bands = self._magnitudes(kmeans.dequantize(codes, self.codebooks)).reshape(-1, self.config.n_mels)
-        audio = spectrum.griffin_lim(spectrum.unfilter(bands, filters), window, hop)
+        audio = self._sound(self.checked(codes))
         return audio[None] / max(1.0, float(np.abs(audio).max(initial=0)))
+
+    def encode_blocks(self, blocks: Iterable[np.ndarray], loudness: float | None = None) -> Iterator[np.ndarray]:
+        """See `Codec`: in memory that does not grow with the song; the codes that `encode` gives."""
+        hop = self.config.hop
+        context = -(-self.config.n_fft // hop)
+        for x, _, rest in windows((np.asarray(block)[..., None] for block in blocks), _BLOCK, context, context, hop):
+            features = self._features(x[..., 0])[context:-context]
+            yield kmeans.quantize(features[:-(-rest // hop)], self.codebooks)
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray], block_frames: int | None = None,
+                      loudness: float | None = None) -> Iterator[np.ndarray]:
+        """See `Codec`: in memory that does not grow with the song.
+
+        Each block is decoded by itself with 8 frames on either side, and faded into the next over the 8 frames that
+        they share. What is one block is what `decode` gives. Otherwise Griffin-Lim finds other phases: samples differ
+        from those of `decode`, and of blocks of 10 frames the bands are off by up to 1 dB more. Audio that would exceed
+        +-1 lowers the level of its block and of those after it, not that of the blocks before.
+        """
+        hop, tail, peak = self.config.hop, np.zeros(0, np.float32), 1.0
+        streams = (self.checked(block)[None] for block in blocks)
+        for x, seen, rest in windows(streams, block_frames or _BLOCK, _CONTEXT, _CONTEXT, 1):
+            first = max(0, _CONTEXT - seen)  # before the song begins there is nothing
+            audio = self._sound(x[0, first:_CONTEXT + rest])
+            peak = max(peak, float(np.abs(audio).max(initial=0)))
+            audio = audio[(_CONTEXT - first) * hop:] / peak
+            fade = np.linspace(0, 1, len(tail), dtype=np.float32)
+            audio[:len(tail)] = (1 - fade) * tail + fade * audio[:len(tail)]
+            own = (x.shape[1] - 2 * _CONTEXT) * hop
+            yield audio[None, :own]
+            tail = audio[own:]
 
     def quality(self, songs: Iterable[np.ndarray]) -> dict:
         """How well songs, float32 [1, samples] each, survive. Takes as long as decoding them.
@@ -154,10 +180,19 @@ class MelRVQ:
         """The magnitudes that `features` stand for; what falls below silence in the sum of codebooks is silence."""
         return np.float32(self.floor) * np.expm1(np.maximum(features, 0))
 
+    def _sound(self, codes: np.ndarray) -> np.ndarray:
+        """Codes [T, K] -> float32 [T * hop], however loud."""
+        window, filters, hop = _transform(self.config)
+        bands = self._magnitudes(kmeans.dequantize(codes, self.codebooks)).reshape(-1, self.config.n_mels)
+        return spectrum.griffin_lim(spectrum.unfilter(bands, filters), window, hop)
+
     def _decibels(self, features: np.ndarray, others: np.ndarray) -> tuple[float, int]:
         """The sum of the absolute differences in dB, and how many there are, of what is above the floor in either."""
         ours, theirs = (20 * np.log10(np.maximum(self._magnitudes(x) / self.floor, 1)) for x in (features, others))
         return float(np.abs(ours - theirs).sum()), np.count_nonzero(np.maximum(ours, theirs))
+
+
+load = MelRVQ.load
 
 
 def _transform(config: MelRVQConfig) -> tuple[np.ndarray, np.ndarray, int]:

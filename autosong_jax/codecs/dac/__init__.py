@@ -1,0 +1,1 @@
+"""DAC, the Descript audio codec."""
