@@ -10,7 +10,7 @@ import numpy as np
 from autosong_jax.codecs.codec import Codec
 from autosong_jax.codecs.info import FILE, CodecInfo
 from autosong_jax.codecs.melrvq.codec import MelRVQ
-from autosong_jax.codecs.melrvq.settings import MelRVQConfig
+from autosong_jax.codecs.melrvq.settings import CHANNELS, MelRVQConfig
 from autosong_jax.codecs.table import CODECS
 from autosong_jax.errors import UserError
 from autosong_jax.weights import files
@@ -110,7 +110,7 @@ class _FittedMelRVQ:
 
     def __init__(self, config: MelRVQConfig):
         self._config = config
-        self.sample_rate, self.channels = self._config.sample_rate, MelRVQ.channels
+        self.sample_rate, self.channels = self._config.sample_rate, CHANNELS
 
     def made_from(self):
         return ["melrvq", dataclasses.asdict(self._config)]

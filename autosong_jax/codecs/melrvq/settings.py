@@ -8,6 +8,7 @@ import pydantic
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 
+CHANNELS = 1  # of every MelRVQ
 # Beyond them is nothing that anybody would want to hear, or that a machine could hold.
 _BOUNDS = {"sample_rate": (1000, 384_000), "hop": (1, 2**20), "subframes": (1, 64), "n_fft": (2, 2**16),
            "n_mels": (1, 2048), "dynamic_range": (1.0, 200.0), "num_codebooks": (1, 256), "codebook_size": (1, 65_536)}
@@ -52,7 +53,7 @@ class MelRVQInfo(CodecInfo):
     @classmethod
     def of(cls, config: MelRVQConfig, floor: float) -> "MelRVQInfo":
         """That of a codec with these settings and this floor."""
-        return cls(name="melrvq", channels=1, frame_rate=config.sample_rate / config.hop, floor=floor,
+        return cls(name="melrvq", channels=CHANNELS, frame_rate=config.sample_rate / config.hop, floor=floor,
                    **dataclasses.asdict(config))
 
     @property
