@@ -14,6 +14,16 @@ def base() -> ml_collections.ConfigDict:
     data.batch_size = 192  # songs a step, over all devices and accumulation parts
     data.end_of_song = True  # train the model to say when a song is over
 
+    # What `train --plan` takes a dataset's codec and text encoder to be while none is given. Training asks the dataset.
+    config.assumed = assumed = ml_collections.ConfigDict()
+    assumed.codec = "encodec_32khz"
+    assumed.sample_rate = 32_000  # Hz
+    assumed.frame_rate = 50.0  # Hz
+    assumed.num_codebooks = 4
+    assumed.codebook_size = 2048
+    assumed.text_encoder = "bytes"
+    assumed.text_width = 0  # of the states of a frozen encoder; 0 where the model reads ids
+
     # Condition sources by name: lyrics, genre, description; chroma; position. Codec and text encoder are those of the
     # dataset: a bidirectional transformer of the size given here reads ids, one linear layer all else. A source that
     # tells windows of a song where they begin: sources.position = source(kind="position", max_length=1)

@@ -78,7 +78,7 @@ def _plan(config) -> int:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # the accelerator may be busy with a run
-    from autosong_jax.training.plan_report import report
+    from autosong_jax.planning.report import report
 
     for line in report(config, config_flags.get_config_filename(FLAGS["config"]), FLAGS.mesh):
         cli.say(line)

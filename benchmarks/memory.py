@@ -20,10 +20,10 @@ from flax import nnx
 
 from autosong_jax import cli
 from autosong_jax import config as config_file
-from autosong_jax.parallel.topology import Kind
+from autosong_jax.planning.devices import Kind
+from autosong_jax.planning.plan import GIB, Estimate, Planner, Songs, fsdp_mesh
 from autosong_jax.pretrained import musicgen
 from autosong_jax.sources.text.t5 import T5Config, T5Encoder
-from autosong_jax.training.plan import GIB, Estimate, Planner, Songs, fsdp_mesh
 from benchmarks.shapes import CODEC, TEXT, released
 from configs import finetune
 

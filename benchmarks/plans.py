@@ -77,13 +77,13 @@ def measure(name: str, count: int, songs: int) -> tuple[Any, Any, Any]:
 
     from autosong_jax.models.build import build_model
     from autosong_jax.parallel.sharding import BATCH, make_mesh
-    from autosong_jax.parallel.topology import KINDS
-    from autosong_jax.training.plan import Planner, fsdp_mesh, songs_of
+    from autosong_jax.planning.devices import KINDS
+    from autosong_jax.planning.plan import Planner, fsdp_mesh, songs_of
     from autosong_jax.training.step import make_trainer
 
     config = importlib.import_module(f"configs.{name}").get_config()
     config.data.batch_size, config.model.dtype = songs, "bfloat16"
-    planner = Planner(config, songs_of(config, name))
+    planner = Planner(config, songs_of(config))
     kind = KINDS[FLAGS.devices]
     estimate = planner.estimate(kind, fsdp_mesh(count))
     config.mesh.update(data=1, fsdp=count, tensor=1)

@@ -11,6 +11,7 @@ from autosong_jax.config import finish
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = defaults.base()
+    config.assumed.update(codec="melrvq", sample_rate=16_000, frame_rate=25.0, num_codebooks=4, codebook_size=512)
     config.data.update(seconds=12.5, batch_size=8)
     # No condition dropout: in songs known by heart only the first notes need the lyrics, which so count every time.
     config.sources.lyrics.update(max_length=160, width=192, heads=4, layers=2, dropout=0.0)

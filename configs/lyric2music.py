@@ -15,6 +15,8 @@ from autosong_jax.config import finish
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = defaults.base()
+    config.assumed.update(codec="encodec_24khz at 1.5 kbps", sample_rate=24_000, frame_rate=75.0, num_codebooks=2,
+                          codebook_size=1024, text_encoder="bert", text_width=768)
     config.data.update(seconds=120.0, batch_size=8)  # up to 18,000 steps
     config.model.update(
         width=1024, heads=16, layers=16, mlp_width=4096, norm="post", bias=True, positions="learned",

@@ -14,6 +14,7 @@ from autosong_jax.config import finish
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = defaults.base()
+    config.assumed.update(text_encoder="t5", text_width=768)  # and EnCodec 32 kHz
     config.data.update(seconds=10.0, batch_size=32)
     config.model.update(width=768, heads=12, layers=12, mlp_width=3072, fusion="prefix", pattern="flatten")
     config.optimizer.update(b1=0.9, b2=0.99, weight_decay=0.1, clip_norm=1.0)

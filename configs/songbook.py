@@ -13,6 +13,7 @@ from autosong_jax.config import finish
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = defaults.base()
+    config.assumed.update(codec="melrvq", sample_rate=16_000, frame_rate=12.5, num_codebooks=2, codebook_size=512)
     config.data.update(seconds=6.5, batch_size=16)
     config.sources.lyrics.update(max_length=80, width=256, heads=4, layers=3)
     config.sources.genre.update(max_length=16, width=64, heads=2, layers=1)

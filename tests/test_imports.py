@@ -45,7 +45,8 @@ LEVELS = [
     {"objectives"},
     {"workdir"},
     {"pretrained"},
-    {"training", "sampling", "evaluation", "planning"},
+    {"training", "sampling", "evaluation"},
+    {"planning"},  # of training
     {"train", "generate", "convert", "codec", ""},  # the commands, and the package itself
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

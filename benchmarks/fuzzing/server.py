@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 IMPORTS = (
     "jax", "soundfile", "soxr", "librosa", "pydantic", "huggingface_hub", "grain", "tokenizers", "safetensors.numpy",
     "autosong_jax.generate", "autosong_jax.train", "autosong_jax.convert", "autosong_jax.codec",
-    "autosong_jax.sampling.singer", "autosong_jax.training.loop", "autosong_jax.training.plan_report",
+    "autosong_jax.sampling.singer", "autosong_jax.training.loop", "autosong_jax.planning.report",
     "autosong_jax.pretrained.released", "autosong_jax.pretrained.export", "configs.default", "configs.finetune",
     "configs.small", "configs.magnet_small", "configs.hybrid_small")
 _PAGE, _TICK = resource.getpagesize(), os.sysconf("SC_CLK_TCK")

@@ -16,9 +16,9 @@ from autosong_jax.layers import splash as splash_module
 from autosong_jax.layers.attention import attention
 from autosong_jax.layers.platform import planned_for, platform
 from autosong_jax.layers.splash import splash
-from autosong_jax.parallel.memory import Cuts, peak
 from autosong_jax.parallel.sharding import AXES, BATCH
-from autosong_jax.training.plan import Planner, songs_of
+from autosong_jax.planning.memory import Cuts, peak
+from autosong_jax.planning.plan import Planner, songs_of
 from configs import xsmall
 
 TPU = AbstractDevice(device_kind="TPU v5e", num_cores=1, platform="tpu")
@@ -136,7 +136,7 @@ def test_what_a_program_is_for_decides_not_the_process(options):
 def test_plans_are_of_the_platform_that_they_are_for():
     config = xsmall.get_config("runlocal")
     config.update(data={"seconds": 12.0}, model={"dtype": "bfloat16"})
-    planner = Planner(config, songs_of(config, "xsmall"))
+    planner = Planner(config, songs_of(config))
     found = {name: primitives(planner.step(name).program) & {"pallas_call", "ffi_call"}
              for name in ("tpu", "cpu", "gpu")}
     assert found == {"tpu": {"pallas_call"}, "cpu": set(), "gpu": {"ffi_call"}}

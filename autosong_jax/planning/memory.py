@@ -3,7 +3,7 @@
 The program is followed as XLA runs it. What XLA fuses, such as additions and casts, takes no memory until something
 that cannot be fused reads it: a product, a loop, a result. An array is alive from the operation that makes it to the
 last one that reads it. A loop takes what one turn takes, and what it stacks up beside that. The compiler may do better
-or worse than that; training/plan.py says how near this has been.
+or worse than that; planning/plan.py says how near this has been.
 
 Arrays are cut as the mesh has it: the program is traced with the songs of one device, arrays with the shape of a
 parameter are cut along `fsdp` as that parameter is, and which axis is cut along `tensor` is followed from the
@@ -319,7 +319,7 @@ def _in_lanes(aval: Any) -> jax.ShapeDtypeStruct:
 
 
 def _source(equation: JaxprEqn) -> str:
-    """The innermost function of this package that the equation comes from, without the linear layer."""
+    """The innermost function of this package that the equation comes from, without the linear layer and the planner."""
     traceback = equation.source_info.traceback
     for frame in traceback.frames if traceback else ():
         if "autosong_jax" in frame.file_name and not frame.file_name.endswith(("lora.py", "memory.py", "plan.py")):

@@ -16,11 +16,11 @@ from autosong_jax import defaults
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
-from autosong_jax.parallel.memory import KEPT, Cuts, peak
 from autosong_jax.parallel.sharding import AXES
-from autosong_jax.parallel.topology import KINDS, Kind, abstract_mesh, parse_mesh
-from autosong_jax.training.plan import GIB, Planner, fsdp_mesh, songs_of, whole_parameters
-from autosong_jax.training.plan_report import report
+from autosong_jax.planning.devices import KINDS, Kind, abstract_mesh, parse_mesh
+from autosong_jax.planning.memory import KEPT, Cuts, peak
+from autosong_jax.planning.plan import GIB, Planner, fsdp_mesh, songs_of, whole_parameters
+from autosong_jax.planning.report import report
 from autosong_jax.training.step import make_trainer
 from autosong_jax.weights.trainable import partition
 from autosong_jax.workdir.workdir import window_pattern
@@ -81,7 +81,7 @@ def test_state_is_as_large_as_the_real_arrays(toy_config):
                            window_pattern(config, dataset.codec), mesh)
     trained, frozen = partition(trainer.fresh(0, {}), config.train.trainable)
     state = trainer.init(trained)
-    rows = Planner(config, songs_of(config, "toy")).estimate(CPU, mesh_of(*shape)).rows
+    rows = Planner(config, songs_of(config)).estimate(CPU, mesh_of(*shape)).rows
     for name, tree in [("parameters", state.params), ("moving average", state.ema), ("optimizer", state.optimizer),
                        ("frozen parameters", frozen)]:
         assert rows[name] == sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree)), name
@@ -93,7 +93,7 @@ def test_the_compiler_needs_about_as_much(toy_config, remat):
                            "model.mlp_width": 256, "sources.lyrics.max_length": 64})
     dataset = SongDataset(config.data.path, "train")
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
-    planner = Planner(config, songs_of(config, "toy"))
+    planner = Planner(config, songs_of(config))
     trainer = make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs),
                            planner.pattern, mesh)
     compiled = trainer.train_step.lower(trainer.abstract, trainer.frozen, planner.batch(8)).compile()
@@ -116,7 +116,7 @@ def test_every_config_plans(name, request):
 
 def test_large_as_it_is():
     config = large.get_config()
-    planner = Planner(config, songs_of(config, "large"))
+    planner = Planner(config, songs_of(config))
     one, eight = planner.estimate(KINDS["h100"], fsdp_mesh(1)), planner.estimate(KINDS["h100"], fsdp_mesh(8))
     # Parameters, their average and two moments: 16 bytes for each of at least MusicGen's 3.3 billion, which all but
     # biases and norms are cut from.
@@ -134,7 +134,7 @@ def test_large_as_it_is():
 def test_parts_devices_and_recomputation_save_memory():
     config = small.get_config("runlocal")
     config.data.batch_size = 32
-    planner = Planner(config, songs_of(config, "small"))
+    planner = Planner(config, songs_of(config))
     steps = [(1, 1, "none"), (1, 1, "full"), (1, 2, "full"), (2, 2, "full"), (2, 8, "full")]
     sizes = [planner.estimate(CPU, fsdp_mesh(count), parts=parts, remat=remat).total for count, parts, remat in steps]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
@@ -155,7 +155,7 @@ def test_a_plan_that_does_not_fit_says_what_does():
 
 def test_parameters_that_an_axis_does_not_divide_are_named():
     config = small.get_config("runlocal")
-    planner = Planner(config, songs_of(config, "small"))
+    planner = Planner(config, songs_of(config))
     whole = whole_parameters(planner.step("cpu").trainer, mesh_of(1, 1, 4))
     assert any("frames/heads [4, 64, 2049]: 2049 is no multiple of tensor=4" in line for line in whole)
     assert not [line for line in whole if "mlp" in line]
@@ -182,12 +182,26 @@ def test_what_means_nothing_is_named(mesh, words):
 
 def test_a_dataset_tells_codec_and_texts(toy_config):
     config = toy_config()
-    songs = songs_of(config, "toy")
+    songs = songs_of(config)
     assert songs.codec.num_codebooks == 3 and songs.text.name == "bytes" and config.data.path in songs.description
     config.data.path = "nowhere"
     with pytest.raises(UserError, match="nowhere"):
-        songs_of(config, "toy")
-    assert songs_of(defaults.base(), "lyric2music").text.width == 768
+        songs_of(config)
+
+
+def test_a_config_says_what_it_takes_songs_to_be_without_a_dataset(toy_config):
+    config = defaults.base()
+    config.assumed.update(codec="a codec", frame_rate=7.0, num_codebooks=5, codebook_size=33, text_encoder="bert",
+                          text_width=48)
+    songs = songs_of(config)
+    assert (songs.codec.frame_rate, songs.codec.num_codebooks, songs.codec.codebook_size) == (7.0, 5, 33)
+    assert songs.text.frozen and songs.text.width == 48
+    assert songs.description.startswith("a codec (5 codebooks x 33, 7 Hz), bert (frozen states of width 48); assumed")
+    config.data.path = toy_config().data.path  # whose codec is another: it counts
+    assert songs_of(config).codec.num_codebooks == 3 and songs_of(config).text.name == "bytes"
+    config.assumed.text_encoder, config.assumed.text_width, config.data.path = "spells", 0, ""
+    with pytest.raises(UserError, match="'spells'"):
+        songs_of(config)
 
 
 def test_the_command_plans_in_place_of_training(tmp_path):

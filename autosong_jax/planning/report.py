@@ -1,7 +1,6 @@
 """A plan as text: what a run takes, whether it fits, and what to change where it does not."""
 
 import math
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -9,10 +8,10 @@ import ml_collections
 from jax.sharding import AbstractMesh
 
 from autosong_jax.errors import UserError
-from autosong_jax.parallel.memory import Buffer
 from autosong_jax.parallel.sharding import check_batch
-from autosong_jax.parallel.topology import KINDS, Kind, parse_mesh
-from autosong_jax.training.plan import (
+from autosong_jax.planning.devices import KINDS, Kind, parse_mesh
+from autosong_jax.planning.memory import Buffer
+from autosong_jax.planning.plan import (
     GIB,
     Estimate,
     Planner,
@@ -32,7 +31,7 @@ def report(config: ml_collections.ConfigDict, config_file: str, mesh: str | None
     Args:
       config: see `autosong_jax/defaults.py`.
       config_file: its name, "configs/small.py:runlocal".
-      mesh: see `topology.parse_mesh`.
+      mesh: see `devices.parse_mesh`.
 
     Raises:
       UserError: if the mesh, the batch or the dataset is not what it should be; after the last line, if training does
@@ -41,7 +40,7 @@ def report(config: ml_collections.ConfigDict, config_file: str, mesh: str | None
     named = parse_mesh(mesh, config.mesh) if mesh else None
     if named:
         check_batch(config, named[1])
-    planner = Planner(config, songs_of(config, pathlib.Path(config_file.partition(":")[0]).stem))
+    planner = Planner(config, songs_of(config))
     yield from _model(planner, config_file, named[0].platform if named else "tpu")
     yield ""
     yield from _one(planner, *named) if named else _table(planner)

@@ -1,7 +1,7 @@
 """What a run would take on devices that are not here: bytes of each kind, from shapes and from the traced step.
 
-Parameters, moving average and optimizer are counted as training cuts them. What a step needs beside
-them is followed through its jaxpr (`parallel.memory`).
+Parameters, moving average and optimizer are counted as training cuts them. What a step needs beside them is followed
+through its jaxpr (`planning.memory`).
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from autosong_jax.data import schema
 from autosong_jax.data.dataset import batch_layout
 from autosong_jax.layers.platform import planned_for
 from autosong_jax.models.build import build_model
-from autosong_jax.parallel.memory import GRADIENTS, KEPT, WORKING, Buffer, Cuts, peak, total
 from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
-from autosong_jax.parallel.topology import Kind, abstract_mesh
+from autosong_jax.planning.devices import Kind, abstract_mesh
+from autosong_jax.planning.memory import GRADIENTS, KEPT, WORKING, Buffer, Cuts, peak, total
 from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import DIRECTORY, TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import Trainer, make_trainer, state_shardings
@@ -59,46 +59,31 @@ class Songs:
     encoder_bytes: int = 0
 
 
-def _frozen(name: str, width: int) -> TextEncoderInfo:
-    return TextEncoderInfo(name, "", "states", width=width)
-
-
-# What the docstrings of the configs say that they are meant for; any other: MusicGen's codec, and bytes.
-_ENCODEC_24KHZ = ("encodec_24khz at 1.5 kbps", CodecInfo("encodec", 24_000, 1, 75.0, 2, 1024))
-_ENCODEC_32KHZ = ("encodec_32khz", CodecInfo("encodec", 32_000, 1, 50.0, 4, 2048))
-_SONGBOOK = ("melrvq", CodecInfo("melrvq", 16_000, 1, 12.5, 2, 512))
-_MEANT_FOR = {
-    "lyric2music": (_ENCODEC_24KHZ, _frozen("bert", 768)),
-    "prefix_lm": (_ENCODEC_32KHZ, _frozen("t5", 768)),
-    "demo": (("melrvq", CodecInfo("melrvq", 16_000, 1, 25.0, 4, 512)), None),
-    "songbook": (_SONGBOOK, None),
-    "songbook_masked": (_SONGBOOK, None),
-}
-
-
-def songs_of(config: ml_collections.ConfigDict, name: str) -> Songs:
-    """Codec and text encoder: those of the dataset, of the model to start from, or what the config is meant for.
-
-    Args:
-      name: of the config's file, without directory and suffix.
+def songs_of(config: ml_collections.ConfigDict) -> Songs:
+    """Codec and text encoder: those of the dataset, of the model to start from, or else those of `config.assumed`.
 
     Raises:
       UserError: if the dataset or the model cannot be read.
     """
     path = pathlib.Path(config.data.path or config.init.workdir)
+    encoder_bytes = 0
     if path.parts:
         if config.data.path:
             schema.read_dataset_info(path)  # says how to make one where there is none
-        codec, text, source = CodecInfo.load(path / "codec"), TextEncoderInfo.load(path), f"those of {path}"
+        codec, text, known = CodecInfo.load(path / "codec"), TextEncoderInfo.load(path), f"those of {path}"
         codec_name = codec.name
+        if text.kind == "tokens":
+            encoder_bytes = sum(file.stat().st_size for file in (path / DIRECTORY).glob("*.safetensors"))
     else:
-        (codec_name, codec), text = _MEANT_FOR.get(name, (_ENCODEC_32KHZ, None))
-        text, source = text or get_text_encoder("bytes").info, "assumed; --config.data.path=DATASET tells"
+        assumed, known = config.assumed, "assumed; --config.data.path=DATASET tells"
+        codec_name = assumed.codec
+        codec = CodecInfo(codec_name, assumed.sample_rate, 1, assumed.frame_rate, assumed.num_codebooks,
+                          assumed.codebook_size)
+        text = (TextEncoderInfo(assumed.text_encoder, "", "states", width=assumed.text_width) if assumed.text_width
+                else get_text_encoder(assumed.text_encoder).info)
     states = f"frozen states of width {text.width}" if text.frozen else "ids, read by the model"
-    files = (path / DIRECTORY).glob("*.safetensors") if path.parts and text.kind == "tokens" else ()
     return Songs(codec, text, f"{codec_name} ({codec.num_codebooks} codebooks x {codec.codebook_size}, "
-                 f"{codec.frame_rate:g} Hz), {text.name} ({states}); {source}",
-                 sum(file.stat().st_size for file in files))
+                 f"{codec.frame_rate:g} Hz), {text.name} ({states}); {known}", encoder_bytes)
 
 
 @dataclasses.dataclass(frozen=True)

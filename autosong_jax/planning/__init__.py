@@ -1,0 +1,1 @@
+"""How much memory training takes on devices that need not be here: `report.report` says it in words."""
