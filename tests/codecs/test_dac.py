@@ -162,5 +162,5 @@ def test_configs_that_cannot_be_used(toys, change, words):
 
 
 def test_tensors_of_another_model(toys):
-    with pytest.raises(UserError, match=r"encoder\.block\.1\.conv1\.weight of shape"):
+    with pytest.raises(UserError, match=r"decoder\.block\.0\.conv_t1\.weight of shape"):
         dac.DacCodec(toys["odd"].model.config.to_dict(), toys["even"].tensors)

@@ -27,6 +27,7 @@ from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
 from autosong_jax.weights.parameters import Recipe
 
+_MIRRORED = 16  # frames; the released decoders mirror 6
 _UNUSED = r"codebook\.(inited|cluster_size|embed_avg)$"  # what only training needs
 _LSTM = {"input": "weight_ih", "hidden": "weight_hh", "bias": "bias"}
 _LEAVES = {"kernel": "conv.weight", "bias": "conv.bias", "norm/scale": "norm.weight", "norm/bias": "norm.bias"}
@@ -117,7 +118,11 @@ class EncodecCodec(Codec):
 
     def decode_blocks(self, blocks: Iterable[np.ndarray], block_frames: int | None = None,
                       loudness: float | None = None) -> Iterator[np.ndarray]:
-        """See `Codec`: in memory that does not grow with the song; of a model that codes chunks at least one."""
+        """See `Codec`: in memory that does not grow with the song.
+
+        At least 16 frames are decoded at a time, which padding may mirror where a song begins; of a model that codes
+        chunks at least a chunk.
+        """
         streams = (settings.separate(self.checked(block), self._sides) for block in blocks)
         level = np.float32(1)
         if self.config.normalize:
@@ -125,7 +130,7 @@ class EncodecCodec(Codec):
         if self.config.chunk_length_s is not None:
             decoded = self._decode_chunks(streams, block_frames and max(1, block_frames // self.config.chunk_frames))
         else:
-            decoded = self._decode_whole(streams, block_frames)
+            decoded = self._decode_whole(streams, block_frames and max(_MIRRORED, block_frames))
         for audio in decoded:
             yield level * np.moveaxis(audio, 2, 1).reshape(self.channels, audio.shape[1])
 
