@@ -84,7 +84,7 @@ def test_windows_without_their_surroundings_give_other_codes(monkeypatch, same_c
     model = make_model(use_causal_conv=False)
     audio = make_audio(200 * HOP)
     expected = encode_in_one_piece(model, audio, 2.4)
-    monkeypatch.setattr(encodec, "_reach", lambda layers, reach=encodec._reach: (reach(layers)[0], 0, 0))
+    monkeypatch.setattr(encodec, "reach", lambda layers, reach=encodec.reach: (reach(layers)[0], 0, 0))
     codes = codec_of(model, 2.4, window_seconds=0.5).encode(audio)
     with pytest.raises(AssertionError, match=r"codes: .* not the nearest"):
         same_codes(codes, expected, *exact_in_one_piece(model, audio, 2.4))
