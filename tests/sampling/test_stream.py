@@ -37,7 +37,7 @@ def make_singer(toy_config, toy_dataset):
                                "model.layers": 1, "model.heads": 1} | changes)
         codec, text = CodecInfo.load(toy_dataset / "codec"), TextEncoderInfo.load(toy_dataset)
         model = build_model(config, codec, text, rngs=nnx.Rngs(0))
-        model.heads[...] = 3 * model.heads[...]
+        model.frames.heads[...] = 3 * model.frames.heads[...]
         return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
 
     return make
