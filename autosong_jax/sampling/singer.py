@@ -308,6 +308,7 @@ class Singer:
 
     def _codes(self, name: str, clip: np.ndarray) -> np.ndarray:
         """The codes of a clip, audio or codes. Raises UserError if it is neither."""
+        clip = np.asarray(clip)
         if clip.dtype.kind in "iu" and clip.ndim == 2 and clip.shape[1] == self.num_codebooks:
             return clip
         return self.codec.encode(io.checked(name, clip, self.codec.sample_rate, self.codec.channels))

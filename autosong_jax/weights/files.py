@@ -53,7 +53,6 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
     if on_disk or not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", text, re.ASCII) or text.startswith((".", "-")):
         raise UserError(f"{flag}={source} is not a directory here: expected that of a checkpoint, or a hub id, "
                         "OWNER/NAME")
-    log.info("%s=%s is no directory here: taken for a hub id", flag, source)
     import huggingface_hub
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what fails is said below
@@ -69,6 +68,7 @@ def locate(source: str | pathlib.Path, flag: str, patterns: Iterable[str] = PATT
             raise UserError(f"{flag}={source} is no directory here and could not be fetched from the hub ({reason}): "
                             f"where there is a network, run `hf download {shlex.quote(text)} --local-dir DIR`, and "
                             "give DIR") from error
+    log.info("%s=%s is no directory here: it is fetched from the hub", flag, source)
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(**options))
     except OSError as error:

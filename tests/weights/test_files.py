@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import types
 
 import ml_dtypes
 import numpy as np
@@ -132,9 +133,12 @@ def test_a_hub_id_that_cannot_be_fetched(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     with pytest.raises(UserError, match=r"--source=some/model .*\(no connection\): where .* give DIR"):
         files.locate("some/model", "--source")
-    assert "--source=some/model is no directory here: taken for a hub id" in caplog.text
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, local_files_only, **_: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **_: str(tmp_path))
     assert files.locate("some/model", "--source") == tmp_path  # it has been fetched before
+    assert not caplog.text
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: types.SimpleNamespace(sha="1"))
+    assert files.locate("some/model", "--source") == tmp_path
+    assert "--source=some/model is no directory here: it is fetched from the hub" in caplog.text
 
 
 def test_a_hub_id_that_is_none():
