@@ -178,9 +178,9 @@ def encodec(measurement: Measurement, platform: str, model: str, seconds: float,
     """EnCodec both ways beside PyTorch's; `settings` go before those of the released model."""
     device = torch_device(platform)
     measurement.device()
-    from benchmarks.encodec import MODELS, measure
+    from benchmarks.codecs import measure
 
-    for row in measure(MODELS[model] | settings, seconds, repeats, device):
+    for row in measure(model, settings, seconds, repeats, device):
         measurement.row(model=model, audio=seconds, **row._asdict())
 
 

@@ -265,8 +265,7 @@ def nothing_wrong(scene: Scene) -> Case:
         lambda: _codec(scene, "roundtrip", rng.choice(("dataset", "converted")), scene.take(rng.choice(_SONGS))),
         lambda: _codec(scene, "decode", "dataset", scene.take("codes.npy")),
         lambda: _train(scene),
-        lambda: _train(scene, f"--workdir={scene.take('workdir')}", "--config.train.steps=3",
-                       changes=[scene.given / "workdir"]),
+        lambda: _train(scene, f"--config.init.workdir={scene.take('workdir')}"),
         lambda: Case(CONVERT, [f"--source={scene.take('musicgen')}", f"--workdir={scene.made / 'workdir'}"]),
         lambda: Case(CONVERT, [f"--workdir={scene.take('converted')}", f"--export={scene.made / 'out'}"]),
     ))()
