@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from autosong_jax.errors import UserError
 from autosong_jax.inputs import reason
@@ -69,3 +69,13 @@ def check_directory(path: pathlib.Path, flag: str, *, empty: bool = False) -> No
             raise UserError(f"{flag}={path} is not empty: choose another directory")
     except (OSError, ValueError) as error:
         raise UserError(f"{flag}={path} cannot be written: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes a failure to write there a UserError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written any more ({error}): make room there, or repair it, and "
+                        "start the same command again, which goes on from the newest checkpoint") from error

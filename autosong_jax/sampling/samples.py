@@ -15,12 +15,12 @@ from autosong_jax.data import schema
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches
 from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations
+from autosong_jax.outputs import writing
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import on_first_process
 from autosong_jax.sampling.samplers import check_config
 from autosong_jax.sampling.singer import Singer
 from autosong_jax.sources.text.frozen import text_states
-from autosong_jax.workdir.runs import writing
 from autosong_jax.workdir.workdir import ModelContext
 
 WriteAudio = Callable[[int, str, np.ndarray, int], None]  # step, name, float32 [channels, samples], Hz

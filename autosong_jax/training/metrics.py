@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from autosong_jax.workdir.runs import writing
+from autosong_jax.outputs import writing
 
 # Peak dense bfloat16 FLOP/s by the device kind that JAX names, from the vendors' data sheets.
 PEAK_FLOPS = {

@@ -1,10 +1,8 @@
 """Runs in workdirs: whether one may live there, what it writes beside checkpoints, and what it shares with another."""
 
-import contextlib
 import filecmp
 import pathlib
 import shutil
-from collections.abc import Iterator
 
 import jax
 import ml_collections
@@ -75,16 +73,6 @@ def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, wor
         path.with_suffix(".tmp").replace(path)
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written ({error}): choose another --workdir") from error
-
-
-@contextlib.contextmanager
-def writing(workdir: pathlib.Path) -> Iterator[None]:
-    """Makes a failure to write there a UserError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"workdir {workdir} cannot be written any more ({error}): make room there, or repair it, and "
-                        "start the same command again, which goes on from the newest checkpoint") from error
 
 
 def source_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int, int]]:

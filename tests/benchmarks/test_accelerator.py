@@ -269,7 +269,7 @@ def run(*arguments):
 def test_a_toy_run_and_a_second_call_that_goes_on(tmp_path, environment_without, monkeypatch):
     """PyTorch is hidden: what is measured beside it is skipped, with a reason. So is what the documentation does not
     list for the other parts, which are measured."""
-    hidden = ("clu", "google_crc32c", "grain", "librosa", "matplotlib", "pydantic", "soundfile",
+    hidden = ("clu", "google_crc32c", "grain", "librosa", "matplotlib", "soundfile",
               "tensorboardX", "tensorflow_datasets", "tokenizers", "torch")
     for name, value in environment_without(*hidden).items():
         monkeypatch.setenv(name, value)
