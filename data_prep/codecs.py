@@ -61,7 +61,7 @@ def get_codec(name: str, bandwidth: float | None, backend: str = BACKENDS[0]) ->
     Raises:
       UserError: there is no such codec, or it cannot be had.
     """
-    kind = _kind_of(name)
+    kind = _kind_of(name, backend)
     if kind != "encodec" and bandwidth is not None:
         raise UserError(f"--bandwidth={bandwidth:g} is for EnCodec, but --codec is {kind}: leave it out")
     if kind != "encodec" and backend != BACKENDS[0]:
@@ -73,13 +73,15 @@ def _is_fitted(name: str) -> bool:
     return name.partition(":")[0] == "melrvq"
 
 
-def _kind_of(name: str) -> str:
+def _kind_of(name: str, backend: str) -> str:
     """The kind of codec that --codec names. What cannot be told is left to EnCodec, whose checkpoints vary most."""
     if _is_fitted(name):
         return "melrvq"
     for kind, info in CODECS.items():
         if name in info.hub_ids:
             return kind
+    if backend != BACKENDS[0]:  # which knows EnCodec alone, and no hub
+        return "encodec"
     if not (path := pathlib.Path(name)).is_dir() and name.count("/") != 1:
         return "encodec"
     if (path / FILE).exists():

@@ -15,7 +15,7 @@ from data_prep.synthesis import RATE
 
 
 @pytest.fixture(scope="module")
-def songs() -> list[songbook.Song]:
+def songs() -> list[songbook.SungSong]:
     """Two songs of every genre."""
     return [songbook.make_song(7, index, 8.0) for index in range(10)]
 
