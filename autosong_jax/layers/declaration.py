@@ -1,7 +1,7 @@
-"""What each parameter of a model is, said where it is made: `nnx.Param(x, **declared("fsdp", "tensor", cast=True))`.
+"""What each parameter of a model is, said where it is made: `nnx.Param(x, **declared("matrix", "fsdp"))`.
 
-How it is cut over a mesh, whether weight decay shrinks it and in which dtype it is held follow from that, whatever its
-path.
+How it is cut over a mesh, how fast it learns, whether weight decay shrinks it, what it costs and in which dtype it is
+held follow from that, whatever its path.
 """
 
 import dataclasses
@@ -11,27 +11,39 @@ import jax
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 
+KINDS = ("matrix", "table", "vector")
+
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
     """What a parameter is beside its shape.
 
     Attributes:
+      kind: what it is used for, one of `KINDS`. All that comes is multiplied by a matrix; of a table rows are looked
+        up, by ids or positions; a vector is added, or scales.
       axes: the mesh axes that cut its last dimensions, None for a dimension that stays whole. The dimensions before
         them, such as that of stacked layers, stay whole.
-      decay: whether weight decay shrinks it.
       cast: whether the model casts it to the dtype of the computation before any use. While it is not trained it may
         then be held in that dtype: the model computes the same from half the memory.
     """
 
+    kind: str
     axes: tuple[str | None, ...] = ()
-    decay: bool = True
     cast: bool = False
 
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"a parameter's kind {self.kind!r}: expected one of {', '.join(KINDS)}")
 
-def declared(*axes: str | None, decay: bool = True, cast: bool = False) -> dict[str, Declaration]:
+    @property
+    def decay(self) -> bool:
+        """Whether weight decay shrinks it."""
+        return self.kind != "vector"
+
+
+def declared(kind: str, *axes: str | None, cast: bool = False) -> dict[str, Declaration]:
     """A `Declaration` as the metadata of an `nnx.Param`, or of what makes one (`kernel_metadata` and its like)."""
-    return {"declaration": Declaration(axes, decay, cast)}
+    return {"declaration": Declaration(kind, axes, cast)}
 
 
 def declaration_of(parameter: nnx.Variable) -> Declaration:

@@ -64,8 +64,8 @@ def _add_to(layer: Linear, config: ml_collections.ConfigDict, rngs: nnx.Rngs) ->
     *stack, inputs, outputs = layer.kernel.shape
     of_inputs, of_outputs = declaration_of(layer.kernel).axes
     a = jax.random.normal(rngs.params(), (*stack, inputs, config.rank)) * inputs**-0.5
-    layer.lora_a = nnx.Param(a, **declared(of_inputs, None))
-    layer.lora_b = nnx.Param(jnp.zeros((*stack, config.rank, outputs)), **declared(None, of_outputs))
+    layer.lora_a = nnx.Param(a, **declared("matrix", of_inputs, None))
+    layer.lora_b = nnx.Param(jnp.zeros((*stack, config.rank, outputs)), **declared("matrix", None, of_outputs))
     layer.lora_scale = config.alpha / config.rank
 
 

@@ -76,13 +76,13 @@ class KeysValues(NamedTuple):
 
 def _split_outputs(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> Linear:
     """A linear layer whose outputs (heads, the middle of an MLP) `tensor` cuts."""
-    return _linear(inputs, outputs, config, rngs, declared("fsdp", "tensor", cast=True),
-                   declared("tensor", decay=False))
+    return _linear(inputs, outputs, config, rngs, declared("matrix", "fsdp", "tensor", cast=True),
+                   declared("vector", "tensor"))
 
 
 def _split_inputs(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> Linear:
     """A linear layer that reads what `_split_outputs` gives, and sums over the devices along `tensor`."""
-    return _linear(inputs, outputs, config, rngs, declared("tensor", "fsdp", cast=True), declared(decay=False))
+    return _linear(inputs, outputs, config, rngs, declared("matrix", "tensor", "fsdp", cast=True), declared("vector"))
 
 
 def _linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs, kernel: Mapping[str, Any],
@@ -94,14 +94,14 @@ def _linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs
 
 def projection(inputs: int, outputs: int, dtype: str, rngs: nnx.Rngs) -> nnx.Linear:
     """The linear layer that brings what a source holds to the width of a decoder."""
-    return nnx.Linear(inputs, outputs, dtype=dtype, kernel_metadata=declared("fsdp", None, cast=True),
-                      bias_metadata=declared(decay=False), rngs=rngs)
+    return nnx.Linear(inputs, outputs, dtype=dtype, kernel_metadata=declared("matrix", "fsdp", None, cast=True),
+                      bias_metadata=declared("vector"), rngs=rngs)
 
 
 def layer_norm(width: int, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer normalisation with the epsilon of the released checkpoints (flax's default is 1e-6)."""
     return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs,
-                         scale_metadata=declared(decay=False), bias_metadata=declared(decay=False))
+                         scale_metadata=declared("vector"), bias_metadata=declared("vector"))
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
@@ -271,7 +271,7 @@ class Transformer(nnx.Module):
         if config.positions == "learned":
             self.position_table = nnx.Embed(
                 config.max_positions, config.width, embedding_init=nnx.initializers.normal(0.02),
-                embedding_metadata=declared("fsdp"), rngs=rngs)
+                embedding_metadata=declared("table", "fsdp"), rngs=rngs)
         # One block after another: drawn all at once, a CPU holds the random bits of all of them beside the parameters.
         create = nnx.scan(functools.partial(_initial_block, config), in_axes=(0, 0), out_axes=0)
         self.blocks = create(jnp.arange(config.layers), rngs.split(config.layers))

@@ -37,9 +37,9 @@ class CodeFrames(nnx.Module):
         self.num_ids = codebook_size + int(end_of_song)
         init = nnx.initializers.truncated_normal(width**-0.5)
         self.embeddings = nnx.Param(init(keys[0], (num_codebooks, codebook_size + 1, width)),
-                                    **declared("fsdp", cast=True))
+                                    **declared("table", "fsdp", cast=True))
         self.heads = nnx.Param(init(keys[1], (num_codebooks, width, self.num_ids)),
-                               **declared("fsdp", "tensor", cast=True))
+                               **declared("matrix", "fsdp", "tensor", cast=True))
 
     def embed(self, ids: Array) -> Array:
         """int [B, S, K] -> [B, S, D]."""

@@ -56,7 +56,7 @@ class SourceEncoders(nnx.Module):
         self.sources = nnx.Dict(sources)
         init = nnx.initializers.normal(width**-0.5)
         # What tells the sources apart, a vector each: another source leaves the parameters of the others as they are.
-        self.types = nnx.Dict({name: nnx.Param(init(rngs.params(), (width,)), **declared(decay=False))
+        self.types = nnx.Dict({name: nnx.Param(init(rngs.params(), (width,)), **declared("vector"))
                                for name in self.names})
 
     @property

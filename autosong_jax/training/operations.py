@@ -11,8 +11,6 @@ from autosong_jax.models.song import SongModel
 from autosong_jax.training.step import Trainer
 from autosong_jax.weights.trainable import combine
 
-MATRICES = ("kernel", "heads", "lora_a", "lora_b")
-
 
 def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> float:
     """Floating-point operations of a step, forward and backward; of several objectives, the mean of their steps.
@@ -29,7 +27,9 @@ def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> floa
     """
     model = nnx.merge(trainer.graph, combine(trainer.abstract.params, trainer.frozen))
     lengths = {name: config.sources[name].max_length for name in model.source_names}
-    trained, frozen = (_matrices(params) for params in (trainer.abstract.params, trainer.frozen))
+    declared = flatten_dict(trainer.declarations)
+    trained, frozen = ({path: leaf.size for path, leaf in flatten_dict(params).items()
+                        if declared[path].kind == "matrix"} for params in (trainer.abstract.params, trainer.frozen))
     of_objectives = []
     for objective in trainer.objectives.values():
         steps = trainer.pattern.num_steps - 1 if objective.causal else len(trainer.pattern.steps)
@@ -38,10 +38,6 @@ def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> floa
             for passes, matrices in ((3, trained), (2, frozen)) for path, size in matrices.items())
         of_objectives.append(2 * multiplied + 12 * _seen(model, objective.causal, steps, lengths))
     return config.data.batch_size * sum(of_objectives) / len(of_objectives)
-
-
-def _matrices(params: dict) -> dict[tuple[str, ...], int]:
-    return {path: leaf.size for path, leaf in flatten_dict(params).items() if path[-1] in MATRICES}
 
 
 def _positions(path: tuple[str, ...], model: SongModel, steps: int, lengths: dict[str, int]) -> int:

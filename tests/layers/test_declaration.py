@@ -16,25 +16,25 @@ from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import TrainState, make_optimizer, state_shardings
 
 CODEC = CodecInfo("melrvq", 16000, 1, 25.0, 3, 15)
-# By parameter: the axes of its last dimensions, whether it decays, whether it is cast before use.
-OUT_OF, INTO = (("fsdp", "tensor"), True, True), (("tensor", "fsdp"), True, True)
-SPLIT_BIAS, VECTOR = (("tensor",), False, False), ((), False, False)
+# By parameter: what it is used for, the axes of its last dimensions, whether it is cast before use.
+OUT_OF, INTO = ("matrix", ("fsdp", "tensor"), True), ("matrix", ("tensor", "fsdp"), True)
+SPLIT_BIAS, VECTOR = ("vector", ("tensor",), False), ("vector", (), False)
 ATTENTION = {"q/kernel": OUT_OF, "k/kernel": OUT_OF, "v/kernel": OUT_OF, "out/kernel": INTO,
              "q/bias": SPLIT_BIAS, "k/bias": SPLIT_BIAS, "v/bias": SPLIT_BIAS, "out/bias": VECTOR,
-             "q/lora_a": (("fsdp", None), True, False), "q/lora_b": ((None, "tensor"), True, False),
-             "out/lora_a": (("tensor", None), True, False), "out/lora_b": ((None, "fsdp"), True, False)}
+             "q/lora_a": ("matrix", ("fsdp", None), False), "q/lora_b": ("matrix", (None, "tensor"), False),
+             "out/lora_a": ("matrix", ("tensor", None), False), "out/lora_b": ("matrix", (None, "fsdp"), False)}
 MLP = {"up/kernel": OUT_OF, "down/kernel": INTO, "up/bias": SPLIT_BIAS, "down/bias": VECTOR}
 NORM = {"scale": VECTOR, "bias": VECTOR}
-PROJECTION = {"kernel": (("fsdp", None), True, True), "bias": VECTOR}
+PROJECTION = {"kernel": ("matrix", ("fsdp", None), True), "bias": VECTOR}
 MODEL = {
-    "frames": {"embeddings": (("fsdp",), True, True), "heads": (("fsdp", "tensor"), True, True)},
+    "frames": {"embeddings": ("table", ("fsdp",), True), "heads": ("matrix", ("fsdp", "tensor"), True)},
     "conditions": {"types": {"genre": VECTOR, "chroma": VECTOR},
                    "sources": {"genre": {"projection": PROJECTION}, "chroma": {"projection": PROJECTION}}},
-    "decoder": {"position_table": {"embedding": (("fsdp",), True, False)}, "norm": NORM, "blocks": {
+    "decoder": {"position_table": {"embedding": ("table", ("fsdp",), False)}, "norm": NORM, "blocks": {
         "self_attention": ATTENTION, "cross_attention": ATTENTION, "mlp": MLP, "self_norm": NORM, "cross_norm": NORM,
         "mlp_norm": NORM}},
 }
-TABLE = {"embedding": ((), True, False)}
+TABLE = {"embedding": ("table", (), False)}
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def flat(tree):
 
 def test_every_kind_of_parameter_says_what_it_is(config):
     graph, params = abstract_model(config, CODEC, TextEncoderInfo("t5", "", "states", width=24))
-    found = {path: (what.axes, what.decay, what.cast) for path, what in flat(declarations(graph, params)).items()}
+    found = {path: (what.kind, what.axes, what.cast) for path, what in flat(declarations(graph, params)).items()}
     assert found == flat(MODEL)
 
 
 def test_an_encoder_learned_with_the_model_is_cut_as_the_decoder_and_its_tables_are_whole(toy_config):
     graph, params = abstract_model(toy_config(), CODEC, get_text_encoder("bytes").info)
     found = flat(declarations(graph, params)["conditions"]["sources"]["lyrics"])
-    found = {path: (what.axes, what.decay, what.cast) for path, what in found.items()}
+    found = {path: (what.kind, what.axes, what.cast) for path, what in found.items()}
     kernels = {part: {name: what for name, what in table.items() if name.endswith("kernel")}
                for part, table in (("self_attention", ATTENTION), ("mlp", MLP))}
     assert found == flat({"ids": TABLE, "sections": TABLE, "lines": TABLE, "projection": PROJECTION, "encoder": {
@@ -75,9 +75,9 @@ def test_names_decide_nothing():
     """Paths such as `conv/kernel` and `group/kernel` end as `v/kernel` and `up/kernel` do."""
     class Odd(nnx.Module):
         def __init__(self):
-            self.conv = nnx.Dict(kernel=nnx.Param(jnp.zeros((4, 8, 8)), **declared()))
-            self.group = nnx.Dict(kernel=nnx.Param(jnp.zeros((8, 8)), **declared(None, "fsdp", decay=False)))
-            self.bias = nnx.Param(jnp.zeros((8, 8)), **declared("tensor", None, cast=True))
+            self.conv = nnx.Dict(kernel=nnx.Param(jnp.zeros((4, 8, 8)), **declared("table")))
+            self.group = nnx.Dict(kernel=nnx.Param(jnp.zeros((8, 8)), **declared("vector", None, "fsdp")))
+            self.bias = nnx.Param(jnp.zeros((8, 8)), **declared("matrix", "tensor", None, cast=True))
 
     graph, params = nnx.split(Odd())
     params = nnx.to_pure_dict(params)
@@ -85,6 +85,8 @@ def test_names_decide_nothing():
     shardings = flat(tree_shardings(params, what, mesh_of(1, 2, 4)))
     specs = {path: tuple(sharding.spec) for path, sharding in shardings.items()}
     assert specs == {"conv/kernel": (None, None, None), "group/kernel": (None, "fsdp"), "bias": ("tensor", None)}
+    assert {path: one.decay for path, one in flat(what).items()} == {
+        "conv/kernel": True, "group/kernel": False, "bias": True}
     held = {path: x.dtype for path, x in flat(held_in("bfloat16", params, what)).items()}
     assert held == {"conv/kernel": jnp.float32, "group/kernel": jnp.float32, "bias": jnp.bfloat16}
 
@@ -93,6 +95,8 @@ def test_a_parameter_that_says_nothing_is_refused():
     graph, params = nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"shape \[3\].*declared"):
         declarations(graph, nnx.to_pure_dict(params))
+    with pytest.raises(ValueError, match="kind 'fsdp': expected one of matrix, table, vector"):
+        declared("fsdp", "tensor")
 
 
 @pytest.mark.parametrize(("axes", "shape", "expected"), [

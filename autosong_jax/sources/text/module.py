@@ -32,7 +32,7 @@ class IdSource(nnx.Module):
                  rngs: nnx.Rngs):
         def table(size):
             return nnx.Embed(size, config.width, embedding_init=nnx.initializers.normal(config.width**-0.5),
-                             embedding_metadata=declared(), rngs=rngs)
+                             embedding_metadata=declared("table"), rngs=rngs)
 
         self.ids = table(vocab_size)
         if num_sections:
