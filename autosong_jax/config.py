@@ -147,6 +147,8 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, st
                "reads and writes whole frames")
     if model.delays and model.pattern != "delay":
         yield f"model.delays {list(model.delays)}", f"they mean nothing with model.pattern {model.pattern!r}"
+    if config.optimizer.schedule == "plateau" and not config.train.eval_every:
+        yield "train.eval_every 0", "expected some with optimizer.schedule 'plateau', which waits for validation losses"
     for name, source in config.sources.items():
         spec = SOURCES[source.kind]
         if name not in spec.names:
@@ -262,8 +264,13 @@ _RULES = {
     "lora.targets": _tuple_of(_text),
     "init.workdir": _text,
     "optimizer.learning_rate": _number(0, 1e3),
-    "optimizer.final_learning_rate": _number(0, 1e3),
+    "optimizer.embedding_learning_rate": _number(0, 1e3),
     "optimizer.warmup_steps": _integer(0, _MOST),
+    "optimizer.schedule": _one_of("cosine", "linear", "step", "plateau", "constant"),
+    "optimizer.final_learning_rate": _number(0, 1e3),
+    "optimizer.drop_factor": _number(1e-6, 1),
+    "optimizer.drop_every": _integer(1, _MOST),
+    "optimizer.patience": _integer(1, _MOST),
     "optimizer.b1": _number(0, 0.999999),
     "optimizer.b2": _number(0, 0.999999),
     "optimizer.eps": _number(1e-30, 1),

@@ -65,12 +65,19 @@ def base() -> ml_collections.ConfigDict:
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 3e-4  # AdamW, peak of the schedule
-    optimizer.final_learning_rate = 0.0  # at the last step, by a cosine
-    optimizer.warmup_steps = 1000  # linear, from 0
+    optimizer.embedding_learning_rate = 0.0  # the same of tables: of codes, characters, positions; 0 for learning_rate
+    optimizer.warmup_steps = 1000  # linear, from 0 to the peak
+    # What comes after: cosine | linear, to final_learning_rate at the last step; step | plateau, by drops that never go
+    # below it; constant.
+    optimizer.schedule = "cosine"
+    optimizer.final_learning_rate = 0.0
+    optimizer.drop_factor = 0.5  # what a drop multiplies the rate by
+    optimizer.drop_every = 10_000  # of step: steps from one drop to the next
+    optimizer.patience = 5  # of plateau: it drops after so many evaluations without a lower validation loss
     optimizer.b1 = 0.9
     optimizer.b2 = 0.95
     optimizer.eps = 1e-8
-    optimizer.weight_decay = 0.1  # of kernels and embeddings
+    optimizer.weight_decay = 0.1  # of matrices and tables
     optimizer.clip_norm = 1.0  # global norm of the gradient
 
     config.train = train = ml_collections.ConfigDict()

@@ -30,8 +30,9 @@ from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.ahead import Laps, compile_ahead
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
+from autosong_jax.training.optimizer import after_evaluation, last_rate
 from autosong_jax.training.start import check_shapes, open_base, start
-from autosong_jax.training.step import Trainer, TrainState, make_schedule, make_trainer
+from autosong_jax.training.step import Trainer, TrainState, make_trainer
 from autosong_jax.weights.trainable import Parameters, combine
 from autosong_jax.workdir.checkpoints import Checkpoints, latest_step
 from autosong_jax.workdir.runs import check_workdir, prepare_workdir
@@ -127,7 +128,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     if frozen:
         log.info("Frozen beside them: %s parameters", f"{count(frozen):,}")
     validation = None
-    if config.train.eval_every and sum(schema.read_dataset_info(config.data.path)[1].get("validation", ())):
+    if _is_validated(config):
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
     run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), texts, validation,
               write_samples)
@@ -146,7 +147,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
 
 def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps: Laps) -> None:
     config, train = run.config, run.config.train
-    schedule = make_schedule(config)
     interval = Interval(run)
     stop, vote = StopSignal(), distributed.Vote(run.trainer.mesh)
     pending = None  # the sums of the step before, fetched once the next one is on its way
@@ -175,9 +175,12 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps:
                 pending = None
                 bar.set_postfix(loss=f"{loss:.3f}")
             if _due(step, train.log_every) or step == train.steps:
-                interval.report(step, float(schedule(step - 1)))
+                interval.report(step, last_rate(config, state.optimizer))
                 run.checkpoints.check()
             validation_loss = _evaluate(run, state, step) if evaluate else None
+            if validation_loss is not None and _due(step, train.eval_every):  # a longer run has none at this one's end
+                state = dataclasses.replace(
+                    state, optimizer=after_evaluation(config, state.optimizer, validation_loss))
             if save:
                 run.checkpoints.save(state, step, validation_loss)
             sample = run.write_samples is not None and _due(step, train.sample_every)
@@ -326,7 +329,16 @@ def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
         # Else a resumed run would start within an interval, and report its mean over fewer steps.
         raise UserError(f"train.checkpoint_every {config.train.checkpoint_every}: expected a multiple of "
                         f"train.log_every {config.train.log_every}")
+    if config.optimizer.schedule == "plateau" and not _is_validated(config):
+        raise UserError(f"optimizer.schedule 'plateau' waits for validation losses, but there are none: give "
+                        f"train.eval_every above 0 and a data.path that has validation songs ({config.data.path}), or "
+                        "another schedule")
     check_batch(config, mesh)
+
+
+def _is_validated(config: ml_collections.ConfigDict) -> bool:
+    """Whether there are validation losses."""
+    return config.train.eval_every > 0 and sum(schema.read_dataset_info(config.data.path)[1].get("validation", ())) > 0
 
 
 def _check_memory(trainer: Trainer) -> None:

@@ -27,6 +27,7 @@ from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.objective import Objective
 from autosong_jax.objectives.table import get_objectives
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
+from autosong_jax.training.optimizer import make_optimizer
 from autosong_jax.weights.trainable import Parameters, combine, partition, without
 
 Batch = Mapping[str, Any]
@@ -89,37 +90,6 @@ class Trainer:
     init: Callable[[Parameters], TrainState]
     train_step: Callable[[TrainState, Parameters, Batch], tuple[TrainState, dict[str, Array]]]
     eval_step: Callable[[Parameters, Parameters, Batch], dict[str, dict[str, Array]]]
-
-
-def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine to the final rate at the last step."""
-    optimizer = config.optimizer
-    warmup = min(optimizer.warmup_steps, config.train.steps - 1)
-    return optax.warmup_cosine_decay_schedule(
-        0.0, optimizer.learning_rate, warmup, config.train.steps, optimizer.final_learning_rate)
-
-
-def make_optimizer(config: ml_collections.ConfigDict, declared: Parameters) -> optax.GradientTransformation:
-    """AdamW with clipping by global norm, and with weight decay of the parameters whose declarations say so."""
-    optimizer = config.optimizer
-    return optax.chain(
-        clip_by_global_norm(optimizer.clip_norm),
-        optax.adamw(make_schedule(config), optimizer.b1, optimizer.b2, optimizer.eps,
-                    weight_decay=optimizer.weight_decay,
-                    mask=jax.tree.map(lambda what: what.decay, declared)))
-
-
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales all gradients by one factor so that their global norm is at most `max_norm`, as optax's of this name does.
-
-    That one divides every gradient by the norm, a division which XLA on a CPU does once and keeps: a second copy of all
-    gradients. A product with a factor it computes again wherever the optimizer reads it.
-    """
-    def clip(gradients, _):
-        factor = jnp.minimum(1.0, max_norm / optax.tree.norm(gradients))
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
-
-    return optax.stateless(clip)
 
 
 def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.Rngs], SongModel], pattern: Pattern,

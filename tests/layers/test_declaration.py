@@ -13,7 +13,8 @@ from autosong_jax.layers.declaration import declarations, declared, held_in
 from autosong_jax.models.build import abstract_model
 from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
 from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
-from autosong_jax.training.step import TrainState, make_optimizer, state_shardings
+from autosong_jax.training.optimizer import make_optimizer
+from autosong_jax.training.step import TrainState, state_shardings
 
 CODEC = CodecInfo("melrvq", 16000, 1, 25.0, 3, 15)
 # By parameter: what it is used for, the axes of its last dimensions, whether it is cast before use.

@@ -18,7 +18,8 @@ from autosong_jax.layers.declaration import declarations
 from autosong_jax.models.build import abstract_model, build_model
 from autosong_jax.parallel.sharding import AXES, make_mesh, put_batch
 from autosong_jax.sources.text.encoders import get_text_encoder
-from autosong_jax.training.step import TrainState, make_optimizer, make_trainer, state_shardings
+from autosong_jax.training.optimizer import make_optimizer
+from autosong_jax.training.step import TrainState, make_trainer, state_shardings
 from autosong_jax.workdir.checkpoints import Checkpoints
 from autosong_jax.workdir.workdir import window_pattern
 

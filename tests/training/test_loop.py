@@ -136,6 +136,22 @@ def test_a_model_of_both_objectives_goes_on_as_if_it_had_not_been_stopped(toy_co
     assert kinds == {f"{kind}_{name}" for kind in ("train", "validation") for name in ("next_step", "masked_spans")}
 
 
+def test_a_run_on_a_plateau_goes_on_as_if_it_had_not_been_stopped(toy_config, tmp_path):
+    """The average does not change in these steps, so no validation loss is lower than the first."""
+    config = toy_config(**{"optimizer.schedule": "plateau", "optimizer.patience": 1, "optimizer.warmup_steps": 1,
+                           "optimizer.learning_rate": 1e-2, "optimizer.final_learning_rate": 3e-3,
+                           "train.eval_every": 1, "model.layers": 1})
+    config.sources = {}  # which compiles sooner
+    one, other = tmp_path / "one", tmp_path / "other"
+    loop.train(config, one)
+    rates = [line["learning_rate"] for line in metrics_of(one) if line["kind"] == "train"]
+    assert rates == pytest.approx([0, 1e-2, 5e-3, 3e-3, 3e-3, 3e-3])
+    for steps in (3, 6):
+        config.train.steps = steps
+        loop.train(config, other)
+    assert_same_run(config, one, other)
+
+
 def test_a_finished_run_started_again_changes_nothing(dropout_config, undisturbed):
     before = metrics_of(undisturbed)
     loop.train(dropout_config, undisturbed)

@@ -5,16 +5,13 @@ import re
 import jax
 import ml_collections
 import numpy as np
-import optax
 import pytest
-from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from autosong_jax.data.dataset import SongDataset, train_batches
-from autosong_jax.layers.declaration import declarations
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import AXES, make_mesh, put_batch
-from autosong_jax.training.step import clip_by_global_norm, make_optimizer, make_schedule, make_trainer
+from autosong_jax.training.step import make_trainer
 from autosong_jax.weights.trainable import partition
 from autosong_jax.workdir.workdir import window_pattern
 
@@ -129,44 +126,6 @@ def test_dropout_and_dropped_conditions_differ_from_step_to_step_but_not_from_ru
     _, one = run_steps(config, mesh_of(1, 1, 1))
     _, two = run_steps(config, mesh_of(1, 1, 1))
     assert [s["loss"] for s in one] == [s["loss"] for s in two]
-
-
-def test_schedule_warms_up_and_ends_at_the_final_rate(toy_config):
-    config = toy_config(**{"train.steps": 100, "optimizer.warmup_steps": 10, "optimizer.learning_rate": 1e-3,
-                           "optimizer.final_learning_rate": 1e-5})
-    schedule = make_schedule(config)
-    rates = [float(schedule(step)) for step in range(101)]
-    np.testing.assert_allclose(rates[:11], np.linspace(0, 1e-3, 11), atol=1e-9)
-    middle = 1e-5 + (1e-3 - 1e-5) * (1 + np.cos(np.pi * 45 / 90)) / 2
-    assert rates[55] == pytest.approx(middle, rel=1e-5) and rates[100] == pytest.approx(1e-5)
-
-
-def test_weight_decay_leaves_biases_norms_and_type_vectors_alone(toy_config):
-    config = toy_config(**{"model.bias": True})
-    dataset = SongDataset(config.data.path, "train")
-    graph, params = nnx.split(build_model(config, dataset.codec, dataset.text, rngs=nnx.Rngs(0)))
-    params = nnx.to_pure_dict(params)
-    optimizer = make_optimizer(config, declarations(graph, params))
-    state = optimizer.init(params)
-    zeros = jax.tree.map(np.zeros_like, params)
-    for _ in range(2):  # the first step has the rate 0
-        updates, state = optimizer.update(zeros, state, params)
-    for path, update in jax.tree_util.tree_leaves_with_path(updates):
-        kept = path[-1].key in ("bias", "scale") or path[1].key == "types"
-        value = np.asarray(jax.tree_util.tree_reduce(lambda a, _: a, update))
-        assert np.all(value == 0) if kept else np.any(value != 0), path
-    assert optax.tree.norm(updates) > 0
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e3])
-def test_clipping_is_that_of_optax(scale):
-    rng = np.random.default_rng(0)
-    gradients = {"a": scale * rng.standard_normal((3, 5)).astype("float32"), "b": np.full(2, scale, "float32")}
-    ours, theirs = clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)
-    assert jax.tree.structure(ours.init(gradients)) == jax.tree.structure(theirs.init(gradients))
-    for a, b in zip(*(jax.tree.leaves(one.update(gradients, one.init(gradients))[0]) for one in (ours, theirs)),
-                    strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("sizes", "word"), [((3, -1, 1), "8 devices"), ((1, 2, 2), "8 devices"), ((-1, -1, 1), "8")])
