@@ -145,6 +145,9 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, st
     if objective == "masked_spans" and model.pattern != "parallel":
         yield (f"model.pattern {model.pattern!r}", "expected 'parallel' with objective.name 'masked_spans', which "
                "reads and writes whole frames")
+    if config.objective.scheduled_sampling and objective == "masked_spans":
+        yield (f"objective.scheduled_sampling {config.objective.scheduled_sampling}", "it means nothing with "
+               "objective.name 'masked_spans', which reads no codes of its own in a row")
     if model.delays and model.pattern != "delay":
         yield f"model.delays {list(model.delays)}", f"they mean nothing with model.pattern {model.pattern!r}"
     if config.optimizer.schedule == "plateau" and not config.train.eval_every:
@@ -257,6 +260,8 @@ _RULES = {
     "model.delays": _tuple_of(_integer(0, 2**16)),
     "model.dtype": _one_of("auto", "bfloat16", "float32", "float16"),
     "objective.name": _one_of("next_step", "masked_spans", "both"),
+    "objective.scheduled_sampling": _number(0, 1),
+    "objective.scheduled_sampling_steps": _EVERY,
     "objective.span_length": _integer(1, 2**16),
     "objective.context_ms": _number(0, 3.6e7),
     "lora.rank": _integer(0, 2**12),

@@ -50,6 +50,11 @@ def base() -> ml_collections.ConfigDict:
 
     config.objective = objective = ml_collections.ConfigDict()
     objective.name = "next_step"  # next_step | masked_spans (MAGNeT) | both, step by step in turns
+    # Of next_step: the share of a song's codes in whose place the model reads what it would itself have sung there, as
+    # it will when it sings, where nothing is right by itself. It grows in a line, from 0, over so many steps. Costs a
+    # second pass of the decoder.
+    objective.scheduled_sampling = 0.0
+    objective.scheduled_sampling_steps = 10_000
     # Of masked_spans, which has no pattern: it reads and writes whole frames, the codebooks one after another.
     objective.span_length = 3  # frames that are masked together
     objective.context_ms = 100.0  # how far codebooks after the first see on each side; 0 for the whole song

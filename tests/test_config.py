@@ -53,6 +53,8 @@ def test_every_field_has_a_rule_that_its_default_keeps():
     ("model.width", 62, "model.width 62: expected an even width for each of the 8 model.heads"),
     ("train.steps", -5, "train.steps -5"),
     ("optimizer.learning_rate", float("nan"), "learning_rate nan: expected a number"),
+    ("optimizer.schedule", "steps", "schedule 'steps': expected one of cosine, linear, step, plateau, constant"),
+    ("objective.scheduled_sampling", 1.5, "scheduled_sampling 1.5: expected a number from 0 to 1"),
     ("objective.name", "masked_spans", "model.pattern 'delay': expected 'parallel'"),
     ("model.delays", ("a",), r"model.delays \('a',\): expected of each value an integer"),
     ("sampling.cfg_scales", {"mood": 1.0}, "cfg_scales of 'mood': its sources are"),

@@ -29,11 +29,14 @@ class Examples:
       inputs: int32 [B, S, K], ids in [0, V].
       targets: int32 [B, S, K], ids in [0, V].
       mask: bool [B, S, K], the targets that count.
+      drawn: float32 [B, S, K], where the model is to read a code that it draws itself: the share of its distribution
+        that lies before that code, in [0, 1), codes in their order; -1 where it reads `inputs`. None for everywhere.
     """
 
     inputs: Array
     targets: Array
     mask: Array
+    drawn: Array | None = None
 
 
 @jax.tree_util.register_dataclass

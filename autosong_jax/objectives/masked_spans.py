@@ -29,10 +29,12 @@ class MaskedSpans(CodeObjective):
     special: int
     span_length: int
     causal = False
+    passes = 1
     sampler = "masked"
 
-    def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Examples, Shared]:
+    def examples(self, batch: Batch, part: Array, keys: Array, step: Array | None) -> tuple[Examples, Shared]:
         """At frame t the model reads frame t, or V where it is hidden, and must predict what stands there."""
+        del step
         codes, num_frames = with_end(batch, self.special)
         frames, codebooks = jnp.arange(codes.shape[1]), jnp.arange(codes.shape[2])
         inside = (frames < num_frames[:, None])[..., None]

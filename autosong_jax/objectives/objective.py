@@ -1,8 +1,8 @@
 """What a model is trained for: the seam between the trainer and everything that it does not know.
 
-The trainer draws a part and keys, lets the objective make examples of a batch, cuts those into the parts of gradient
-accumulation, encodes the conditions, and asks the objective for the loss of each part. Cross-entropy, codebooks and
-what a number in the log is called are the objective's own business.
+The trainer draws a part and keys, lets the objective make examples of a batch for the step that it is at, cuts those
+into the parts of gradient accumulation, encodes the conditions, and asks the objective for the loss of each part.
+Cross-entropy, codebooks and what a number in the log is called are the objective's own business.
 
 Letters: B batch, T frames.
 """
@@ -26,21 +26,25 @@ class Objective(Protocol):
       parts: into how many tasks it falls: a training step takes one of them by chance, validation takes all.
       causal: whether a model reads steps of a pattern, of which each sees those before it, or frames that see all.
       sampler: the name of what samples a model that is trained for it, in `sampling.samplers`.
+      passes: how often a step of training goes through the decoder forward; once, where nothing of the model's own is
+        asked for first.
       headline: the names in `summarize` that a run reports at a glance, the loss first.
     """
 
     parts: int
     causal: bool
     sampler: str
+    passes: int
     headline: tuple[str, ...]
 
-    def examples(self, batch: Batch, part: Array, keys: Array) -> tuple[Any, Any]:
+    def examples(self, batch: Batch, part: Array, keys: Array, step: Array | None) -> tuple[Any, Any]:
         """What a model reads and must predict in one part.
 
         Args:
           batch: `frames` [B, T, ...], `num_frames` int32 [B] and `song_ends` bool [B] as `data.dataset` has them.
           part: int [], in [0, parts).
           keys: PRNG keys [B], one a song.
+          step: int32 [], the steps of training done before; None in validation, for which it does not matter when.
 
         Returns:
           The examples: arrays with the batch in front, which accumulation may cut; and what holds for all of them,

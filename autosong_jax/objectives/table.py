@@ -43,6 +43,6 @@ def get_objectives(config: ml_collections.ConfigDict, pattern: Pattern, special:
     if objective.span_length < 1 or objective.context_ms < 0:
         raise UserError(f"objective.span_length {objective.span_length}, context_ms {objective.context_ms}: expected a "
                         "length of at least 1 frame and a context of at least 0 ms")
-    known = {"next_step": NextStep(pattern, special),
+    known = {"next_step": NextStep(pattern, special, objective.scheduled_sampling, objective.scheduled_sampling_steps),
              "masked_spans": MaskedSpans(pattern.frames.shape[1], special, objective.span_length)}
     return {name: known[name] for name in names}

@@ -17,9 +17,9 @@ def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> floa
 
     As for model FLOP/s utilization (Chowdhery et al. 2022, appendix B): a multiply and an add for each number of a
     matrix and each position that goes through it, and twice as many backward, once as many where the matrix is frozen;
-    12 D for each layer and each pair of positions of which one sees the other. Embedding tables are looked up, so they
-    count nothing; neither do norms, softmaxes and what the backward pass computes again. A source counts with the
-    length that it is padded to.
+    12 D for each layer and each pair of positions of which one sees the other. An objective may go through the decoder
+    more often forward: that adds a third each time. Tables are looked up, so they count nothing; neither do norms,
+    softmaxes and what the backward pass computes again. A source counts with the length that it is padded to.
 
     Args:
       trainer: of the run.
@@ -33,10 +33,12 @@ def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> floa
     of_objectives = []
     for objective in trainer.objectives.values():
         steps = trainer.pattern.num_steps - 1 if objective.causal else len(trainer.pattern.steps)
+        more = objective.passes - 1  # through all but the sources
         multiplied = sum(
-            passes * size * _positions(path, model, steps, lengths)
+            (passes + (0 if path[0] == "conditions" else more)) * size * _positions(path, model, steps, lengths)
             for passes, matrices in ((3, trained), (2, frozen)) for path, size in matrices.items())
-        of_objectives.append(2 * multiplied + 12 * _seen(model, objective.causal, steps, lengths))
+        of_objectives.append(2 * multiplied + 4 * (3 + more) * _seen(model, objective.causal, steps, lengths)
+                             + 12 * _seen_by_sources(model, lengths))
     return config.data.batch_size * sum(of_objectives) / len(of_objectives)
 
 
@@ -51,7 +53,7 @@ def _positions(path: tuple[str, ...], model: SongModel, steps: int, lengths: dic
 
 
 def _seen(model: SongModel, causal: bool, steps: int, lengths: dict[str, int]) -> float:
-    """Pairs of positions of which one sees the other, times D of the layer, over all layers of all transformers."""
+    """Pairs of positions of which one sees the other, times D, over all layers of the decoder."""
     decoder, memory = model.decoder.config, sum(lengths.values())
     length = memory + steps if model.fusion == "prefix" else steps
     pairs = length * (length + 1) / 2
@@ -61,9 +63,11 @@ def _seen(model: SongModel, causal: bool, steps: int, lengths: dict[str, int]) -
         pairs = (steps**2 + (num_codebooks - 1) * near) / num_codebooks
     if decoder.cross_attention:
         pairs += steps * memory
-    seen = decoder.layers * decoder.width * pairs
-    for name, length in lengths.items():
-        encoder = getattr(model.conditions.sources[name], "encoder", None)  # of what a source learns to read
-        if encoder is not None:
-            seen += encoder.config.layers * encoder.config.width * length**2
-    return seen
+    return decoder.layers * decoder.width * pairs
+
+
+def _seen_by_sources(model: SongModel, lengths: dict[str, int]) -> int:
+    """The same over the transformers of the sources, where they have one: of what they learn to read."""
+    encoders = {name: getattr(model.conditions.sources[name], "encoder", None) for name in lengths}
+    return sum(encoder.config.layers * encoder.config.width * lengths[name] ** 2
+               for name, encoder in encoders.items() if encoder is not None)

@@ -150,10 +150,10 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         objective, gradient = objectives[name], accumulated(
             jax.grad(losses[name], has_aux=True), train.accumulation, mesh)
 
-        def gradient_of_batch(params: Parameters, frozen: Parameters, batch: Batch, keep, key, dropout_key):
+        def gradient_of_batch(params: Parameters, frozen: Parameters, batch: Batch, keep, key, dropout_key, step):
             part_key, key = jax.random.split(key)
             examples, shared = objective.examples(
-                batch, jax.random.randint(part_key, (), 0, objective.parts), jax.random.split(key, len(keep)))
+                batch, jax.random.randint(part_key, (), 0, objective.parts), jax.random.split(key, len(keep)), step)
             return gradient(params, frozen, (examples, batch["sources"], keep), shared, dropout_key)
 
         return gradient_of_batch
@@ -166,7 +166,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         keep = jax.random.uniform(keep_key, (len(batch["num_frames"]), len(rates))) >= rates
         gradients, metrics = jax.lax.switch(
             state.step % len(objectives), gradients_of,
-            state.params, frozen, batch, keep, objective_key, dropout_key if config.model.dropout else None)
+            state.params, frozen, batch, keep, objective_key, dropout_key if config.model.dropout else None, state.step)
         updates, new_optimizer = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
@@ -196,7 +196,7 @@ def evaluated(losses: Mapping[str, Callable], objectives: Mapping[str, Objective
         keys = jax.random.split(jax.random.key(0), songs)
 
         def of_part(name: str, part: Array):
-            examples, shared = objectives[name].examples(batch, part, keys)
+            examples, shared = objectives[name].examples(batch, part, keys, None)
             return losses[name](params, frozen, (examples, batch["sources"], keep), shared, None)[1]
 
         def of_all(name: str):

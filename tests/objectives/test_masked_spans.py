@@ -37,7 +37,7 @@ def batch_of(codes, num_frames=NUM_FRAMES, ends=ENDS):
 def make(batch, stage, seed=0):
     """Examples, and whether the model is to see only what is near."""
     keys = jax.random.split(jax.random.key(seed), len(batch["frames"]))
-    return jax.jit(MaskedSpans(K, V, span_length=3).examples)(batch, stage, keys)
+    return jax.jit(MaskedSpans(K, V, span_length=3).examples)(batch, stage, keys, None)
 
 
 @pytest.mark.parametrize("stage", range(K))
@@ -64,9 +64,10 @@ def test_examples_equal_a_loop(codes, stage):
 def test_what_is_hidden_is_drawn_for_each_song_from_its_key_alone(codes):
     keys = jax.random.split(jax.random.key(0), B)
     objective = MaskedSpans(K, V, span_length=3)
-    whole, _ = objective.examples(batch_of(codes), 1, keys)
+    whole, _ = objective.examples(batch_of(codes), 1, keys, None)
     for b in range(B):
-        alone, _ = objective.examples({name: x[b:b + 1] for name, x in batch_of(codes).items()}, 1, keys[b:b + 1])
+        alone, _ = objective.examples({name: x[b:b + 1] for name, x in batch_of(codes).items()}, 1, keys[b:b + 1],
+                                      None)
         np.testing.assert_array_equal(alone.inputs[0], whole.inputs[b])
         time_key, span_key = jax.random.split(keys[b])
         hidden = random_mask(span_key, jnp.cos(jnp.pi / 2 * jax.random.uniform(time_key)), T, 3)

@@ -113,7 +113,8 @@ def test_sigterm_saves_and_says_how_to_go_on(dropout_config, undisturbed, tmp_pa
 
 
 def test_a_model_of_both_objectives_goes_on_as_if_it_had_not_been_stopped(toy_config, tmp_path, monkeypatch):
-    config = toy_config(**{"objective.name": "both", "model.dropout": 0.1, "train.ema_every": 1, "train.log_every": 2})
+    config = toy_config(**{"objective.name": "both", "model.dropout": 0.1, "train.ema_every": 1, "train.log_every": 2,
+                           "objective.scheduled_sampling": 0.5, "objective.scheduled_sampling_steps": 4})
     one, other = tmp_path / "one", tmp_path / "other"
     loop.train(config, one)
     put, count = loop._put, itertools.count(1)

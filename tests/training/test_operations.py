@@ -49,6 +49,15 @@ def test_next_steps(config):
     assert operations(config) == closed_form(steps, steps * (steps + 1) / 2)
 
 
+def test_scheduled_sampling_goes_through_the_decoder_once_more(config):
+    """A third of a step more, but for the source, which is read once."""
+    text, steps = get_text_encoder("bytes").info, FRAMES + CODEC.num_codebooks - 1
+    before = operations(config, text=text)
+    config.objective.scheduled_sampling = 0.25
+    without = closed_form(steps, steps * (steps + 1) / 2) - SONGS * 6 * MEMORY * PROJECTION
+    assert operations(config, text=text) == before + without / 3
+
+
 def test_masked_spans_see_the_whole_song_once_and_then_a_window(config):
     config.objective.update(name="masked_spans", context_ms=40.0)  # 2 frames on each side
     config.model.pattern = "parallel"

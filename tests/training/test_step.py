@@ -102,7 +102,8 @@ def test_accumulation_equals_one_batch(toy_config, reference):
 
 
 def test_both_objectives_in_turns_are_the_same_on_eight_devices_and_in_parts(toy_config):
-    config = toy_config(**{"optimizer.eps": 1e-2, "objective.name": "both"})
+    config = toy_config(**{"optimizer.eps": 1e-2, "objective.name": "both", "objective.scheduled_sampling": 0.5,
+                           "objective.scheduled_sampling_steps": 2})
     one, sums_of_one = run_steps(config, mesh_of(1, 1, 1), steps=4)
     config.train.accumulation = 2
     state, sums = run_steps(config, mesh_of(2, 2, 1), steps=4)
