@@ -1,6 +1,8 @@
 """Makes a book of songs whose every sung note is known: lyrics, genre, audio and notes, without recordings.
 
     python -m data_prep.songbook --output songs --songs 64 --seconds 12 --seed 0
+    python -m data_prep.songbook --output songs --duets
+    python -m data_prep.songbook --output songs --styles
 
 Lyrics are words of made-up syllables in lines and sections; choruses repeat. Each syllable is sung at the note that the
 rule in `autosong_jax.evaluation.notes` gives it, in the rhythm of the genre and over its chords and drums. A
@@ -11,13 +13,20 @@ melody. Every song is a folder:
     song_00000/genre.txt    one of `GENRES`
     song_00000/audio.wav    16 kHz mono, at most `--seconds` long
     song_00000/notes.json   [{"syllable": "mi", "midi": 79, "start": 0.0, "end": 0.34}, ...] (seconds)
+
+With `--duets` there are no lyrics: `audio.wav` is a lead, alone, for the `backing.wav` beside it, of as many samples;
+the notes of the lead follow from the chords that the backing plays, by the rule in `autosong_jax.evaluation.duets`.
+`chords.json` says what they are: [{"chord": "Am", "start": 0.0}, ...], each time that one is struck.
+
+With `--styles` some songs are sung an octave higher. Neither lyrics nor genre tell which, but any part of a song does.
 """
 
+import dataclasses
 import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pydantic
@@ -26,67 +35,13 @@ from absl import flags
 from autosong_jax import cli, inputs, outputs
 from autosong_jax.audio import io as audio_io
 from autosong_jax.errors import UserError
-from autosong_jax.evaluation.notes import CONSONANTS, VOWELS, syllable_note, syllables
-from data_prep.synthesis import GAP, RATE, Instrument, Voice, drum, sing, strike
+from autosong_jax.evaluation.notes import CONSONANTS, OCTAVE, VOWELS, syllable_note, syllables
+from data_prep import duets
+from data_prep.band import ENDING, GENRES, Genre, accompany, add, pluck_bass, strum
+from data_prep.duets import Duet
+from data_prep.synthesis import GAP, RATE, SungSyllable, as_json, sing
 
 FLAGS = flags.FLAGS
-
-
-@dataclass(frozen=True)
-class Genre:
-    """How a genre is played. Patterns have one character a step; `x` is a stroke.
-
-    `step` (seconds) is a multiple of 80 ms, a whole number of codec frames at 25 or 12.5 Hz, so that equal notes give
-    nearly equal codes.
-    """
-
-    step: float
-    phrase: int
-    """A line of lyrics starts on a multiple of so many steps."""
-    rhythm: tuple[int, ...]
-    """Steps of the syllables of a line, over and over."""
-    verse: str
-    """Chords, one a bar; the bar is as long as the patterns."""
-    chorus: str
-    instrument: Instrument
-    voice: Voice
-    chords: str
-    bass: str
-    kick: str
-    snare: str
-    hat: str
-
-
-GENRES = {
-    "ballad": Genre(
-        step=0.48, phrase=2, rhythm=(1, 1, 1, 2), verse="C Am F G", chorus="F G C Am",
-        instrument=Instrument((1.0, 0.5, 0.25, 0.1), decay=1.2), voice=Voice(vibrato=0.3),
-        chords="x.x.x.x.", bass="x...x...", kick="........", snare="........", hat="x.x.x.x."),
-    "pop": Genre(
-        step=0.32, phrase=2, rhythm=(1, 1, 2), verse="C G Am F", chorus="F C G Am",
-        instrument=Instrument((1.0, 0.1, 0.4, 0.05, 0.2), decay=0.5), voice=Voice(size=1.05),
-        chords="x..x..x.", bass="x..x..x.", kick="x...x...", snare="..x...x.", hat="xxxxxxxx"),
-    "rock": Genre(
-        step=0.4, phrase=2, rhythm=(1,), verse="C F C G", chorus="Am F C G",
-        instrument=Instrument((1.0, 0.8, 0.6, 0.4, 0.3, 0.2), decay=0.3), voice=Voice(size=0.95, vibrato=0.1),
-        chords="xxxx", bass="xxxx", kick="x.x.", snare=".x.x", hat="xxxx"),
-    "waltz": Genre(
-        step=0.32, phrase=3, rhythm=(1, 1, 1), verse="C C G G", chorus="F C G C",
-        instrument=Instrument((1.0, 0.3, 0.1), decay=0.25, attack=0.02), voice=Voice(vibrato=0.25),
-        chords=".xx", bass="x..", kick="x..", snare="...", hat=".xx"),
-    "bossa": Genre(
-        step=0.16, phrase=4, rhythm=(2, 2, 3, 2, 2), verse="Dm G C Am", chorus="C Am Dm G",
-        instrument=Instrument((1.0, 0.2, 0.2, 0.1), decay=0.2), voice=Voice(vibrato=0.15),
-        chords="x..x..x...x..x..", bass="x.....x.x.....x.", kick="x.....x.x.....x.", snare="x..x..x...x..x..",
-        hat="x.x.x.x.x.x.x.x."),
-}
-CHORDS = {"C": (0, 4, 7), "Dm": (2, 5, 9), "F": (5, 9, 0), "G": (7, 11, 2), "Am": (9, 0, 4)}
-"""Pitch classes; all five go with the voice's pentatonic scale."""
-
-BASS = Instrument((1.0, 0.3, 0.1), decay=0.4)
-CHORD_LEVEL, BASS_LEVEL = 0.06, 0.12
-DRUM_LEVELS = {"kick": 0.15, "snare": 0.06, "hat": 0.03}
-"""Amplitudes; a vowel's is about 0.28 (RMS 0.2)."""
 
 MARKER = "songbook.json"
 """Stands in a folder that this command made, and may therefore change."""
@@ -95,19 +50,7 @@ MOST_SONGS = 100_000
 """Their names have five digits."""
 
 SONG_FILES = ("lyrics.txt", "genre.txt", "audio.wav", "notes.json")
-
-ENDING = 0.6
-"""Seconds for which the last chord rings after the last line."""
-
-
-@dataclass(frozen=True)
-class SungSyllable:
-    """A syllable of the score: what is sung, at which MIDI note, and from when to when in seconds."""
-
-    syllable: str
-    midi: int
-    start: float
-    end: float
+DUET_FILES = ("genre.txt", "backing.wav", "audio.wav", "chords.json", "notes.json")
 
 
 @dataclass(frozen=True)
@@ -119,11 +62,23 @@ class SungSong:
     audio: np.ndarray
     notes: list[SungSyllable]
 
+    def files(self) -> dict[str, str | np.ndarray]:
+        """What its folder holds, text or audio by the name of the file."""
+        return {"lyrics.txt": self.lyrics, "genre.txt": self.genre + "\n", "audio.wav": self.audio,
+                "notes.json": as_json(self.notes)}
+
 
 def make_song(seed: int, index: int, seconds: float) -> SungSong:
     """Song `index` of book `seed`: it depends on these three alone, not on how many songs the book has."""
     genre = list(GENRES)[index % len(GENRES)]
     return perform(compose(np.random.default_rng([seed, index]), genre, seconds), genre)
+
+
+def make_styled_song(seed: int, index: int, seconds: float) -> SungSong:
+    """The same song, an octave higher or not: that is drawn once for all of it."""
+    higher = bool(np.random.default_rng([seed, index, 1]).integers(2))
+    song = make_song(seed, index, seconds)
+    return perform(song.lyrics, song.genre, OCTAVE) if higher else song
 
 
 def compose(rng: np.random.Generator, genre: str, seconds: float) -> str:
@@ -167,8 +122,13 @@ def _line_steps(style: Genre, count: int) -> int:
     return -(-sung // style.phrase) * style.phrase
 
 
-def perform(lyrics: str, genre: str) -> SungSong:
+def perform(lyrics: str, genre: str, higher: int = 0) -> SungSong:
     """Sings any lyrics made of the songbook's syllables in a genre; the same text is always sung in the same way.
+
+    Args:
+      lyrics: the text.
+      genre: one of `GENRES`.
+      higher: semitones above what the rule says.
 
     Raises:
       UserError: the genre is unknown, or the lyrics have no syllable of the songbook.
@@ -176,17 +136,20 @@ def perform(lyrics: str, genre: str) -> SungSong:
     if genre not in GENRES:
         raise UserError(f"genre {genre!r} is unknown: expected one of {', '.join(GENRES)}")
     style = GENRES[genre]
-    notes, chorus_at = _score(lyrics, style)
+    notes, chorus_at = _score(lyrics, style, higher)
     if not notes:
         raise UserError("the lyrics have nothing to sing: expected words of l, m, s or t followed by a, e, i, o or u")
     audio = np.zeros(round((len(chorus_at) * style.step + ENDING) * RATE))
     for note in notes:
-        _add(audio, note.start, sing(note.syllable, note.midi, note.end + GAP - note.start, style.voice))
-    _accompany(audio, style, chorus_at)
+        add(audio, note.start, sing(note.syllable, note.midi, note.end + GAP - note.start, style.voice))
+    accompany(audio, style, _chords(style, chorus_at), chorus_at)
+    end = len(chorus_at) * style.step
+    add(audio, end, strum(style.instrument, "C"))  # the tonic
+    add(audio, end, pluck_bass("C"))
     return SungSong(lyrics, genre, audio.astype(np.float32), notes)
 
 
-def _score(lyrics: str, style: Genre) -> tuple[list[SungSyllable], list[bool]]:
+def _score(lyrics: str, style: Genre, higher: int) -> tuple[list[SungSyllable], list[bool]]:
     """When each syllable is sung, and for every step of the song whether it belongs to a chorus."""
     notes, chorus_at, in_chorus = [], [], False
     for line in lyrics.splitlines():
@@ -195,46 +158,19 @@ def _score(lyrics: str, style: Genre) -> tuple[list[SungSyllable], list[bool]]:
         sung, step = syllables(line), len(chorus_at)
         for syllable, steps in zip(sung, itertools.cycle(style.rhythm)):
             start, end = step * style.step, (step + steps) * style.step - GAP
-            notes.append(SungSyllable(syllable, syllable_note(syllable), round(start, 3), round(end, 3)))
+            notes.append(SungSyllable(syllable, syllable_note(syllable) + higher, round(start, 3), round(end, 3)))
             step += steps
         chorus_at += [in_chorus] * _line_steps(style, len(sung))
     return notes, chorus_at
 
 
-def _accompany(audio: np.ndarray, style: Genre, chorus_at: list[bool]) -> None:
-    """Adds chords, bass and drums to `audio` for every step, and lets the tonic ring after the last one."""
-    bar = len(style.chords)
+def _chords(style: Genre, chorus_at: list[bool]) -> list[str]:
+    """The chord of every step: one a bar, those of the chorus where it is sung."""
+    chords = []
     for step, chorus in enumerate(chorus_at):
-        at, beat = step * style.step, step % bar
-        chords = (style.chorus if chorus else style.verse).split()
-        chord = CHORDS[chords[step // bar % len(chords)]]
-        if style.chords[beat] == "x":
-            _add(audio, at, _strum(style.instrument, chord))
-        if style.bass[beat] == "x":
-            _add(audio, at, _pluck_bass(chord))
-        for kind in ("kick", "snare", "hat") if chorus else ("kick", "snare"):
-            if getattr(style, kind)[beat] == "x":
-                _add(audio, at, DRUM_LEVELS[kind] * drum(kind))
-    end = len(chorus_at) * style.step
-    _add(audio, end, _strum(style.instrument, CHORDS["C"]))
-    _add(audio, end, _pluck_bass(CHORDS["C"]))
-
-
-def _strum(instrument: Instrument, chord: tuple[int, ...]) -> np.ndarray:
-    """The chord's notes between A2 and G#3, 110 to 208 Hz: below the voice."""
-    return CHORD_LEVEL * sum(strike(instrument, 45 + (pitch_class - 45) % 12, ENDING) for pitch_class in chord)
-
-
-def _pluck_bass(chord: tuple[int, ...]) -> np.ndarray:
-    """The chord's root between C2 and B2, 65 to 123 Hz."""
-    return BASS_LEVEL * strike(BASS, 36 + chord[0], ENDING)
-
-
-def _add(audio: np.ndarray, start: float, sound: np.ndarray) -> None:
-    """Mixes `sound` into `audio` from `start` seconds on; what goes past the end is cut."""
-    begin = round(start * RATE)
-    end = min(len(audio), begin + len(sound))
-    audio[begin:end] += sound[: end - begin]
+        turn = (style.chorus if chorus else style.verse).split()
+        chords.append(turn[step // len(style.chords) % len(turn)])
+    return chords
 
 
 def song_name(index: int) -> str:
@@ -242,14 +178,14 @@ def song_name(index: int) -> str:
     return f"song_{index:05d}"
 
 
-def write_song(directory: Path, song: SungSong) -> None:
+def write_song(directory: Path, song: SungSong | Duet) -> None:
     """Writes the files of a song (see this module's docstring) into `directory`."""
     directory.mkdir(exist_ok=True)
-    _write(directory / "lyrics.txt", song.lyrics)
-    _write(directory / "genre.txt", song.genre + "\n")
-    notes = ",\n".join(json.dumps(vars(note)) for note in song.notes)
-    _write(directory / "notes.json", f"[{notes}]\n")
-    audio_io.write(directory / "audio.wav", song.audio, RATE)
+    for name, content in song.files().items():
+        if isinstance(content, str):
+            _write(directory / name, content)
+        else:
+            audio_io.write(directory / name, content, RATE)
 
 
 def _write(path: Path, text: str) -> None:
@@ -260,6 +196,10 @@ def _write(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
+MAKERS = {"songs": make_song, "duets": duets.make_duet, "styles": make_styled_song}
+"""What makes a song of a book, by the kind of the book."""
+
+
 @dataclass(frozen=True)
 class Book:
     """What `MARKER` says of a book."""
@@ -267,6 +207,7 @@ class Book:
     songs: Annotated[int, pydantic.Field(ge=1, le=MOST_SONGS)]
     seconds: float | None = None
     seed: int | None = None
+    kind: Literal[*MAKERS] = "songs"
 
 
 def open_book(output: Path, book: Book, *, overwrite: bool = False) -> None:
@@ -284,13 +225,13 @@ def open_book(output: Path, book: Book, *, overwrite: bool = False) -> None:
             earlier = inputs.read_json(marker, Book, "--output:")
         except UserError as error:
             raise UserError(f"{error}; delete the folder {output} or give another --output") from error
-        lost = earlier.songs - book.songs if (earlier.seconds, earlier.seed) == (book.seconds, book.seed) else (
-            earlier.songs)
+        same = dataclasses.replace(earlier, songs=book.songs) == book
+        lost = earlier.songs - book.songs if same else earlier.songs
         if lost > 0 and not overwrite:
-            raise UserError(f"--output={output} holds a book of {earlier.songs} songs (--seconds={earlier.seconds} "
-                            f"--seed={earlier.seed}), of which {lost} would be lost: give another --output, or "
-                            "--overwrite")
-        for index in range(book.songs, earlier.songs):
+            raise UserError(f"--output={output} holds a book of {earlier.songs} {earlier.kind} (--seconds="
+                            f"{earlier.seconds} --seed={earlier.seed}), of which {lost} would be lost: give another "
+                            "--output, or --overwrite")
+        for index in range(book.songs if same else 0, earlier.songs):
             _remove_song(output / song_name(index))
     elif output.exists() and any(output.iterdir()):
         raise UserError(f"--output={output} holds other files and no {MARKER}: give a new or empty folder")
@@ -300,7 +241,7 @@ def open_book(output: Path, book: Book, *, overwrite: bool = False) -> None:
 
 def _remove_song(directory: Path) -> None:
     """Deletes what `write_song` wrote; files that somebody has added stay."""
-    for file in SONG_FILES:
+    for file in {*SONG_FILES, *DUET_FILES}:
         (directory / file).unlink(missing_ok=True)
     if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
         directory.rmdir()
@@ -312,11 +253,15 @@ def define_flags() -> None:
     flags.DEFINE_integer("songs", 64, "Number of songs.")
     flags.DEFINE_float("seconds", 12.0, "Longest that a song may be, 5 to 600.")
     flags.DEFINE_integer("seed", 0, "The same seed writes the same songs.")
+    flags.DEFINE_bool("duets", False, "Songs without lyrics: a backing, and a lead whose notes follow from it.")
+    flags.DEFINE_bool("styles", False, "Songs of which some are sung an octave higher, as no lyrics or genre tell.")
     flags.DEFINE_bool("overwrite", False, "Let songs of another book that lies in --output be lost.")
 
 
 def main() -> None:
     output, songs, seconds, seed = Path(FLAGS.output), FLAGS.songs, FLAGS.seconds, FLAGS.seed
+    if FLAGS.duets and FLAGS.styles:
+        raise UserError("--duets and --styles are two kinds of books: give one of them")
     if not 1 <= songs <= MOST_SONGS:
         raise UserError(f"--songs={songs}: expected 1 to {MOST_SONGS}")
     if not 5 <= seconds <= 600:
@@ -324,12 +269,13 @@ def main() -> None:
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed={seed}: expected 0 or more, below 2^63")
     try:
-        open_book(output, Book(songs, seconds, seed), overwrite=FLAGS.overwrite)
+        book = Book(songs, seconds, seed, "duets" if FLAGS.duets else "styles" if FLAGS.styles else "songs")
+        open_book(output, book, overwrite=FLAGS.overwrite)
         for index in cli.progress(range(songs), desc="songbook", unit="song"):
-            write_song(output / song_name(index), make_song(seed, index, seconds))
+            write_song(output / song_name(index), MAKERS[book.kind](seed, index, seconds))
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error.filename}: {inputs.reason(error)}") from error
-    cli.say(f"{songs} songs in {output}")
+    cli.say(f"{songs} {'duets' if FLAGS.duets else 'songs'} in {output}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Everything is additive synthesis at `RATE`: a harmonic's loudness is read off th
 runs and a second of song takes a few milliseconds.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +30,21 @@ class Voice:
 
     size: float = 1.0
     vibrato: float = 0.2
+
+
+@dataclass(frozen=True)
+class SungSyllable:
+    """A syllable of a score: what is sung, at which MIDI note, and from when to when in seconds."""
+
+    syllable: str
+    midi: int
+    start: float
+    end: float
+
+
+def as_json(notes: Sequence[SungSyllable]) -> str:
+    """A score as a JSON array, a syllable a line."""
+    return "[" + ",\n".join(json.dumps(vars(note)) for note in notes) + "]\n"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ CONSONANTS = "lmst"
 VOWELS = "uoaei"
 PITCHES = (60, 62, 64, 67, 69, 72, 74, 76, 79, 81)
 """MIDI numbers of the ten notes, 262 to 880 Hz; at least two semitones apart."""
+OCTAVE = 12
+"""Semitones."""
 
 _TAG = re.compile(r"\[[^\]\n]*\]")
 _SYLLABLE = re.compile(f"[{CONSONANTS}][{VOWELS}]")
@@ -61,22 +63,33 @@ def frequency(midi: float) -> float:
     return 440.0 * 2.0 ** ((midi - 69) / 12)
 
 
-def sung_notes(audio: np.ndarray, rate: int) -> list[int]:
+def sung_notes(audio: np.ndarray, rate: int, pitches: Sequence[int] = PITCHES) -> list[int]:
     """The MIDI numbers of the notes sung in `audio` (float [samples]), in order; see `detect_notes`."""
-    return [note.midi for note in detect_notes(audio, rate)]
+    return [note.midi for note in detect_notes(audio, rate, pitches)]
 
 
-def detect_notes(audio: np.ndarray, rate: int) -> list[Note]:
-    """Finds the notes sung in `audio`, knowing the ten pitches but neither lyrics nor rhythm.
+def register(audio: np.ndarray, rate: int) -> float:
+    """How high a voice is: the median MIDI number of its notes, of the ten pitches and those an octave higher.
+
+    Of a song whose lyrics are known, this less the median of `lyric_notes` is about 0, or about 12 if it is sung an
+    octave higher. NaN if nobody sings. Arguments and errors are those of `detect_notes`.
+    """
+    notes = sung_notes(audio, rate, sorted({*PITCHES, *(pitch + OCTAVE for pitch in PITCHES)}))
+    return float(np.median(notes)) if notes else float("nan")
+
+
+def detect_notes(audio: np.ndarray, rate: int, pitches: Sequence[int] = PITCHES) -> list[Note]:
+    """Finds the notes sung in `audio`, knowing which pitches there may be, but neither lyrics nor rhythm.
 
     Every frame's magnitude spectrum is compared with that of a harmonic tone at each pitch (cosine similarity, so that
-    noise, chords or a bass that dominate a frame speak against all of them). Viterbi decoding over ten notes and
+    noise, chords or a bass that dominate a frame speak against all of them). Viterbi decoding over the notes and
     silence gives the sequence. A frame is silent when its best tone is faint beside the loudest of the surrounding
     0.3 s, beside the clip's loud parts, or absolutely: so a note that is sung twice counts twice if a gap lies between.
 
     Args:
       audio: float [samples], full scale 1.0.
       rate: samples per second, 8000 or more.
+      pitches: MIDI numbers, at least two semitones apart.
 
     Returns:
       The notes in order of time; none in silence, noise or accompaniment alone.
@@ -89,13 +102,13 @@ def detect_notes(audio: np.ndarray, rate: int) -> list[Note]:
         raise ValueError(f"expected audio [samples] at 8000 Hz or more, got the shape {audio.shape} at {rate} Hz")
     if not np.isfinite(audio).all():
         raise ValueError("the audio holds NaN or infinite samples")
-    states = _viterbi(_evidence(*_compare(audio, rate)), CHANGE)
+    states = _viterbi(_evidence(*_compare(audio, rate, pitches)), CHANGE)
     edges = np.flatnonzero(np.diff(states, prepend=-1, append=-1))
-    return [Note(PITCHES[states[a]], round(a * HOP, 3), round(b * HOP, 3)) for a, b in itertools.pairwise(edges)
-            if states[a] < len(PITCHES) and (b - a) * HOP >= SHORTEST]
+    return [Note(pitches[states[a]], round(a * HOP, 3), round(b * HOP, 3)) for a, b in itertools.pairwise(edges)
+            if states[a] < len(pitches) and (b - a) * HOP >= SHORTEST]
 
 
-def _compare(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+def _compare(audio: np.ndarray, rate: int, pitches: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Compares the frames, centred on 0, HOP, 2 HOP, ... seconds, with a tone at each pitch.
 
     Returns:
@@ -107,13 +120,13 @@ def _compare(audio: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     band = (hertz >= BAND[0]) & (hertz <= BAND[1])
 
     time, harmonics = np.arange(size) / rate, np.arange(1, 5)[:, None]
-    tones = [(np.sin(2 * np.pi * frequency(midi) * harmonics * time) / harmonics).sum(0) for midi in PITCHES]
+    tones = [(np.sin(2 * np.pi * frequency(midi) * harmonics * time) / harmonics).sum(0) for midi in pitches]
     tones = np.abs(np.fft.rfft(tones * window))[:, band].T
     tones /= np.linalg.norm(tones, axis=0)
 
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(audio, (size // 2, size)), size)
     starts = np.arange(0, len(audio) / rate, HOP) * rate
-    similarity, amplitude = np.zeros((2, len(starts), len(PITCHES)))
+    similarity, amplitude = np.zeros((2, len(starts), len(pitches)))
     for first in range(0, len(starts), 500):  # 5 s at a time: an hour's spectra would not fit in memory
         block = slice(first, first + 500)
         spectra = np.abs(np.fft.rfft(frames[starts[block].round().astype(int)] * window))[:, band]
@@ -127,7 +140,7 @@ def _evidence(similarity: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
     from scipy.ndimage import maximum_filter1d
 
     if not len(amplitude):
-        return np.zeros((0, len(PITCHES) + 1))
+        return np.zeros((0, amplitude.shape[1] + 1))
     level = amplitude.max(axis=1)
     nearby = maximum_filter1d(level, round(0.3 / HOP))
     faint = level < np.maximum(np.maximum(0.2 * nearby, 0.15 * np.percentile(level, 95)), 1e-3)

@@ -157,7 +157,7 @@ def songbook(scene: Scene) -> Case:
 def songbook_over_another(scene: Scene) -> Case:
     """Over a larger or another book, or one whose marker is damaged."""
     rng, book = scene.rng, scene.take("book")
-    flags = rng.choice((["--songs=1"], ["--seed=1"], ["--seconds=6"], None))
+    flags = rng.choice((["--songs=1"], ["--seed=1"], ["--seconds=6"], ["--duets"], None))
     if flags is None:
         damage.json_file(rng, book / "songbook.json")
         return Case(SONGBOOK, [f"--output={book}", "--songs=2", "--seconds=5"], changes=[book])

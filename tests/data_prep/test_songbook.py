@@ -138,7 +138,7 @@ def test_a_book_can_grow_shrink_and_change_but_not_take_over_a_folder(tmp_path):
     assert [path.name for path in (book / "song_00001").iterdir()] == ["mine.txt"]
     assert len(list((book / "song_00000").iterdir())) == 4
 
-    for damaged in ("{", "[]", '{"songs": "3"}', '{"songs": 1e12}', "[" * 100_000):
+    for damaged in ("{", "[]", '{"songs": 3, "kind": "x"}', '{"songs": "3"}', '{"songs": 1e12}', "[" * 100_000):
         (book / "songbook.json").write_text(damaged)
         with pytest.raises(UserError, match="delete the folder"):
             songbook.open_book(book, Book(1), overwrite=True)
