@@ -56,7 +56,7 @@ def test_lora_gives_what_explicitly_merged_kernels_give(models):
 
 
 def test_one_layer_within_float32_rounding():
-    layer = lora.Linear(8, 6, kernel_metadata=declared(None, None), rngs=nnx.Rngs(0))
+    layer = lora.Linear(8, 6, kernel_metadata=declared("matrix", None, None), rngs=nnx.Rngs(0))
     lora.add(layer, ml_collections.ConfigDict({"rank": 2, "alpha": 1.0, "targets": ("",)}), rngs=nnx.Rngs(1))
     layer.lora_b[...] = jax.random.normal(jax.random.key(0), (2, 6))
     x = jax.random.normal(jax.random.key(1), (4, 8))
@@ -74,7 +74,7 @@ def test_zero_b_is_the_base_exactly_and_unstacking_keeps_lora(models):
 
 
 def test_a_spreads_as_its_inputs_want():
-    layer = lora.Linear(4096, 2, kernel_metadata=declared(None, None), rngs=nnx.Rngs(0))
+    layer = lora.Linear(4096, 2, kernel_metadata=declared("matrix", None, None), rngs=nnx.Rngs(0))
     lora.add(layer, ml_collections.ConfigDict({"rank": 16, "alpha": 1.0, "targets": ("",)}), rngs=nnx.Rngs(1))
     assert np.std(layer.lora_a[...]) == pytest.approx(4096**-0.5, rel=0.05) and not np.any(layer.lora_b[...])
 
