@@ -1,4 +1,4 @@
-"""Signals of any length in memory that does not grow with them: windows with context, chunks, and pieces that overlap.
+"""Signals of any length in memory that does not grow with them: cuts with context, chunks, and pieces that overlap.
 
 Letters: B batch, C channels.
 """
@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 
-def windows(blocks: Iterable[np.ndarray], largest: int, before: int, after: int,
-            rate: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Cuts a signal into windows of so many frames of its own, and as many more on either side as are asked for.
+def with_context(blocks: Iterable[np.ndarray], largest: int, before: int, after: int,
+                 rate: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Cuts a signal into cuts of so many frames of their own, and as many more on either side as are asked for.
 
     Args:
       blocks: the signal [B, any, C], in blocks of any length.
-      largest: frames of a window; the last one has the lowest power of two that suffices.
+      largest: frames of a cut; the last one has the lowest power of two that suffices.
       before, after: frames to add on either side; where the signal has none, they are zeros.
       rate: positions of the signal in a frame.
 
     Yields:
-      (window [B, (before + frames + after) * rate, C], frames before its own, positions of the signal from its own on).
+      (cut [B, (before + frames + after) * rate, C], frames before its own, positions of the signal from its own on).
     """
     held, seen, full = None, 0, (before + largest + after) * rate
     for block in blocks:

@@ -15,35 +15,35 @@ from autosong_jax.objectives.objective import Batch
 class MaskedSpans(CodeObjective):
     """The objective of MAGNeT (Ziv et al. 2024); see `objective.Objective`.
 
-    Part k, a stage, is to fill in codebook k. Codebooks before it are given, those after it are hidden, and of its own
+    Stage k is to fill in codebook k. Codebooks before it are given, those after it are hidden, and of its own
     frames a random share is, in spans; the hidden ones are to be predicted. The first stage sees the whole song, the
     others what is within the model's window.
 
     Attributes:
-      parts: K.
+      stages: K.
       special: V, which stands for what is hidden.
       span_length: in frames.
     """
 
-    parts: int
+    stages: int
     special: int
     span_length: int
     causal = False
     passes = 1
     sampler = "masked"
 
-    def examples(self, batch: Batch, part: Array, keys: Array, step: Array | None) -> tuple[Examples, Shared]:
+    def examples(self, batch: Batch, stage: Array, keys: Array, step: Array | None) -> tuple[Examples, Shared]:
         """At frame t the model reads frame t, or V where it is hidden, and must predict what stands there."""
         del step
         codes, num_frames = with_end(batch, self.special)
         frames, codebooks = jnp.arange(codes.shape[1]), jnp.arange(codes.shape[2])
         inside = (frames < num_frames[:, None])[..., None]
         hidden = jax.vmap(self._hide, (0, None))(keys, codes.shape[1])[..., None]
-        inputs = jnp.where(inside & ((codebooks < part) | (codebooks == part) & ~hidden), codes, self.special)
+        inputs = jnp.where(inside & ((codebooks < stage) | (codebooks == stage) & ~hidden), codes, self.special)
         # Of the frame after a song's last, which is V, the first codebook alone is a target, as in sampling.
         counts = inside & ((codes != self.special) | (codebooks == 0))
-        mask = counts & hidden & (codebooks == part)
-        return Examples(inputs, codes, mask), Shared(normalizer(mask), part > 0)
+        mask = counts & hidden & (codebooks == stage)
+        return Examples(inputs, codes, mask), Shared(normalizer(mask), stage > 0)
 
     def _hide(self, key: Array, num_frames: int) -> Array:
         """bool [T], the hidden frames of one song."""

@@ -33,7 +33,7 @@ class NextStep(CodeObjective):
     special: int
     share: float = 0.0
     share_steps: int = 0
-    parts = 1
+    stages = 1
     causal = True
     sampler = "autoregressive"
 
@@ -41,9 +41,9 @@ class NextStep(CodeObjective):
     def passes(self) -> int:
         return 2 if self.share else 1
 
-    def examples(self, batch: Batch, part: Array, keys: Array, step: Array | None) -> tuple[Examples, Shared]:
+    def examples(self, batch: Batch, stage: Array, keys: Array, step: Array | None) -> tuple[Examples, Shared]:
         """At step s the model reads what stands at step s of the pattern and must predict what stands at step s + 1."""
-        del part
+        del stage
         codes, num_frames = with_end(batch, self.special)
         valid = self.pattern.valid(num_frames)
         # What stands in padding is never a target; as input it is the special id, as after the end of a song.

@@ -1,6 +1,6 @@
 """What a model is trained for: the seam between the trainer and everything that it does not know.
 
-The trainer draws a part and keys, lets the objective make examples of a batch for the step that it is at, cuts those
+The trainer draws a stage and keys, lets the objective make examples of a batch for the step that it is at, cuts those
 into the parts of gradient accumulation, encodes the conditions, and asks the objective for the loss of each part.
 Cross-entropy, codebooks and what a number in the log is called are the objective's own business.
 
@@ -23,7 +23,7 @@ class Objective(Protocol):
     """What a model is trained for.
 
     Attributes:
-      parts: into how many tasks it falls: a training step takes one of them by chance, validation takes all.
+      stages: into how many tasks it falls: a training step takes one of them by chance, validation takes all.
       causal: whether a model reads steps of a pattern, of which each sees those before it, or frames that see all.
       sampler: the name of what samples a model that is trained for it, in `sampling.samplers`.
       passes: how often a step of training goes through the decoder forward; once, where nothing of the model's own is
@@ -31,18 +31,18 @@ class Objective(Protocol):
       headline: the names in `summarize` that a run reports at a glance, the loss first.
     """
 
-    parts: int
+    stages: int
     causal: bool
     sampler: str
     passes: int
     headline: tuple[str, ...]
 
-    def examples(self, batch: Batch, part: Array, keys: Array, step: Array | None) -> tuple[Any, Any]:
-        """What a model reads and must predict in one part.
+    def examples(self, batch: Batch, stage: Array, keys: Array, step: Array | None) -> tuple[Any, Any]:
+        """What a model reads and must predict in one stage.
 
         Args:
           batch: `frames` [B, T, ...], `num_frames` int32 [B] and `song_ends` bool [B] as `data.dataset` has them.
-          part: int [], in [0, parts).
+          stage: int [], in [0, stages).
           keys: PRNG keys [B], one a song.
           step: int32 [], the steps of training done before; None in validation, for which it does not matter when.
 

@@ -151,9 +151,9 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
             jax.grad(losses[name], has_aux=True), train.accumulation, mesh)
 
         def gradient_of_batch(params: Parameters, frozen: Parameters, batch: Batch, keep, key, dropout_key, step):
-            part_key, key = jax.random.split(key)
+            stage_key, key = jax.random.split(key)
             examples, shared = objective.examples(
-                batch, jax.random.randint(part_key, (), 0, objective.parts), jax.random.split(key, len(keep)), step)
+                batch, jax.random.randint(stage_key, (), 0, objective.stages), jax.random.split(key, len(keep)), step)
             return gradient(params, frozen, (examples, batch["sources"], keep), shared, dropout_key)
 
         return gradient_of_batch
@@ -183,7 +183,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
 
 
 def evaluated(losses: Mapping[str, Callable], objectives: Mapping[str, Objective], num_sources: int) -> Callable:
-    """`Trainer.eval_step`: all parts of all objectives, each with the same masks for the same batch at every pass.
+    """`Trainer.eval_step`: all stages of all objectives, each with the same masks for the same batch at every pass.
 
     Args:
       losses: (params, frozen, songs, shared, key) -> loss, sums of each objective; see `make_trainer`.
@@ -195,13 +195,13 @@ def evaluated(losses: Mapping[str, Callable], objectives: Mapping[str, Objective
         keep = jnp.ones((songs, num_sources), bool)
         keys = jax.random.split(jax.random.key(0), songs)
 
-        def of_part(name: str, part: Array):
-            examples, shared = objectives[name].examples(batch, part, keys, None)
+        def of_stage(name: str, stage: Array):
+            examples, shared = objectives[name].examples(batch, stage, keys, None)
             return losses[name](params, frozen, (examples, batch["sources"], keep), shared, None)[1]
 
         def of_all(name: str):
-            parts = jax.lax.map(functools.partial(of_part, name), jnp.arange(objectives[name].parts))
-            return jax.tree.map(lambda x: x.sum(axis=0), parts)
+            stages = jax.lax.map(functools.partial(of_stage, name), jnp.arange(objectives[name].stages))
+            return jax.tree.map(lambda x: x.sum(axis=0), stages)
 
         return {name: of_all(name) for name in objectives}
 

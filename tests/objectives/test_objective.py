@@ -13,7 +13,7 @@ B, T, K, V = 3, 5, 2, 7
 
 def next_step(frames, num_frames, song_ends, pattern):
     batch = {"frames": jnp.asarray(frames), "num_frames": np.array(num_frames), "song_ends": np.array(song_ends)}
-    examples, shared = NextStep(pattern, V).examples(batch, part=None, keys=None, step=None)
+    examples, shared = NextStep(pattern, V).examples(batch, stage=None, keys=None, step=None)
     assert shared.local is None
     return examples, shared
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from autosong_jax.codecs.blocks import windows
+from autosong_jax.codecs.blocks import with_context
 from autosong_jax.codecs.codec import Codec
 from autosong_jax.codecs.dac.module import Dac
 from autosong_jax.codecs.dac.settings import DacConfig, DacInfo
@@ -71,7 +71,7 @@ class DacCodec(Codec):
         """See `Codec`: in memory that does not grow with the song; one frame for each hop that has begun."""
         streams = (np.asarray(block, np.float32)[..., None] for block in blocks)
         network, hop = self._encoder, self.config.hop
-        for x, seen, rest in windows(streams, self._window, network.before, network.after, hop):
+        for x, seen, rest in with_context(streams, self._window, network.before, network.after, hop):
             frames = -(-rest // hop)  # silence fills the last one up
             codes = _encode(self._graph, self._params, x, min(seen, network.before), min(frames * hop, x.shape[1]))
             yield np.asarray(codes)[0, :frames].astype(np.uint16)
@@ -81,7 +81,7 @@ class DacCodec(Codec):
         """See `Codec`: in memory that does not grow with the song."""
         streams = (self.checked(block)[None] for block in blocks)
         network = self._decoder
-        for x, seen, rest in windows(streams, block_frames or self._window, network.before, network.after, 1):
+        for x, seen, rest in with_context(streams, block_frames or self._window, network.before, network.after, 1):
             audio = _decode(self._graph, self._params, x, min(seen, network.before), min(rest, x.shape[1]))
             yield np.asarray(audio)[0, :rest * self.config.hop - self.config.lost].T
 

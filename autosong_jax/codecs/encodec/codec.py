@@ -199,7 +199,7 @@ class EncodecCodec(Codec):
     def _run(self, function, network, blocks: Iterable[np.ndarray], window: int, **options) -> Iterator[np.ndarray]:
         """Window after window, of so many frames, of one signal."""
         carry = None
-        for x, seen, rest in cut.windows(blocks, window, network.before, network.after, network.rate_in):
+        for x, seen, rest in cut.with_context(blocks, window, network.before, network.after, network.rate_in):
             carry = network.start(len(x)) if carry is None else carry
             y, carry = function(self._graph, self._params, x, carry, min(seen, network.before + network.back_before),
                                 min(rest, x.shape[1]), **options)

@@ -11,7 +11,7 @@ import numpy as np
 
 from autosong_jax import inputs
 from autosong_jax.audio import spectrum
-from autosong_jax.codecs.blocks import windows
+from autosong_jax.codecs.blocks import with_context
 from autosong_jax.codecs.codec import Codec
 from autosong_jax.codecs.info import FILE
 from autosong_jax.codecs.melrvq import kmeans
@@ -85,7 +85,8 @@ class MelRVQ(Codec):
         """See `Codec`: in memory that does not grow with the song; the codes that `encode` gives."""
         hop = self.config.hop
         context = -(-self.config.n_fft // hop)
-        for x, _, rest in windows((np.asarray(block)[..., None] for block in blocks), _BLOCK, context, context, hop):
+        signal = (np.asarray(block)[..., None] for block in blocks)
+        for x, _, rest in with_context(signal, _BLOCK, context, context, hop):
             features = self._features(x[..., 0])[context:-context]
             yield kmeans.quantize(features[:-(-rest // hop)], self.codebooks)
 
@@ -100,7 +101,7 @@ class MelRVQ(Codec):
         """
         hop, tail, peak = self.config.hop, np.zeros(0, np.float32), 1.0
         streams = (self.checked(block)[None] for block in blocks)
-        for x, seen, rest in windows(streams, block_frames or _BLOCK, _CONTEXT, _CONTEXT, 1):
+        for x, seen, rest in with_context(streams, block_frames or _BLOCK, _CONTEXT, _CONTEXT, 1):
             first = max(0, _CONTEXT - seen)  # before the song begins there is nothing
             audio = self._sound(x[0, first:_CONTEXT + rest])
             peak = max(peak, float(np.abs(audio).max(initial=0)))
