@@ -14,7 +14,6 @@ import ml_collections
 
 from autosong_jax import defaults, inputs
 from autosong_jax.errors import UserError
-from autosong_jax.sources.spec import SOURCES
 
 
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
@@ -153,7 +152,7 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, st
     if config.optimizer.schedule == "plateau" and not config.train.eval_every:
         yield "train.eval_every 0", "expected some with optimizer.schedule 'plateau', which waits for validation losses"
     for name, source in config.sources.items():
-        spec = SOURCES[source.kind]
+        spec = _kinds()[source.kind]
         if name not in spec.names:
             yield f"a source {name!r} of kind {source.kind}", f"expected some of {', '.join(spec.names)}"
         if spec.slots and source.max_length != spec.slots:
@@ -202,6 +201,13 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
     return lambda value: "" if isinstance(value, str) and value in allowed else f"one of {', '.join(allowed)}"
 
 
+def _kinds() -> dict[str, Any]:
+    """The kinds of sources. Imported where a config is checked: `--help` need not wait for what they import."""
+    from autosong_jax.sources.spec import SOURCES
+
+    return SOURCES
+
+
 def _text(value: Any) -> str:
     return "" if isinstance(value, str) and "\0" not in value else "a text"
 
@@ -238,7 +244,7 @@ _RULES = {
     "assumed.codebook_size": _integer(1, 2**16),
     "assumed.text_encoder": _text,
     "assumed.text_width": _integer(0, 2**16),
-    "sources.*.kind": _one_of(*SOURCES),
+    "sources.*.kind": lambda value: _one_of(*_kinds())(value),
     "sources.*.max_length": _integer(1, 2**20),
     "sources.*.dropout": _number(0, 1),
     "sources.*.width": _integer(0, 2**16),
