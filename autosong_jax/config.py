@@ -293,6 +293,7 @@ _RULES = {
     "train.ema_decay": _number(0, 0.999999999),
     "train.ema_every": _integer(1, _MOST),
     "train.remat": _one_of("none", "dots", "full"),
+    "train.unroll": _switch,
     "train.log_every": _integer(1, _MOST),
     "train.eval_every": _EVERY,
     "train.checkpoint_every": _integer(1, _MOST),

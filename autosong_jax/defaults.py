@@ -94,6 +94,7 @@ def base() -> ml_collections.ConfigDict:
     train.ema_decay = 0.99  # moving average of the weights, used for evaluation and sampling; 0 for none
     train.ema_every = 10  # steps between its updates
     train.remat = "none"  # none | dots | full: what the backward pass computes again instead of keeping
+    train.unroll = False  # compile every layer by itself: faster steps, where compiling them for longer pays
     train.log_every = 50
     train.eval_every = 1000  # steps between passes over the validation split; 0 for none
     train.checkpoint_every = 1000  # a multiple of log_every

@@ -33,6 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("batch", 2, "Songs a step.", lower_bound=1)
     flags.DEFINE_integer("steps", 504, "Length of each song.", lower_bound=8)
     flags.DEFINE_enum("remat", "none", ["none", "dots", "full"], "What the backward pass computes again.")
+    flags.DEFINE_bool("unroll", False, "Compile every layer by itself.")
     flags.DEFINE_enum("peer", "transformers", ["transformers", "none"], "What to measure beside it.")
     flags.DEFINE_integer("repeats", 7, "Of each measurement.", lower_bound=1)
 
@@ -40,7 +41,7 @@ def define_flags() -> None:
 def main() -> None:
     import jax
 
-    ours = make_ours(FLAGS.size, FLAGS.batch, FLAGS.steps, FLAGS.remat)
+    ours = make_ours(FLAGS.size, FLAGS.batch, FLAGS.steps, FLAGS.remat, FLAGS.unroll)
     sides = [ours.step] + ([make_torch(FLAGS.size, FLAGS.batch, FLAGS.steps)] if FLAGS.peer != "none" else [])
     print(f"{FLAGS.size} ({SHAPES[FLAGS.size]}), {FLAGS.batch} x {FLAGS.steps} steps, on "
           f"{jax.devices()[0].device_kind}; median of {FLAGS.repeats}\n{ours}")
@@ -88,7 +89,7 @@ class Step:
                 f"results {self.temporary_bytes / 2**30:.2f} GiB")
 
 
-def make_ours(size: str, batch: int, steps: int, remat: str) -> Step:
+def make_ours(size: str, batch: int, steps: int, remat: str, unroll: bool = False) -> Step:
     """Our step of `batch` songs of so many steps each; the state is random."""
     from autosong_jax.codebooks.patterns import get_pattern
     from autosong_jax.models.build import build_model
@@ -97,7 +98,7 @@ def make_ours(size: str, batch: int, steps: int, remat: str) -> Step:
 
     config = shapes.config_of(size, TEXT_LENGTH)
     config.data.batch_size = batch
-    config.train.remat = remat
+    config.train.update(remat=remat, unroll=unroll)
     pattern = get_pattern("delay", steps + 1 - CODEC.num_codebooks, CODEC.num_codebooks)
     trainer = make_trainer(config, lambda rngs: build_model(config, CODEC, TEXT, rngs=rngs), pattern,
                            make_mesh(config.mesh))

@@ -56,6 +56,7 @@ class TransformerConfig:
     window: int | None = None
     cross_attention: bool = False
     remat: str = "none"
+    unroll: bool = False
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -339,7 +340,7 @@ class Transformer(nnx.Module):
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
-        return jax.lax.scan(body, x, (jnp.arange(self.config.layers), parameters))[0]
+        return jax.lax.scan(body, x, (jnp.arange(self.config.layers), parameters), unroll=self.config.unroll or 1)[0]
 
     def unstacked(self, *, consume: bool = False) -> "Transformer":
         """This transformer for sampling: a list of blocks with separate arrays, LoRA merged, queries, keys and values

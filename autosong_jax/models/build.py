@@ -31,7 +31,8 @@ def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextE
     decoder = TransformerConfig(
         width=model.width, heads=model.heads, layers=model.layers, mlp_width=model.mlp_width, norm=model.norm,
         activation=model.activation, positions=model.positions, max_positions=model.max_positions, bias=model.bias,
-        dropout=model.dropout, window=window, remat=config.train.remat, dtype=dtype)
+        dropout=model.dropout, window=window, remat=config.train.remat,
+        unroll=config.train.unroll, dtype=dtype)
 
     sources = {name: spec.module(config, dtype, rngs=rngs)
                for name, spec in sorted(source_specs(config.sources, text).items())}

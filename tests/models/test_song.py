@@ -117,7 +117,7 @@ def test_unstacking_frees_what_it_consumes_and_keeps_the_rest():
 
 
 @pytest.mark.parametrize("options", [{"norm": "post"}, {"bias": True}, {"activation": "relu"}, {"remat": "dots"},
-                                     {"remat": "full"}], ids=str)
+                                     {"remat": "full"}, {"unroll": True}], ids=str)
 def test_decoding_equals_teacher_forcing_for_other_blocks(options):
     model = make_model(**options)
     steps = random_steps(get_pattern("delay", T, K))

@@ -69,6 +69,7 @@ def build(spec: "TextSpec", config: ml_collections.ConfigDict, dtype: str, *, rn
     # Rotary: what a letter sounds like is decided by its neighbours, wherever in the song it stands.
     encoder = TransformerConfig(
         width=source.width, heads=source.heads, layers=source.layers, mlp_width=4 * source.width,
-        positions="rotary", dropout=model.dropout, causal=False, remat=config.train.remat, dtype=dtype)
+        positions="rotary", dropout=model.dropout, causal=False, remat=config.train.remat,
+        unroll=config.train.unroll, dtype=dtype)
     sections, lines = (text.num_sections, text.num_lines) if spec.structured else (0, 0)
     return IdSource(text.vocab_size, sections, lines, encoder, model.width, rngs=rngs)
