@@ -166,7 +166,8 @@ def convert_flags(scene: Scene) -> Case:
         given["workdir"] = scene.take("workdir")
     odd = rng.choice((*chosen, None))
     if odd and odd != "format":
-        given[odd] = damage.path(rng, scene.made if odd == "export" else scene.given, scene.take(_BYSTANDER))
+        folder = scene.made if odd in ("workdir", "export") else scene.given
+        given[odd] = damage.path(rng, folder, scene.take(_BYSTANDER))
     return Case(CONVERT, [f"--{name}={given[name]}" for name in chosen])
 
 

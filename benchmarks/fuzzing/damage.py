@@ -134,7 +134,8 @@ def path(rng: random.Random, folder: pathlib.Path, bystander: pathlib.Path) -> p
 
 def with_suffix(path: pathlib.Path | str, suffix: str, rng: random.Random) -> str:
     """The path, mostly with the suffix that is expected, so that more than the suffix is looked at."""
-    return str(path) if str(path).startswith(("/dev", "/proc")) or rng.random() < 0.3 else f"{path}{suffix}"
+    as_it_is = rng.random() < 0.3 or str(path).startswith(("/dev", "/proc")) or os.path.isdir(path)
+    return str(path) if as_it_is else f"{path}{suffix}"
 
 
 def lyrics(rng: random.Random) -> bytes:
