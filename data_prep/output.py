@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 from autosong_jax import cli, inputs, outputs
@@ -25,8 +26,9 @@ _SHARD_BYTES = 128 * 2**20
 _REPORT_LIMIT = 2**30  # bytes: of a million songs
 
 
-def check(output: str, source: str) -> pathlib.Path:
-    """The path of the output. Raises UserError if it is no place for a dataset made from `source`."""
+def check(output: str, source: str, is_ours: Callable[[pathlib.Path], bool] | None = None) -> pathlib.Path:
+    """The path of the output. Raises UserError if it is no place for what is made from `source`: it may be a directory
+    that has something in it already only if `is_ours` says so; by default, if an export has been at work there."""
     target = pathlib.Path(output)
     outputs.check_directory(target, "--output")
     inside, outside = target.resolve(), pathlib.Path(source).resolve()
@@ -34,7 +36,7 @@ def check(output: str, source: str) -> pathlib.Path:
         raise UserError(f"--output={output} lies within --input={source}: give a directory outside of it")
     if outside.is_relative_to(inside):
         raise UserError(f"--input={source} lies within --output={output}: give a directory that holds nothing else")
-    if target.is_dir() and any(target.iterdir()) and not _is_ours(target):
+    if target.is_dir() and any(target.iterdir()) and not (is_ours or _is_ours)(target):
         raise UserError(f"--output={output} holds other files: give an empty directory or a new name")
     return target
 
@@ -89,7 +91,7 @@ def write_report(target: pathlib.Path, finished: dict) -> None:
     """Writes a report without a dataset, so that its reader can mend the songs; never over that of a dataset."""
     if not (target / _DONE).exists():
         target.mkdir(parents=True, exist_ok=True)
-        _write_json(target / report.FILE, finished)
+        write_json(target / report.FILE, finished)
 
 
 def write(target: pathlib.Path, work: WorkDirectory, workers: Workers, items, features, recorder: Recorder,
@@ -120,7 +122,7 @@ def write(target: pathlib.Path, work: WorkDirectory, workers: Workers, items, fe
     recorder.text.save(directory)
     if recorder.text_directory:
         shutil.copytree(recorder.text_directory, directory / TEXT_ENCODER, copy_function=shutil.copyfile)
-    _write_json(directory / report.FILE, finished)
+    write_json(directory / report.FILE, finished)
     (target / _DONE).unlink(missing_ok=True)
     for pattern in (f"{schema.DATASET_NAME}-*", f".{schema.DATASET_NAME}-*"):
         for old in target.glob(pattern):
@@ -154,7 +156,7 @@ def _write_shards(shards: list[Shard], workers: Workers) -> dict[pathlib.Path, i
     return lengths
 
 
-def _write_json(path: pathlib.Path, value: dict) -> None:
+def write_json(path: pathlib.Path, value: dict) -> None:
     """Readable in every language; but what would steer a terminal, and JSON does not escape, is escaped."""
     text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     path.write_text(cli.STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text), encoding="utf-8")

@@ -92,13 +92,13 @@ def summary(report: dict, output: str, speed: Speed | None) -> str:
     """The closing words of an export: several lines of text."""
     lines = [*_songs(report, output, speed), *_codec(report["codec"]), f"text      {report['text_encoder']['name']}"]
     if speed and speed.songs:
-        lines.append(f"speed     {_plural(speed.songs, 'song')} encoded in {speed.seconds:.1f} s: "
+        lines.append(f"speed     {plural(speed.songs, 'song')} encoded in {speed.seconds:.1f} s: "
                      f"{speed.audio_seconds / speed.seconds:.0f} x real time")
     if speed and speed.earlier:
-        lines.append(f"          {_plural(speed.earlier, 'song')} had been encoded before")
+        lines.append(f"          {plural(speed.earlier, 'song')} had been encoded before")
     noted = [f"{name}: {note}" for name, song in report["songs"].items() for note in song["notes"]]
     left_out = [f"{song['song']}: {song['reason']}" for song in report["left_out"]]
-    lines += [*_named("noted", noted, output), *_named("left out", left_out, output)]
+    lines += [*named("noted", noted, output), *named("left out", left_out, output)]
     command = shlex.join(["python", "-m", "autosong_jax.train", "--config=configs/xsmall.py",
                           f"--config.data.path={output}", "--workdir=runs/mine"])
     return "\n".join([*lines, "", "Next, train on it:", f"  {command}"])
@@ -107,26 +107,26 @@ def summary(report: dict, output: str, speed: Speed | None) -> str:
 def _songs(report: dict, output: str, speed: Speed | None) -> list[str]:
     members = report["splits"].values()
     head = "dataset   " if speed else "nothing to do, the dataset is already there: "
-    lines = [f"{head}{output}: {_plural(sum(split['songs'] for split in members), 'song')}, "
-             f"{_duration(sum(split['seconds'] for split in members))}"]
+    lines = [f"{head}{output}: {plural(sum(split['songs'] for split in members), 'song')}, "
+             f"{duration(sum(split['seconds'] for split in members))}"]
     for name, split in report["splits"].items():
         if split["songs"]:
-            groups = f" in {_plural(split['groups'], 'group')}" if split["groups"] != split["songs"] else ""
-            lines.append(f"  {name:<12}{_plural(split['songs'], 'song')}{groups}, {_duration(split['seconds'])}")
+            groups = f" in {plural(split['groups'], 'group')}" if split["groups"] != split["songs"] else ""
+            lines.append(f"  {name:<12}{plural(split['songs'], 'song')}{groups}, {duration(split['seconds'])}")
     return lines
 
 
 def _codec(codec: dict) -> list[str]:
     quality = codec["quality"]
     channels = {1: "mono", 2: "stereo"}.get(codec["channels"], f"{codec['channels']} channels")
-    measured = f"{_plural(quality['songs'], 'song')} it was not fitted to" if quality["held_out"] else (
-        f"{_plural(quality['songs'], 'song')} of the dataset")
+    measured = f"{plural(quality['songs'], 'song')} it was not fitted to" if quality["held_out"] else (
+        f"{plural(quality['songs'], 'song')} of the dataset")
     return [f"codec     {codec['name']}: {codec['sample_rate']} Hz {channels}, {codec['frame_rate']:g} frames/s x "
             f"{codec['num_codebooks']} codebooks of {codec['codebook_size']}",
             f"          there and back, spectra are {quality['round_trip_db']:.1f} dB off (mean error on {measured})"]
 
 
-def _named(title: str, news: list[str], output: str) -> list[str]:
+def named(title: str, news: list[str], output: str) -> list[str]:
     """The first few pieces of news, and how many there are."""
     if not news:
         return []
@@ -134,9 +134,11 @@ def _named(title: str, news: list[str], output: str) -> list[str]:
     return [f"{title:<10}{len(news)}:", *(f"  {line}" for line in news[:_NAMED]), *more]
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: int, noun: str, several: str = "") -> str:
+    """"1 song", "2 songs"."""
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In hours or minutes, for people."""
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

@@ -12,7 +12,7 @@ import pydantic
 from autosong_jax import inputs
 from autosong_jax.errors import UserError
 
-_AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".m4a", ".aac", ".wma"}
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".m4a", ".aac", ".wma"}
 _SHORT = 2**14  # characters of a name, a genre or a description
 _LINE_LIMIT = 8 * inputs.TEXT_LIMIT  # bytes of a manifest's line: of lyrics as long as may be, with their escapes
 _MANIFEST_LIMIT = 2**33  # bytes of a manifest: those of a million songs
@@ -99,7 +99,7 @@ def _folder_entries(root: pathlib.Path) -> Iterator[tuple[str, Callable[[], Song
             continue
         if path.is_dir():
             yield path.name, lambda path=path: _load_folder(path, whole)
-        elif path.suffix.lower() in _AUDIO_SUFFIXES:
+        elif path.suffix.lower() in AUDIO_SUFFIXES:
             yield path.name, _refuse("a loose audio file: put it into a folder of its own, with lyrics.txt")
         elif path.is_symlink() and not path.exists():
             yield path.name, _refuse("a link that leads nowhere")
@@ -127,7 +127,7 @@ def _audio_in(folder: pathlib.Path) -> pathlib.Path:
     """`audio.*`, or else the only audio file of any name."""
     files = sorted(path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
     found = [path for path in files if path.stem == "audio"]
-    found = found or [path for path in files if path.suffix.lower() in _AUDIO_SUFFIXES]
+    found = found or [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
     if not found:
         raise _Unusable("no audio file (audio.wav, .flac, .ogg or .mp3)")
     if len(found) > 1:

@@ -28,6 +28,7 @@ MIN_SECONDS = 0.5
 _BYTES_A_MINUTE = 60 * 2**23  # of ten channels at 192 kHz in float32
 _LOWEST_RATE = 1000  # Hz; a header that says less is wrong, and minutes at that rate would become days
 _SILENCE = 1e-4  # peak; -80 dB below full scale
+SILENT = "audio is silent"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ def keep_check(item: tuple[AudioFile, str], max_minutes: float, results: Results
     return fields
 
 
-def check(file: AudioFile, max_minutes: float) -> Check:
-    """Reads the whole file, as broken audio may show anywhere."""
+def check(file: AudioFile, max_minutes: float, hear: Callable[[np.ndarray], None] = lambda block: None) -> Check:
+    """Reads the whole file, as broken audio may show anywhere; `hear` is given each block, float32 [channels, any]."""
     import soundfile
 
     samples, peak = 0, 0.0
@@ -89,6 +90,7 @@ def check(file: AudioFile, max_minutes: float) -> Check:
             return Check(reason=f"{minutes:.1f} minutes long (--max_minutes={max_minutes:g})")
         for block in io.read_blocks(file.path, file.sample_rate, file.channels):
             samples, peak = samples + block.shape[1], max(peak, float(np.abs(block).max(initial=0)))
+            hear(block)
             if samples > (max_minutes * 60 + 1) * file.sample_rate:
                 return Check(reason=f"longer than its header says, and than --max_minutes={max_minutes:g}")
     except UserError as error:
@@ -99,7 +101,7 @@ def check(file: AudioFile, max_minutes: float) -> Check:
     if seconds < MIN_SECONDS:
         return Check(reason=f"audio is only {seconds:.2f} s long, expected {MIN_SECONDS} s or more")
     if peak < _SILENCE:
-        return Check(reason="audio is silent")
+        return Check(seconds, reason=SILENT)
     notes = []
     if own_rate < file.sample_rate:
         notes.append(f"recorded at {own_rate} Hz, brought to {file.sample_rate} Hz: it holds nothing above "

@@ -1,4 +1,4 @@
-"""What an unfinished export keeps in its output, under `.partial`, so that the next start goes on where it stopped.
+"""What unfinished work keeps in its output, under `.partial`, so that the next start goes on where it stopped.
 
 Every result is a file named by a digest of all that it was made from. So a changed song or option finds nothing under
 its new name and is done again, and nothing else is. A file has its name only once it is complete.
@@ -63,23 +63,33 @@ class Results:
         try:
             return inputs.read_json(path, expected, "the result")
         except UserError as error:
-            raise UserError(f"{error}; an export that was stopped left it: delete {self.path} and start again"
-                            ) from error
+            raise UserError(f"{error}; a start that was stopped left it: delete {self.path} and start again") from error
 
     def write(self, kind: str, key: str, data: bytes) -> None:
         """Keeps a result."""
         path = self.file(kind, key)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = unfinished_name(path)
         unfinished.write_bytes(data)
         os.replace(unfinished, path)
+
+    def make_directory(self, kind: str, key: str, fill: Callable[[pathlib.Path], None]) -> None:
+        """Keeps, as the result `key`, a directory that `fill` is given to fill; none where it raises."""
+        path = self.file(kind, key)
+        unfinished = unfinished_name(path)
+        unfinished.mkdir(parents=True)
+        try:
+            fill(unfinished)
+            os.replace(unfinished, path)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 class WorkDirectory(Results):
     """`OUTPUT/.partial`, locked for as long as this process lives."""
 
-    def __init__(self, output: pathlib.Path):
-        """Raises UserError if another export is at work in `output`."""
+    def __init__(self, output: pathlib.Path, what: str = "export"):
+        """Raises UserError if another start of the command, which is `what` to its user, is at work in `output`."""
         super().__init__(location(output))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,7 +100,7 @@ class WorkDirectory(Results):
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another export is writing to --output={output}: wait for it or end it") from error
+            raise UserError(f"another {what} is writing to --output={output}: wait for it or end it") from error
         except OSError:  # a file system without locks
             pass
 
@@ -110,6 +120,11 @@ class WorkDirectory(Results):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         return path
+
+    def remove_unfinished(self) -> None:
+        """Removes what starts that were stopped left half-made."""
+        for path in list(self.path.rglob(f"*{_UNFINISHED}")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def remove(self) -> None:
         """Removes all of it."""
