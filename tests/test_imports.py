@@ -19,7 +19,7 @@ import pytest
 from autosong_jax.cli import log
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec"}
+TORCH_SIDE = {"torch", "torchaudio", "tensorflow", "transformers", "encodec", "demucs"}
 JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
 SHARED = ["autosong_jax." + name for name in (
@@ -65,7 +65,8 @@ def modules_of(package: str) -> dict[str, Path]:
 AUTOSONG_JAX = modules_of("autosong_jax")
 DATA_PREP = modules_of("data_prep")
 MODULES = AUTOSONG_JAX | DATA_PREP
-COMMANDS = [name for name, path in MODULES.items() if '__name__ == "__main__"' in path.read_text()]
+COMMANDS = [name.removesuffix(".__main__") for name, path in MODULES.items()
+            if '__name__ == "__main__"' in path.read_text()]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -195,7 +196,7 @@ def test_the_package_leaves_the_log_of_its_caller_alone():
     ("modules", "extras"),
     [
         pytest.param(AUTOSONG_JAX, [], id="autosong_jax"),
-        pytest.param(DATA_PREP, ["beam", "encodec", "prep"], id="data_prep"),
+        pytest.param(DATA_PREP, ["beam", "encodec", "prep", "stems"], id="data_prep"),
     ],
 )
 def test_every_import_is_a_declared_dependency(modules, extras):
