@@ -13,6 +13,7 @@ from autosong_jax import inputs
 from autosong_jax.audio.io import RATES
 from autosong_jax.errors import UserError
 
+UNITTEST = "demucs_unittest"
 _WORKERS_A_CORE = 8  # more would be no faster and take the memory
 
 
@@ -84,6 +85,9 @@ class Options:
                             f"{self.min_seconds:g}, so that no part of a long window is too short")
         if self.hop > self.n_fft // 4:
             raise UserError(f"--hop={self.hop}: expected at most a quarter of --n_fft={self.n_fft}")
+        if not self.separator.startswith("hf://") and self.separator != UNITTEST:
+            # Other names make Demucs fall back to pickles from a web server.
+            raise UserError(f"--separator={self.separator}: expected hf://NAME, such as hf://htdemucs")
         if self.fetch and not ("{url}" in self.fetch and "{output}" in self.fetch):
             raise UserError(f"--fetch={self.fetch}: expected a command with {{url}} and {{output}} in it")
         try:

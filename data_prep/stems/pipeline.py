@@ -55,9 +55,12 @@ def make_songs(options: Options) -> tuple[report.Report, report.New | None]:
             raise UserError(f"--output={target} holds songs of other recordings, or made with other options "
                             f"({', '.join(gone[:2])}{', ...' if len(gone) > 2 else ''}): give another --output, or "
                             "--overwrite to remove them")
+        known = {one.key: one for one in (earlier.left_out if earlier else [])}
+        left_out += [known[one.refusal_key] for one in stages if one.refusal_key in known]
+        stages = [one for one in stages if one.refusal_key not in known]
         new = [one for one in stages if one.key not in there]
         refused = run.work_off(new)
-    left_out += [LeftOut(one.recording.name, refused[one.key]) for one in stages if one.key in refused]
+    left_out += refused.values()
     done = [one for one in stages if one.key not in refused]
     if not done:
         report.build(options, [], left_out).write(target)
@@ -117,8 +120,8 @@ class _Run:
                 known[content] = dataclasses.replace(recording, content=content)
         return list(with_groups(known.values()))
 
-    def work_off(self, todo: list[Stages]) -> dict[str, str]:
-        """Goes with the recordings through all stages. Gives the reasons, by key, of those that must be left out.
+    def work_off(self, todo: list[Stages]) -> dict[str, LeftOut]:
+        """Goes with the recordings through all stages. Gives, by key, those that must be left out.
 
         A recording that has been started comes before the others, so no more are on their way, and on the disk, than
         there are workers.
@@ -126,7 +129,7 @@ class _Run:
         if any(one.is_mix for one in todo):
             self._open_separator()
         by_recording = {one.recording: one for one in todo}
-        refused: dict[str, str] = {}
+        refused: dict[str, LeftOut] = {}
         queue, running = _Queue(), collections.Counter()
         with progress(show=bool(todo), total=0, desc="recordings", unit="step") as bar:
             def go_on(one: Stages) -> None:
@@ -135,7 +138,7 @@ class _Run:
                         one.remove_read()
                     jobs = one.todo()
                 except Refused as error:
-                    refused[one.key] = str(error)
+                    refused[one.key] = one.left_out(error)
                     return
                 running[one.key] = len(jobs)
                 bar.total += len(jobs)
@@ -150,9 +153,10 @@ class _Run:
                 bar.set_postfix_str(f"{_DOING[job.kind]} {job.recording.name[-40:]}", refresh=False)
                 bar.update()
                 running[one.key] -= 1
-                # A death is not kept: there may be more memory next time.
-                if reason := _KILLED if isinstance(result, WorkerDied) else result:
-                    refused.setdefault(one.key, reason)
+                if isinstance(result, WorkerDied):
+                    result = LeftOut(job.recording.name, _KILLED)  # without a key: there may be more memory next time
+                if result:
+                    refused.setdefault(one.key, result)
                     queue.drop(job.recording)
                 elif one.key not in refused and not running[one.key]:
                     go_on(one)
@@ -195,17 +199,18 @@ class _Queue:
         self._jobs = collections.deque(job for job in self._jobs if job.recording != recording)
 
 
-def _perform(job: Job, options: Options, results: Results, target: pathlib.Path) -> str:
-    """Does a job in a worker; gives the reason if its recording must be left out."""
+def _perform(job: Job, options: Options, results: Results, target: pathlib.Path) -> LeftOut | None:
+    """Does a job in a worker; gives its recording if that must be left out."""
+    one = Stages(job.recording, options, results, target)
     try:
-        Stages(job.recording, options, results, target).perform(job)
+        one.perform(job)
     except Refused as error:
-        return str(error)
+        return one.left_out(error)
     except MemoryError:
-        return "there is not enough memory for it"
+        return LeftOut(job.recording.name, "there is not enough memory for it")
     except RuntimeError as error:  # of PyTorch, which says so of memory, too
-        return f"{_DOING[job.kind]} it failed: {str(error).strip()[:200]}".split("\n")[0]
-    return ""
+        return LeftOut(job.recording.name, f"{_DOING[job.kind]} failed: {str(error).strip()[:200]}".split("\n")[0])
+    return None
 
 
 def _keep_separator(options: Options, results: Results) -> None:

@@ -41,10 +41,12 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """A recording that no songs are made of, and why."""
+    """A recording that no songs are made of, and why. `key` is of all that this comes from, where asking again costs
+    much."""
 
     recording: str
     reason: str
+    key: str = ""
 
 
 Fetched = Callable[[list[str]], dict[str, pathlib.Path | str]]

@@ -29,7 +29,7 @@ from data_prep import tasks
 from data_prep.stems.copies import copies, copy_names
 from data_prep.stems.loudness import Meter, gain
 from data_prep.stems.options import Options
-from data_prep.stems.recordings import MIX, Recording
+from data_prep.stems.recordings import MIX, LeftOut, Recording
 from data_prep.stems.separation import CHANNELS, SAMPLE_RATE, Layout, separator
 from data_prep.stems.tracks import BLOCK, Track, TrackWriter, resampled
 from data_prep.stems.windows import cut, find_windows
@@ -109,6 +109,10 @@ class Stages:
       options: those of the command.
       results: what is done, among it what is known of the separator.
       target: the output, in which finished songs may be already.
+
+    Attributes:
+      key: of all that the songs are made from.
+      refusal_key: of all that decides whether there are any.
     """
 
     def __init__(self, recording: Recording, options: Options, results: Results, target: pathlib.Path):
@@ -123,6 +127,7 @@ class Stages:
                                o.max_seconds)
         texts = [recording.lyrics, recording.genre, recording.description, recording.group]
         self.key = digest("songs", self._windows, o.pitch, o.tempo, o.n_fft, o.hop, recording.name, texts)
+        self.refusal_key = digest("refused", self.key, o.max_minutes)
 
     @staticmethod
     def separator_key(options: Options) -> str:
@@ -138,6 +143,10 @@ class Stages:
     def info(self) -> SeparatorInfo:
         """Of the separator."""
         return self.read_separator(self.options, self.results)
+
+    def left_out(self, refused: Refused) -> LeftOut:
+        """The recording, which it is no use to ask again."""
+        return LeftOut(self.recording.name, str(refused), self.refusal_key)
 
     def todo(self) -> list[Job]:
         """What can be done now, at once; nothing once the songs are there. Raises Refused."""

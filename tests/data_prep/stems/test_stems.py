@@ -166,6 +166,12 @@ def test_mixes_go_through_every_stage(separated):
     assert all((song.get("lyrics") == "la la") == name.startswith("two") for name, song in songs.items())
 
 
+@pytest.mark.parametrize("lead", [("vocals", "saxophone"), ("vocals", "other", "drums", "bass")])
+def test_the_lead_must_be_some_of_the_separators_stems(lead, mixes, small, tmp_path, in_process):
+    with pytest.raises(UserError, match=f"--lead={','.join(lead)}.*drums, bass, other, vocals; expected some"):
+        make_songs(small(mixes, tmp_path / "songs", lead=lead))
+
+
 def test_stems_are_those_of_demucs(separated, mixes):
     """Read from the pieces, and made by Demucs's own command for one recording."""
     torch = pytest.importorskip("torch")
@@ -307,6 +313,17 @@ def test_a_second_start_adds_what_is_new(band, small, tmp_path, in_process):
     assert contents(target) == contents(tmp_path / "quiet")
 
 
+def test_what_was_refused_is_not_tried_again(mixes, small, tmp_path, monkeypatch, in_process):
+    """Nor taken apart: that may have taken hours."""
+    few = {"pitch": (), "tempo": ()}
+    finished, _ = make_songs(small(mixes, tmp_path, **few, min_seconds=2.0))
+    assert [one.recording for one in finished.left_out] == ["album/two.flac"]
+    before = contents(tmp_path)
+    monkeypatch.setattr(stages.Stages, "perform", lambda self, job: pytest.fail(job.kind))
+    assert make_songs(small(mixes, tmp_path, **few, min_seconds=2.0))[1] is None
+    assert contents(tmp_path) == before
+
+
 def test_what_is_kept_is_used_again(separated, mixes, small, tmp_path, monkeypatch, in_process):
     target = tmp_path / "songs"
     shutil.copytree(separated[0], target)
@@ -392,6 +409,7 @@ def test_playlists_and_urls(band, small, tmp_path, write_sound, in_process):
     (["--input=in", "--tempo=0.9,x"], None, ["--tempo=0.9,x", "numbers"]),
     (["--input=in", "--tempo=1"], None, ["--tempo=1", "as it is"]),
     (["--input=in", "--max_seconds=40"], None, ["--max_seconds=40", "--min_seconds=30"]),
+    (["--input=in", "--separator=htdemucs"], None, ["--separator=htdemucs", "hf://NAME"]),
     (["--input=in", "--fetch=curl"], None, ["--fetch=curl", "{url}"]),
     (["--input=in"], None, ["none can be used", "there are none"]),
 ])
