@@ -7,6 +7,7 @@ another machine.
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def check(file: AudioFile, max_minutes: float, hear: Callable[[np.ndarray], None
 
     samples, peak = 0, 0.0
     try:
-        with soundfile.SoundFile(file.path) as header:
+        with soundfile.SoundFile(os.fsencode(file.path)) as header:
             own_rate, own_channels, minutes = header.samplerate, header.channels, header.frames / header.samplerate / 60
             if _is_cut_short(header.extra_info):
                 return Check(reason="audio ends early: the file is shorter than its header says")

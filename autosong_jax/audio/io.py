@@ -92,7 +92,7 @@ def _open(path: str | pathlib.Path) -> Iterator["soundfile.SoundFile"]:
     inputs.stat_regular(path, "audio file")
     try:
         with _quiet():
-            file = soundfile.SoundFile(path)
+            file = soundfile.SoundFile(os.fsencode(path))  # a name need not be UTF-8
         with file:
             if not RATES[0] <= file.samplerate <= RATES[1]:
                 raise UserError(f"audio file {path} has {file.samplerate} samples a second, expected {RATES[0]} to "
@@ -181,7 +181,7 @@ def write_blocks(path: str | pathlib.Path, blocks: Iterable[np.ndarray], sample_
         raise UserError(f"cannot write {path}: its suffix is {path.suffix!r}, expected {' or '.join(_SUFFIXES)}")
     clipped, unfinished = 0, path.with_name(f".unfinished-{path.name}")
     try:
-        with soundfile.SoundFile(unfinished, "w", sample_rate, channels, subtype="PCM_16") as file:
+        with soundfile.SoundFile(os.fsencode(unfinished), "w", sample_rate, channels, subtype="PCM_16") as file:
             for block in blocks:
                 if not np.isfinite(block).all():
                     raise ValueError(f"{path}: the audio holds NaN or infinite samples")

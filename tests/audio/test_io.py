@@ -111,6 +111,12 @@ def test_libraries_write_nothing_to_the_terminal_by_themselves(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_names_need_not_be_utf_8(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\xfe.wav")
+    io.write(path, np.full(100, 0.5), 8000)
+    np.testing.assert_allclose(io.read(path)[0], np.full((1, 100), 0.5), atol=1e-4)
+
+
 def test_write_takes_channels_and_plain_samples(tmp_path):
     io.write(tmp_path / "plain.wav", tone(8000)[0], 8000)
     io.write(tmp_path / "stereo.wav", tone(8000, channels=2), 8000)
