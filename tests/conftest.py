@@ -16,11 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # sharding tests; compiled programs are kept from one run to the next.
 assert "jax" not in sys.modules, "jax was imported before tests/conftest.py could set it up"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 # Much of the suite's time is XLA's, which makes machine code for programs that run once on a few numbers: code that is
-# made quickly, if not as well. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+# made quickly, if not as well. JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_cpu_use_fusion_emitters=true tests what
+# users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+for flag, value in [("xla_force_host_platform_device_count", "8"), ("xla_cpu_use_fusion_emitters", "false")]:
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + f" --{flag}={value}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
