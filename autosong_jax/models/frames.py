@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.layers.declaration import declared
-from autosong_jax.parallel.sharding import split_by_song, whole
+from autosong_jax.layers.embedding import summed
 
 
 class CodeFrames(nnx.Module):
@@ -43,8 +43,7 @@ class CodeFrames(nnx.Module):
 
     def embed(self, ids: Array) -> Array:
         """int [B, S, K] -> [B, S, D]."""
-        tables = whole(self.embeddings[...].astype(self.dtype))
-        return split_by_song(sum(tables[k][ids[..., k]] for k in range(self.num_codebooks)))
+        return summed(self.embeddings[...].astype(self.dtype), ids)
 
     def predict(self, states: Array, codebook: Array | None = None) -> Array:
         """Logits.
