@@ -40,11 +40,23 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
     return values
 
 
+def frames(seconds: float, frame_rate: float) -> int:
+    """How many frames last so long, as the `max_length` of a source of codes.
+
+    Raises:
+      UserError: one of the two is out of range.
+    """
+    for name, value, least, most in (("seconds", seconds, 0.01, 3600), ("frame_rate", frame_rate, 0.1, 10_000)):
+        if expected := _number(least, most)(value):
+            raise UserError(f"config argument {name}={value:g}: expected {expected}")
+    return max(round(seconds * frame_rate), 1)
+
+
 def run_local(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Shrinks `config` in place so that it trains on a laptop's CPU in about a minute; its structure stays as it is."""
     config.model.update(width=64, heads=2, layers=2, mlp_width=256, max_positions=8192)
     for source in config.sources.values():
-        source.update(max_length=min(source.max_length, 512), width=32, heads=2, layers=1)
+        source.update(max_length=min(source.max_length, 512), width=32, heads=2, layers=min(source.layers, 1))
     config.data.update(batch_size=4, seconds=min(config.data.seconds, 4.0))
     config.optimizer.update(warmup_steps=5)
     config.train.update(
@@ -160,6 +172,8 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, st
         if source.layers and (not source.heads or source.width % (2 * source.heads)):
             yield (f"sources.{name}.width {source.width}", f"expected an even width for each of the {source.heads} "
                    f"sources.{name}.heads")
+        elif source.width % 2:
+            yield f"sources.{name}.width {source.width}", "expected an even width"
     for part, scales in [("sampling", config.sampling.cfg_scales),
                          ("sampling.masked", config.sampling.masked.cfg_scales)]:
         for name in scales:

@@ -24,9 +24,10 @@ def base() -> ml_collections.ConfigDict:
     assumed.text_encoder = "bytes"
     assumed.text_width = 0  # of the states of a frozen encoder; 0 where the model reads ids
 
-    # Condition sources by name: lyrics, genre, description; chroma; position. Codec and text encoder are those of the
-    # dataset: a bidirectional transformer of the size given here reads ids, one linear layer all else. A source that
-    # tells windows of a song where they begin: sources.position = source(kind="position", max_length=1)
+    # Condition sources by name: lyrics, genre, description; chroma; backing, style; position. Codec and text encoder
+    # are those of the dataset: a bidirectional transformer of the size given here reads ids and codes, one linear layer
+    # all else. A source that tells windows of a song where they begin:
+    # sources.position = source(kind="position", max_length=1)
     config.sources = ml_collections.ConfigDict()
     config.sources.lyrics = source(max_length=2048, width=512, heads=8, layers=6)
     config.sources.genre = source(max_length=64, width=128, heads=4, layers=1)
@@ -137,8 +138,10 @@ def source(*, max_length: int, width: int = 0, heads: int = 0, layers: int = 0, 
            kind: str = "text") -> ml_collections.ConfigDict:
     """A condition source: `max_length` in ids, states or frames, `dropout` the share of songs for which it is dropped.
 
-    Its `kind` is "text"; "chroma" for the melody of a recording; or "position", one slot that says where in its song a
-    window begins. The sizes are of the encoder that reads ids.
+    Its `kind` is "text"; "chroma" for the melody of a recording; "backing" for the codes of what is heard beside the
+    song, or "style" for those of an excerpt from outside of the window; or "position", one slot that says where in its
+    song a window begins. The sizes are of the encoder that reads ids or codes; codes may do without layers, and a width
+    of 0 is then that of the model.
     """
     return ml_collections.ConfigDict({"kind": kind, "max_length": max_length, "dropout": dropout, "width": width,
                                       "heads": heads, "layers": layers})

@@ -74,7 +74,7 @@ def make_dataset(path: pathlib.Path, kind: str, songs: int) -> int:
     encoder = get_text_encoder("bytes")
     info = encoder.info if kind == "bytes" else TextEncoderInfo("t5:none", "1", "states", width=WIDTH)
     info.save(path)
-    features = schema.song_features(codec.frames, info)
+    features = schema.song_features(codec, info)
 
     def record(number: int) -> bytes:
         lyrics = LINE * 35

@@ -14,6 +14,7 @@ import logging
 import pathlib
 import shutil
 import threading
+import types
 import typing
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -143,8 +144,12 @@ def _plain(item: Any) -> Any:
 
 
 def _typed(value: Any, kind: Any) -> Any:
-    """The item of that kind that `_plain` gave `value` for: a dataclass, a tuple, or what is made of a text or number.
-    """
+    """The item of that kind that `_plain` gave `value` for: a dataclass, a tuple, what is made of a text or number, or
+    None."""
+    if value is None:
+        return None
+    if isinstance(kind, types.UnionType):  # of something and None
+        kind = typing.get_args(kind)[0]
     if dataclasses.is_dataclass(kind):
         kinds = typing.get_type_hints(kind)
         return kind(**{field.name: _typed(value[field.name], kinds[field.name]) for field in dataclasses.fields(kind)})

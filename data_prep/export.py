@@ -8,9 +8,11 @@ The folder holds a folder a song:
     songs/NAME/audio.flac       or .wav, .mp3, .ogg
     songs/NAME/genre.txt        if wanted; also description.txt, and group.txt, which names the album, work, ... that
                                 must not stand in both the training and the validation split
+    songs/NAME/backing.flac     with --sources=text,backing: what goes with audio.flac, from its beginning to its end
 
 A manifest is a text file with a JSON object a line: {"id": "song 1", "audio": "a.mp3", "lyrics": "..." or
-"lyrics_file": "a.txt", "genre": "pop", "group": "album 7", "description": "..."}; all but the first three are optional.
+"lyrics_file": "a.txt", "genre": "pop", "group": "album 7", "description": "...", "backing": "b.mp3"}; all but the first
+three are optional.
 
 Stopped at any moment and started again, an export goes on where it was. Songs that cannot be used are left out and
 named, with the reason, at the end and in report.json.
@@ -50,7 +52,7 @@ def define_flags() -> None:
         "disk than all else, or only its ids, and run it in training.")
     flags.DEFINE_list(
         "sources", ["text"], "What songs are to hold that models are conditioned on: text; text,chroma also for models "
-        "that follow the melody of a recording.")
+        "that follow the melody of a recording; text,backing also for models that accompany, of songs with a backing.")
     flags.DEFINE_float(
         "validation_fraction", 0.05, "Share of the groups held out to choose checkpoints by: at least one group, if "
         "there are two. A song that names no group is one of its own.", lower_bound=0, upper_bound=1)

@@ -11,7 +11,7 @@ import functools
 import os
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from autosong_jax.cli import progress
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
-from autosong_jax.sources.spec import IN_RECORDS, STORABLE
+from autosong_jax.sources.spec import IN_RECORDS, STORABLE, recordings_of
 from autosong_jax.weights import files
 from data_prep import beam, codecs, output, report, splits, tasks, texts
 from data_prep.records import Job, Recorder
@@ -33,6 +33,7 @@ _FIT_SONGS = 100  # a codec is fitted to at most so many songs
 _QUALITY_SONGS, _QUALITY_SECONDS = 4, 10.0  # what the codec's quality is measured on
 _SHARDS = 99_999  # files have numbers of five digits
 _WORKERS_A_CORE = 8  # more would be no faster and take the memory
+_OFF = 0.1  # seconds by which a recording may be longer or shorter than its song without a word
 _KILLED = "the process that read it was killed (not enough memory?)"
 
 
@@ -94,16 +95,17 @@ class Item:
     """A song on its way through the stages, each of which fills in more."""
 
     song: Song
-    digest: str  # of the audio file
+    digests: dict[str, str]  # of its files: "audio", and other recordings by name
     seconds: float = 0.0
     notes: list[str] = dataclasses.field(default_factory=list)  # what was unusual about it and how it was handled
+    silent: set[str] = dataclasses.field(default_factory=set)  # those of its files that nothing is heard of
     group: str = ""
     split: str = ""
     record: pathlib.Path | None = None  # its record as serialised, in the work directory
 
     def made_from(self) -> list[str]:
-        """JSON of all that the user gave."""
-        return [*(value for key, value in dataclasses.asdict(self.song).items() if key != "audio"), self.digest]
+        """JSON of all that the user gave: texts, and what files hold."""
+        return [*(value for value in dataclasses.astuple(self.song) if isinstance(value, str)), *self.digests.values()]
 
 
 def export(options: Options) -> tuple[dict, report.Speed | None]:
@@ -118,8 +120,9 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
     """
     target = output.check(options.output, options.input)
     with _workers(options, target) as workers:
-        songs, left_out = find_songs(options.input, require_lyrics=options.require_lyrics)
-        items = _digest_files(songs, left_out, workers, options.max_minutes)
+        recordings = recordings_of(options.sources)
+        songs, left_out = find_songs(options.input, require_lyrics=options.require_lyrics, recordings=recordings)
+        items = _digest_files(songs, left_out, workers, options.max_minutes, recordings)
         decided = options.that_decide()
         fingerprint = digest(decided, [item.made_from() for item in items],
                              [dataclasses.astuple(song) for song in left_out])
@@ -140,7 +143,7 @@ def export(options: Options) -> tuple[dict, report.Speed | None]:
         _refuse([item for item in items if item.split == "train"], left_out, options, target)
         made_with = {"fingerprint": fingerprint, "options": decided, **run.encoders(items, codec, directory)}
         finished = report.build(items, left_out, made_with)
-        features = schema.song_features(codec.info.frames, encoder.info, options.sources)
+        features = schema.song_features(codec.info, encoder.info, options.sources)
         output.write(target, work, workers, items, features, recorder, finished, options.shards)
     return finished, speed
 
@@ -152,19 +155,21 @@ def _workers(options: Options, target: pathlib.Path) -> Workers | beam.BeamWorke
 
 
 def _digest_files(songs: list[Song], left_out: list[LeftOut], workers: Workers | beam.BeamWorkers,
-                  max_minutes: float) -> list[Item]:
-    """Digests of the audio files; songs without are added to `left_out`."""
-    paths = list(dict.fromkeys(song.audio.absolute() for song in songs))
+                  max_minutes: float, recordings: Sequence[str]) -> list[Item]:
+    """Digests of the files of songs and their other recordings; songs without are added to `left_out`."""
+    names = ("audio", *recordings)
+    paths = list(dict.fromkeys(getattr(song, name).absolute() for song in songs for name in names))
     function = functools.partial(tasks.file_digest, max_minutes=max_minutes)
     digests = dict(progress(workers.map_reading(function, paths), total=len(paths), desc="finding", unit="song"))
     items = []
     for song in songs:
-        result = digests[song.audio.absolute()]
-        found, reason = ("", _KILLED) if isinstance(result, WorkerDied) else result
-        if found:
-            items.append(Item(song, found))
+        results = {name: digests[getattr(song, name).absolute()] for name in names}
+        reasons = [_KILLED if isinstance(result, WorkerDied) else f"its {name} file {result[1]}"
+                   for name, result in results.items() if isinstance(result, WorkerDied) or not result[0]]
+        if reasons:
+            left_out.append(LeftOut(song.id, reasons[0]))
         else:
-            left_out.append(LeftOut(song.id, reason))
+            items.append(Item(song, {name: found for name, (found, _) in results.items()}))
     return items
 
 
@@ -181,14 +186,44 @@ def _refuse(trainable: list[Item], left_out: list[LeftOut], options: Options, ta
 
 def _split(items: list[Item], options: Options) -> None:
     """Fills in groups and splits."""
-    groups = splits.join_same_audio({item.song.id: item.song.group for item in items},
-                                    {item.song.id: item.digest for item in items})
+    groups = {item.song.id: item.song.group for item in items}
+    for name in ("audio", *recordings_of(options.sources)):
+        # One silence is like another.
+        digests = {item.song.id: item.song.id if name in item.silent else item.digests[name] for item in items}
+        groups = splits.join_same_audio(groups, digests)
+        first: dict[str, str] = {}
+        for item in items:
+            same = first.setdefault(digests[item.song.id], item.song.id)
+            if same != item.song.id:
+                item.notes.append(f"the same {name} as {same}, so kept in the same split")
     split_of = splits.assign_splits(groups, options.validation_fraction, options.test_fraction)
-    first: dict[str, str] = {}
     for item in items:
         item.group, item.split = groups[item.song.id], split_of[item.song.id]
-        if first.setdefault(item.digest, item.song.id) != item.song.id:
-            item.notes.append(f"the same audio as {first[item.digest]}, so kept in the same split")
+
+
+def _unusable(checks: Mapping[str, tasks.Check]) -> str:
+    """Why a song whose files by name turned out so is left out; "" if it is not."""
+    reasons = {name: check.reason for name, check in checks.items() if check.reason}
+    if "audio" in reasons:
+        return reasons["audio"]
+    return next((f"its {name}: {reason}" for name, reason in reasons.items() if reason != tasks.SILENT), "")
+
+
+def _notes(name: str, check: tasks.Check, seconds: float) -> list[str]:
+    """What is noted of a file by name of a song of so many seconds."""
+    if name == "audio":
+        return list(check.notes)
+    notes = [f"its {name}: {note}" for note in check.notes]
+    if abs(check.seconds - seconds) > _OFF:
+        what = "is cut" if check.seconds > seconds else "is followed by silence"
+        notes.append(f"its {name} lasts {check.seconds:.2f} s, the song {seconds:.2f} s: it {what}")
+    if check.reason == tasks.SILENT:
+        notes.append(f"its {name} is silent")
+    return notes
+
+
+def _encoded(codec, recordings: Iterable[np.ndarray]) -> list[np.ndarray]:
+    return [codec.encode(audio) for audio in recordings]
 
 
 class _Run:
@@ -198,8 +233,10 @@ class _Run:
                  left_out: list[LeftOut]):
         self.source, self.encoder, self.work, self.workers, self.left_out = source, encoder, work, workers, left_out
 
-    def _file(self, item: Item) -> tasks.AudioFile:
-        return tasks.AudioFile(item.song.id, item.song.audio.absolute(), self.source.sample_rate, self.source.channels)
+    def _files(self, item: Item, **how) -> dict[str, tasks.AudioFile]:
+        """Its files by name, as `Item.digests` has them."""
+        return {name: tasks.AudioFile(item.song.id, getattr(item.song, name).absolute(), self.source.sample_rate,
+                                      self.source.channels, **how) for name in item.digests}
 
     def _map(self, function: Callable[[Any], Any], songs: Collection[Any], doing: str) -> Iterable[tuple[Any, Any]]:
         """(song, function(song)) for each song, in any order, done by the workers under a progress bar."""
@@ -208,7 +245,8 @@ class _Run:
     def check(self, items: list[Item], max_minutes: float) -> list[Item]:
         """The items whose audio can be used, with `seconds` and `notes` filled in."""
         wanted = [self.source.sample_rate, self.source.channels, max_minutes]
-        keys = {self._file(item): digest(*wanted, item.digest) for item in items}
+        keys = {file: digest(*wanted, item.digests[name])
+                for item in items for name, file in self._files(item).items()}
         earlier = self.work.keys("checks")
         todo = [(file, key) for file, key in keys.items() if key not in earlier]
         checks = {}
@@ -218,20 +256,21 @@ class _Run:
             checks[file] = {"reason": _KILLED} if isinstance(result, WorkerDied) else result
         usable = []
         for item in items:
-            file = self._file(item)
-            check = tasks.Check(**checks[file]) if file in checks else (
-                self.work.read_json("checks", keys[file], tasks.Check))
-            if check.reason:
-                self.left_out.append(LeftOut(item.song.id, check.reason))
+            found = {name: tasks.Check(**checks[file]) if file in checks else (
+                self.work.read_json("checks", keys[file], tasks.Check)) for name, file in self._files(item).items()}
+            if reason := _unusable(found):
+                self.left_out.append(LeftOut(item.song.id, reason))
             else:
-                item.seconds, item.notes = check.seconds, [*item.notes, *check.notes]
+                item.seconds = found["audio"].seconds
+                item.notes += [note for name, check in found.items() for note in _notes(name, check, item.seconds)]
+                item.silent = {name for name, check in found.items() if check.reason == tasks.SILENT}
                 usable.append(item)
         return usable
 
     def make_codec(self, items: list[Item]):
         """The codec, fitted to training songs if it is of that kind, and the directory it is saved in."""
         chosen = self._sample(items, ("train",), _FIT_SONGS) if self.source.wants_songs else []
-        key = digest(self.source.made_from(), [item.digest for item in chosen])
+        key = digest(self.source.made_from(), [item.digests["audio"] for item in chosen])
 
         def make(path: pathlib.Path) -> None:
             songs = (self._read(item) for item in chosen)
@@ -261,7 +300,8 @@ class _Run:
             if key in earlier:
                 notes[item.song.id] = self.work.read_json("notes", key, list[str])
             else:
-                todo.append(Job(item.song, self._file(item), item.group, key))
+                samples = round(item.seconds * self.source.sample_rate)
+                todo.append(Job(item.song, tuple(self._files(item, samples=samples).values()), item.group, key))
         for job, result in self._make_records(todo, codec, recorder):
             if isinstance(result, WorkerDied):
                 result = {"reason": _KILLED}
@@ -285,9 +325,9 @@ class _Run:
         # A GPU belongs to this process alone, which does what is to be done there and all that comes after.
         function = recorder.codes if self.source.in_workers else recorder.audio
         for job, result in self._map(function, jobs, "encoding"):
-            if isinstance(result, np.ndarray) and not self.source.in_workers:
-                result = tasks.attempt(functools.partial(codec.encode, result))
-            if isinstance(result, np.ndarray):
+            if isinstance(result, list) and not self.source.in_workers:
+                result = tasks.attempt(functools.partial(_encoded, codec, result))
+            if isinstance(result, list):
                 yield job, recorder.write(job, result, codec, self.encoder)
             else:
                 yield job, result if isinstance(result, WorkerDied) else {"reason": result}
@@ -303,7 +343,7 @@ class _Run:
 
     def _sample(self, items: Iterable[Item], wanted: Iterable[str], count: int) -> list[Item]:
         """At most `count` items of these splits, drawn by their digests."""
-        return sorted((item for item in items if item.split in wanted), key=lambda item: item.digest)[:count]
+        return sorted((item for item in items if item.split in wanted), key=lambda item: item.digests["audio"])[:count]
 
     def _read(self, item: Item) -> np.ndarray:
         return io.read(item.song.audio, self.source.sample_rate, self.source.channels)[0]

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from autosong_jax import inputs
 from autosong_jax.codecs.codec import Codec
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.sources.base import Arrays, SourceSpec
-from autosong_jax.sources.spec import record_specs
+from autosong_jax.sources.spec import record_specs, recordings_of
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from data_prep import tasks, texts
 from data_prep.songs import Song
@@ -25,10 +25,14 @@ _RECORD_LIMIT = 2**31  # bytes: what a protocol buffer may have
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A record to be made: of a song, its audio and its group, to be kept as the result `key`."""
+    """A record to be made: of a song and its group, to be kept as the result `key`.
+
+    Attributes:
+      files: its audio, and then its other recordings, each as long as that.
+    """
 
     song: Song
-    file: tasks.AudioFile
+    files: tuple[tasks.AudioFile, ...]
     group: str
     key: str
 
@@ -53,13 +57,13 @@ class Recorder:
     text_directory: pathlib.Path | None
     sources: tuple[str, ...]
 
-    def audio(self, job: Job) -> np.ndarray | str:
-        """A song's audio, float32 [channels, samples], or the reason why it cannot be read."""
-        return tasks.read(job.file)
+    def audio(self, job: Job) -> list[np.ndarray] | str:
+        """A song's recordings, float32 [channels, samples] each, or the reason why one cannot be read."""
+        return _all(tasks.read(file) for file in job.files)
 
-    def codes(self, job: Job) -> np.ndarray | str:
-        """Its codes, uint16 [T, K], or the reason why there are none."""
-        return tasks.encode(job.file, self.codec)
+    def codes(self, job: Job) -> list[np.ndarray] | str:
+        """Their codes, uint16 [T, K] each, or the reason why there are none."""
+        return _all(tasks.encode(file, self.codec) for file in job.files)
 
     def make(self, job: Job) -> dict[str, Any]:
         """Makes a record; returns its `notes`, or the `reason` why there is none."""
@@ -68,28 +72,41 @@ class Recorder:
             return {"reason": codes}
         return self.write(job, codes, tasks.codec(self.codec), _text_encoder(self.text, self.text_directory))
 
-    def write(self, job: Job, codes: np.ndarray, codec: Codec, encoder) -> dict[str, Any]:
-        """Makes the record of a song whose codes there are already; returns as `make` does."""
-        specs = record_specs(self.text, self.sources, codec.sample_rate)
-        encoded = tasks.attempt(lambda: encode(specs, encoder, job.song, lambda: tasks.reread(job.file)))
+    def write(self, job: Job, codes: Sequence[np.ndarray], codec: Codec, encoder) -> dict[str, Any]:
+        """Makes the record of a song whose codes there are already, one for each of its files; returns as `make` does.
+        """
+        specs = record_specs(self.text, codec.info, self.sources)
+        others = dict(zip(recordings_of(self.sources), codes[1:], strict=True))
+        encoded = tasks.attempt(
+            lambda: encode(specs, encoder, job.song, lambda: tasks.reread(job.files[0]), others))
         if isinstance(encoded, str):
             return {"reason": encoded}
         arrays, notes = encoded
-        record = {"id": job.song.id, "group": job.group, codec.info.frames.feature: codes,
+        record = {"id": job.song.id, "group": job.group, codec.info.frames.feature: codes[0],
                   "frame_rate": codec.info.frame_rate, "lyrics": job.song.lyrics, "genre": job.song.genre,
                   "description": job.song.description, "text_encoder": self.text.name,
                   "text_encoder_revision": self.text.revision, **arrays}
         self.results.write("notes", job.key, json.dumps(notes).encode())
-        features = schema.song_features(codec.info.frames, self.text, self.sources)
+        features = schema.song_features(codec.info, self.text, self.sources)
         self.results.write("records", job.key, schema.serialize(features, record))
         return {"notes": notes}
+
+
+def _all(results: Iterable[np.ndarray | str]) -> list[np.ndarray] | str:
+    """All results, or the first that is a reason why there is none."""
+    found = []
+    for result in results:
+        if isinstance(result, str):
+            return result
+        found.append(result)
+    return found
 
 
 _text_encoder = functools.cache(texts.load)
 
 
-def encode(specs: Iterable[SourceSpec], encoder, song: Song, audio: Callable[[], np.ndarray]
-           ) -> tuple[Arrays, list[str]]:
+def encode(specs: Iterable[SourceSpec], encoder, song: Song, audio: Callable[[], np.ndarray],
+           recordings: Mapping[str, np.ndarray]) -> tuple[Arrays, list[str]]:
     """What a song's record holds of its sources, and the warnings that making it gave.
 
     Args:
@@ -97,10 +114,13 @@ def encode(specs: Iterable[SourceSpec], encoder, song: Song, audio: Callable[[],
       encoder: of texts.
       song: the song.
       audio: gives its audio, float32 [channels, samples].
+      recordings: the codes of its other recordings by name.
     """
     given = dataclasses.asdict(song)
     with texts.noting() as notes:
-        arrays = {name: array for spec in specs for name, array in spec.export(given, audio, encoder).items()}
+        arrays = {}
+        for spec in specs:
+            arrays |= spec.export(given, audio, recordings, encoder)
     return arrays, notes
 
 

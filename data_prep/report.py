@@ -99,7 +99,8 @@ def summary(report: dict, output: str, speed: Speed | None) -> str:
     noted = [f"{name}: {note}" for name, song in report["songs"].items() for note in song["notes"]]
     left_out = [f"{song['song']}: {song['reason']}" for song in report["left_out"]]
     lines += [*named("noted", noted, output), *named("left out", left_out, output)]
-    command = shlex.join(["python", "-m", "autosong_jax.train", "--config=configs/xsmall.py",
+    config = "accompaniment" if "backing" in report["options"].get("sources", ()) else "xsmall"
+    command = shlex.join(["python", "-m", "autosong_jax.train", f"--config=configs/{config}.py",
                           f"--config.data.path={output}", "--workdir=runs/mine"])
     return "\n".join([*lines, "", "Next, train on it:", f"  {command}"])
 

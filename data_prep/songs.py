@@ -2,20 +2,24 @@
 
 import codecs
 import dataclasses
+import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Annotated, Any
 
 import pydantic
 
 from autosong_jax import inputs
 from autosong_jax.errors import UserError
+from autosong_jax.sources.spec import SOURCES, recordings_of
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".m4a", ".aac", ".wma"}
 _SHORT = 2**14  # characters of a name, a genre or a description
 _LINE_LIMIT = 8 * inputs.TEXT_LIMIT  # bytes of a manifest's line: of lyrics as long as may be, with their escapes
 _MANIFEST_LIMIT = 2**33  # bytes of a manifest: those of a million songs
+_BESIDE = recordings_of(SOURCES)  # recordings beside the song itself
+_ASKED = ", which --sources asks for"
 _BROKEN_LINES = 1000  # a file that begins with so many lines that are not JSON is no manifest
 
 
@@ -29,6 +33,7 @@ class Song:
     lyrics: str
     genre: str = ""
     description: str = ""
+    backing: pathlib.Path | None = None  # what the song goes with; None where nobody asks for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +48,25 @@ class _Unusable(Exception):
     """The song at hand is to be left out; the message is the reason."""
 
 
-def find_songs(source: str | pathlib.Path, *, require_lyrics: bool = True) -> tuple[list[Song], list[LeftOut]]:
+Load = Callable[[Collection[str]], Song]  # what else than its audio a song must have -> the song
+
+
+def find_songs(source: str | pathlib.Path, *, require_lyrics: bool = True, recordings: Collection[str] = ()
+               ) -> tuple[list[Song], list[LeftOut]]:
     """The songs in a folder or a manifest, and what had to be left out; audio is not opened yet.
 
     A folder holds a folder a song: `NAME/lyrics.txt`, `NAME/audio.*` (or one audio file of another name) and, if
-    wanted, `genre.txt`, `description.txt` and `group.txt`. Its files may not be links that lead out of the folder.
+    wanted, `genre.txt`, `description.txt`, `group.txt` and `backing.*`. Its files may not be links that lead out of the
+    folder.
 
     A manifest is a file with a JSON object a line: `id`, `audio`, `lyrics` or `lyrics_file` and, if wanted, `genre`,
-    `description` and `group`; other keys are ignored, relative paths start at the manifest's own folder. A manifest
-    may name files anywhere.
+    `description`, `group` and `backing`; other keys are ignored, relative paths start at the manifest's own folder. A
+    manifest may name files anywhere.
 
     Args:
       source: the folder or the manifest.
       require_lyrics: whether a song without lyrics is left out.
+      recordings: what else than its audio a song must have, or is left out; nothing else is looked for.
 
     Returns:
       Songs with distinct ids in the order of their ids, and what was left out in the order it was met.
@@ -69,7 +80,7 @@ def find_songs(source: str | pathlib.Path, *, require_lyrics: bool = True) -> tu
     try:
         for name, load in _folder_entries(source) if _is_folder(source) else _manifest_entries(source):
             try:
-                song = load()
+                song = load(recordings)
                 if not song.lyrics and require_lyrics:
                     raise _Unusable("no lyrics (--norequire_lyrics keeps songs without)")
                 _check_texts(song)
@@ -91,21 +102,21 @@ def _is_folder(source: pathlib.Path) -> bool:
     return True
 
 
-def _folder_entries(root: pathlib.Path) -> Iterator[tuple[str, Callable[[], Song]]]:
-    """(name, function that loads the song) for each song's folder; loose audio files are reported, others ignored."""
+def _folder_entries(root: pathlib.Path) -> Iterator[tuple[str, Load]]:
+    """(name, what loads the song) for each song's folder; loose audio files are reported, others ignored."""
     whole = root.resolve()
     for path in sorted(root.iterdir(), key=lambda path: path.name):
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            yield path.name, lambda path=path: _load_folder(path, whole)
+            yield path.name, functools.partial(_load_folder, path, whole)
         elif path.suffix.lower() in AUDIO_SUFFIXES:
             yield path.name, _refuse("a loose audio file: put it into a folder of its own, with lyrics.txt")
         elif path.is_symlink() and not path.exists():
             yield path.name, _refuse("a link that leads nowhere")
 
 
-def _load_folder(folder: pathlib.Path, root: pathlib.Path) -> Song:
+def _load_folder(folder: pathlib.Path, root: pathlib.Path, recordings: Collection[str]) -> Song:
     def text(name: str) -> str:
         path = folder / name
         if not os.path.lexists(path):
@@ -115,23 +126,25 @@ def _load_folder(folder: pathlib.Path, root: pathlib.Path) -> Song:
 
     try:
         _check_inside(folder, root)
-        audio = _audio_in(folder)
-        _check_inside(audio, root)
-        return Song(id=folder.name, audio=audio, group=text("group.txt") or folder.name, lyrics=text("lyrics.txt"),
-                    genre=text("genre.txt"), description=text("description.txt"))
+        audio = {name: _audio_in(folder, name) for name in ("audio", *recordings)}
+        for path in audio.values():
+            _check_inside(path, root)
+        return Song(id=folder.name, group=text("group.txt") or folder.name, lyrics=text("lyrics.txt"),
+                    genre=text("genre.txt"), description=text("description.txt"), **audio)
     except OSError as error:
         raise _Unusable(f"the folder cannot be read: {inputs.reason(error)}") from error
 
 
-def _audio_in(folder: pathlib.Path) -> pathlib.Path:
-    """`audio.*`, or else the only audio file of any name."""
+def _audio_in(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """`NAME.*`; of the song itself, `audio.*`, or else the only audio file of any name that is no other recording's."""
     files = sorted(path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
-    found = [path for path in files if path.stem == "audio"]
-    found = found or [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    found = [path for path in files if path.stem == name]
+    if name == "audio" and not found:
+        found = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES and path.stem not in _BESIDE]
     if not found:
-        raise _Unusable("no audio file (audio.wav, .flac, .ogg or .mp3)")
+        raise _Unusable(f"no {name} file ({name}.wav, .flac, .ogg or .mp3)" + _ASKED * (name in _BESIDE))
     if len(found) > 1:
-        raise _Unusable(f"several audio files ({_shortened(', '.join(path.name for path in found))}): keep one")
+        raise _Unusable(f"several {name} files ({_shortened(', '.join(path.name for path in found))}): keep one")
     return found[0]
 
 
@@ -163,10 +176,11 @@ class _Line:
     genre: str | None = None
     description: str | None = None
     group: str | None = None
+    backing: str | None = None
 
 
-def _manifest_entries(manifest: pathlib.Path) -> Iterator[tuple[str, Callable[[], Song]]]:
-    """(name, function that loads the song) for each line that is not blank."""
+def _manifest_entries(manifest: pathlib.Path) -> Iterator[tuple[str, Load]]:
+    """(name, what loads the song) for each line that is not blank."""
     all_broken = True
     for number, line in enumerate(_lines(manifest), start=1):
         if line is None:
@@ -188,7 +202,7 @@ def _manifest_entries(manifest: pathlib.Path) -> Iterator[tuple[str, Callable[[]
             name = inputs.parse_json(line, _Named, "the line").id
         except UserError:
             name = ""
-        yield name[:_SHORT] or f"line {number}", lambda line=line: _load_line(line, manifest.parent)
+        yield name[:_SHORT] or f"line {number}", functools.partial(_load_line, line, manifest.parent)
 
 
 def _lines(manifest: pathlib.Path) -> Iterator[bytes | None]:
@@ -207,7 +221,7 @@ def _lines(manifest: pathlib.Path) -> Iterator[bytes | None]:
             yield None
 
 
-def _load_line(data: bytes, folder: pathlib.Path) -> Song:
+def _load_line(data: bytes, folder: pathlib.Path, recordings: Collection[str]) -> Song:
     try:
         line = inputs.parse_json(data, _Line, "the line")
     except UserError as error:
@@ -219,8 +233,11 @@ def _load_line(data: bytes, folder: pathlib.Path) -> Song:
     if text["lyrics"] and text["lyrics_file"]:
         raise _Unusable("in the manifest, the line has both lyrics and lyrics_file")
     lyrics = _read_text(folder / text["lyrics_file"]) if text["lyrics_file"] else text["lyrics"]
-    return Song(id=text["id"], audio=folder / text["audio"], group=text["group"] or text["id"], lyrics=lyrics,
-                genre=text["genre"], description=text["description"])
+    for name in recordings:
+        if not text[name]:
+            raise _Unusable(f"in the manifest, the line has no {name}{_ASKED}")
+    return Song(id=text["id"], group=text["group"] or text["id"], lyrics=lyrics, genre=text["genre"],
+                description=text["description"], **{name: folder / text[name] for name in ("audio", *recordings)})
 
 
 def _check_texts(song: Song) -> None:
@@ -239,8 +256,8 @@ def _check_texts(song: Song) -> None:
             raise _Unusable(f"its {name} holds {text[error.start]!r}, which is no character") from error
 
 
-def _refuse(reason: str) -> Callable[[], Song]:
-    def load():
+def _refuse(reason: str) -> Load:
+    def load(recordings):
         raise _Unusable(reason)
     return load
 

@@ -34,12 +34,14 @@ SILENT = "audio is silent"
 
 @dataclasses.dataclass(frozen=True)
 class AudioFile:
-    """A song's audio, and the rate (Hz) and number of channels that its codec wants."""
+    """A recording of a song, the rate (Hz) and number of channels that its codec wants, and how many samples of it are
+    taken: it is cut or followed by silence; None for all that there are."""
 
     song: str
     path: pathlib.Path
     sample_rate: int
     channels: int
+    samples: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +57,16 @@ class Check:
 
 
 def file_digest(path: pathlib.Path, max_minutes: float) -> tuple[str, str]:
-    """(a digest of a file's contents, "") or ("", the reason why there is none)."""
+    """(a digest of a file's contents, "") or ("", what is wrong with the file)."""
     try:
         size = inputs.stat_regular(path, "audio").st_size
         if size > max_minutes * _BYTES_A_MINUTE:
-            return "", f"its audio file has {size} bytes, more than --max_minutes={max_minutes:g} of any audio"
+            return "", f"has {size} bytes, more than --max_minutes={max_minutes:g} of any audio"
         return files.file_digest(path), ""
     except UserError as error:
-        return "", f"its audio file{str(error).removeprefix(f'audio {path}')}"
+        return "", str(error).removeprefix(f"audio {path} ")
     except OSError as error:
-        return "", f"its audio file cannot be read: {inputs.reason(error)}"
+        return "", f"cannot be read: {inputs.reason(error)}"
 
 
 def keep_check(item: tuple[AudioFile, str], max_minutes: float, results: Results) -> dict[str, Any]:
@@ -124,7 +126,8 @@ def _is_cut_short(libsndfile_log: str) -> bool:
 def read(file: AudioFile) -> np.ndarray | str:
     """The audio, float32 [channels, samples], or the reason why it cannot be read."""
     try:
-        return io.read(file.path, file.sample_rate, file.channels)[0]
+        audio = io.read(file.path, file.sample_rate, file.channels)[0]
+        return audio if file.samples is None else io.lasting(audio, file.samples)
     except UserError as error:
         return _reason(error, file)
 

@@ -136,6 +136,11 @@ def _mix(block: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(block.mean(axis=1, keepdims=True), channels, axis=1)
 
 
+def lasting(audio: np.ndarray, samples: int) -> np.ndarray:
+    """Audio [channels, any] of so many samples: cut, or followed by silence."""
+    return np.pad(audio[:, :samples], ((0, 0), (0, max(samples - audio.shape[1], 0))))
+
+
 def checked(name: str, audio: np.ndarray, sample_rate: int, channels: int | None = None) -> np.ndarray:
     """Audio of a caller as float32 [channels, samples].
 

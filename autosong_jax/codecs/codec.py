@@ -6,12 +6,12 @@ files of its own.
 
 import importlib
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from autosong_jax import inputs
-from autosong_jax.audio import spectrum
+from autosong_jax.audio import io, spectrum
 from autosong_jax.codecs.info import FILE, CodecInfo
 from autosong_jax.codecs.table import CODECS
 from autosong_jax.errors import UserError
@@ -193,6 +193,27 @@ def open_codec(source: str, bandwidth: float | None = None, flag: str = "--codec
 def _load(kind: str, directory: str | pathlib.Path, *options) -> Codec:
     """Of `codecs/KIND/codec.py`, which may import JAX: nothing else here does."""
     return importlib.import_module(f"autosong_jax.codecs.{kind}.codec").load(directory, *options)
+
+
+def codes_of(name: str, clip: np.ndarray, info: CodecInfo, load: Callable[[], Codec]) -> np.ndarray:
+    """The codes of a caller's clip, integer [T, K].
+
+    Args:
+      name: what the caller calls it, for errors.
+      clip: audio, float32 [channels, samples] at the codec's rate, or codes, integer [T, K].
+      info: what the codec is.
+      load: gives it, where the clip is audio.
+
+    Raises:
+      UserError: it is neither, or holds what is no number or no code.
+    """
+    clip = np.asarray(clip)
+    if clip.dtype.kind not in "iu" or clip.ndim != 2 or clip.shape[1] != info.num_codebooks:
+        return load().encode(io.checked(name, clip, info.sample_rate, info.channels))
+    if clip.size and not 0 <= clip.min() <= clip.max() < info.codebook_size:
+        raise UserError(f"{name} holds codes from {clip.min()} to {clip.max()}, expected 0 to "
+                        f"{info.codebook_size - 1}: they are another codec's")
+    return clip
 
 
 def read_codes(path: str | pathlib.Path, num_codebooks: int, codebook_size: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from autosong_jax.cli import log
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.errors import UserError
-from autosong_jax.sources.base import ArraySpec, SourceSpec
+from autosong_jax.sources.base import ArraySpec, SourceSpec, Span
 from autosong_jax.sources.spec import IN_RECORDS, SOURCES, source_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
@@ -61,6 +61,7 @@ class SongDataset:
         if (width := self.features[frames.feature].shape[1]) != frames.width:
             raise UserError(f"the songs in {self.path} have {width} codebooks, but its codec has {frames.width}: "
                             "export the songs again")
+        self._codes = [name for name, feature in self.features.items() if feature.np_dtype == frames.dtype]
         self._shards, self._offsets = [], []
         for i, length in enumerate(shard_lengths[split]):
             shard = schema.shard_path(self.path, split, i, len(shard_lengths[split]))
@@ -75,8 +76,8 @@ class SongDataset:
     def _check_features(self) -> None:
         """Raises UserError unless records hold what the text encoder's kind says, and what else they may hold, in its
         shapes and dtypes."""
-        known, always = dict(self.features.items()), schema.song_features(self.codec.frames, self.text)
-        for name, expected in schema.song_features(self.codec.frames, self.text, SOURCES).items():
+        known, always = dict(self.features.items()), schema.song_features(self.codec, self.text)
+        for name, expected in schema.song_features(self.codec, self.text, SOURCES).items():
             found = known.get(name)
             if found is None and name not in always:
                 continue
@@ -99,9 +100,10 @@ class SongDataset:
         shard = bisect.bisect_right(self._ends, index)
         offset, length = self._offsets[shard][index - self._ends[shard]]  # counted from the shard's end
         record = schema.deserialize(self.features, tfrecord.read_record(self._shards[shard], int(offset), int(length)))
+        # An embedding would clip what is no code and train on without a word.
+        largest = max(record[name].max(initial=0) for name in self._codes)
         record["frames"] = record.pop(self.codec.frames.feature)
-        largest = record["frames"].max(initial=0)
-        if largest >= self.codebook_size:  # an embedding would clip it and train on without a word
+        if largest >= self.codebook_size:
             raise UserError(f"song {record['id']!r} in {self.path} holds the code {largest}, but its codec has "
                             f"{self.codebook_size} per codebook: export the songs again")
         return record
@@ -150,15 +152,16 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
 
 
 def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, Any], end_of_song: bool,
-                 rows: Sequence[int] | None = None) -> "grain.MapDataset[Batch]":
+                 rows: Sequence[int] | None = None, beginnings: bool = False) -> "grain.MapDataset[Batch]":
     """Batches for evaluation: every song once, in order, always with the same window; otherwise as `train_batches`.
 
-    The last batch is filled up with songs of `num_frames` 0, without any source.
+    With `beginnings`, that is the one at the song's beginning. The last batch is filled up with songs of `num_frames`
+    0, without any source.
     """
     import grain
 
     rows = _rows(batch_size, rows)
-    windows = _Windows(dataset, frames, sources, end_of_song, seed=0)
+    windows = _Windows(dataset, frames, sources, end_of_song, seed=0, beginnings=beginnings)
     examples = grain.MapDataset.range(-(-len(dataset) // batch_size) * batch_size)
     batches = examples.batch(batch_size, batch_fn=list)
     return batches.map(lambda songs: windows.batch([
@@ -189,13 +192,15 @@ def batch_layout(frames: int, num_codebooks: int, specs: Mapping[str, SourceSpec
 class _Windows:
     """Cuts one window out of each song and brings its sources to fixed lengths."""
 
-    def __init__(self, dataset: SongDataset, frames: int, sources: Mapping[str, Any], end_of_song: bool, seed: int):
-        self._specs = source_specs(sources, dataset.text, dataset.codec.sample_rate)
+    def __init__(self, dataset: SongDataset, frames: int, sources: Mapping[str, Any], end_of_song: bool, seed: int,
+                 beginnings: bool = False):
+        self._specs = source_specs(sources, dataset.text, dataset.codec)
         for source, spec in self._specs.items():
             if not spec.features().keys() <= dataset.features.keys():
                 raise UserError(f"the songs in {dataset.path} hold nothing for the source {source!r}: export them "
                                 f"again with --sources={','.join([*IN_RECORDS, sources[source].kind])}")
         self._dataset, self._frames, self._end, self._seed = dataset, frames, int(end_of_song), seed
+        self._beginnings = beginnings
         self._layout = batch_layout(frames, dataset.num_codebooks, self._specs)
         self._cut_sources = set()
 
@@ -212,13 +217,16 @@ class _Windows:
     def _cut(self, batch: Batch, row: int, example: int, record: Mapping[str, Any]) -> None:
         song_frames = len(record["frames"]) + self._end
         generator = np.random.Generator(np.random.Philox(key=[self._seed, example]))
-        start = int(generator.integers(max(song_frames - self._frames, 0), endpoint=True))
+        latest = 0 if self._beginnings else max(song_frames - self._frames, 0)
+        start = int(generator.integers(latest, endpoint=True))
         window = record["frames"][start : start + self._frames]
         batch["frames"][row, : len(window)] = window
         batch["num_frames"][row] = len(window)
         batch["song_ends"][row] = len(window) < min(song_frames - start, self._frames)
+        rate = self._dataset.frame_rate
+        span = Span(start / rate, (start + len(window)) / rate, generator)
         for source, spec in self._specs.items():
-            arrays = spec.cut(record, start / self._dataset.frame_rate)
+            arrays = spec.cut(record, span)
             length, max_length = len(next(iter(arrays.values()))), spec.max_length
             if length > max_length and source not in self._cut_sources:
                 self._cut_sources.add(source)

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from autosong_jax import inputs
-from autosong_jax.codecs.info import Frames
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sources.spec import IN_RECORDS, record_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
@@ -26,7 +26,7 @@ DATASET_NAME = "autosong"
 FORMAT_VERSION = "1.0.0"
 
 
-def song_features(frames: Frames, text: TextEncoderInfo, sources: Iterable[str] = IN_RECORDS
+def song_features(codec: CodecInfo, text: TextEncoderInfo, sources: Iterable[str] = IN_RECORDS
                   ) -> tfds.features.FeaturesDict:
     """The features of one record.
 
@@ -35,12 +35,14 @@ def song_features(frames: Frames, text: TextEncoderInfo, sources: Iterable[str] 
     `text_encoder_revision`; and what each source is made of, see `SourceSpec.features`.
 
     Args:
-      frames: what the codec makes of a song.
+      codec: what songs are coded by.
       text: the encoder that the texts went through.
       sources: the kinds of sources that the record holds.
     """
     texts = ("id", "group", "lyrics", "genre", "description", "text_encoder", "text_encoder_revision")
-    of_sources = {name: feature for spec in record_specs(text, sources) for name, feature in spec.features().items()}
+    frames = codec.frames
+    of_sources = {name: feature for spec in record_specs(text, codec, sources)
+                  for name, feature in spec.features().items()}
     return tfds.features.FeaturesDict({
         **{name: tfds.features.Text() for name in texts},
         frames.feature: tfds.features.Tensor(shape=(None, frames.width), dtype=frames.dtype, encoding="bytes"),

@@ -21,7 +21,7 @@ def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextE
     """The model that `config` describes (fields: `autosong_jax/defaults.py`).
 
     Args:
-      codec: whose codes it models.
+      codec: whose codes it models, and reads of recordings.
       text: the text encoder of the dataset, which decides how each source is read.
     """
     model = config.model
@@ -35,7 +35,7 @@ def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextE
         unroll=config.train.unroll, dtype=dtype)
 
     sources = {name: spec.module(config, dtype, rngs=rngs)
-               for name, spec in sorted(source_specs(config.sources, text).items())}
+               for name, spec in sorted(source_specs(config.sources, text, codec).items())}
     frames = functools.partial(CodeFrames, codec.num_codebooks, codec.codebook_size, config.data.end_of_song)
     song_model = SongModel(frames, decoder, model.fusion, sources, model.dropped, rngs=rngs)
     lora.add(song_model, config.lora, rngs=rngs)  # last: the parameters before it are the same with and without it

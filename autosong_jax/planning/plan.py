@@ -217,7 +217,7 @@ class Planner:
 
     def batch(self, songs: int) -> dict[str, Any]:
         """Shapes and dtypes of a batch, as the step takes it."""
-        specs = source_specs(self.config.sources, self.songs.text.as_read)
+        specs = source_specs(self.config.sources, self.songs.text.as_read, self.songs.codec)
         layout = batch_layout(len(self.pattern.steps), self.songs.codec.num_codebooks, specs)
         return jax.tree.map(lambda array: jax.ShapeDtypeStruct((songs, *array.shape), array.dtype), layout)
 

@@ -15,8 +15,10 @@ from autosong_jax import config as config_file
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.pretrained import musicgen
+from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.sources.text.encoders import TextEncoderInfo
+from autosong_jax.sources.text.spec import TextSpec
 from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
 from autosong_jax.workdir.workdir import Workdir
@@ -120,7 +122,9 @@ def _card(name: str, config: ml_collections.ConfigDict, codec: CodecInfo, text: 
         "steps trained": f"{step}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    inputs = ", ".join(f'{source}="..."' for source in sorted(config.sources) if config.sources[source].kind == "text")
+    given = {spec.argument: spec for _, spec in sorted(source_specs(config.sources, text, codec).items())}
+    inputs = ", ".join(f"{argument}=" + ('"..."' if isinstance(spec, TextSpec) else "audio")
+                       for argument, spec in given.items() if argument)
     return f"""---
 library_name: autosong_jax
 pipeline_tag: text-to-audio

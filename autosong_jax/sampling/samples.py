@@ -21,13 +21,14 @@ from autosong_jax.parallel.sharding import on_first_process
 from autosong_jax.sampling.samplers import check_config
 from autosong_jax.sampling.singer import Singer
 from autosong_jax.sources.text.frozen import text_states
-from autosong_jax.workdir.workdir import ModelContext
+from autosong_jax.workdir.workdir import ModelContext, window_pattern
 
 WriteAudio = Callable[[int, str, np.ndarray, int], None]  # step, name, float32 [channels, samples], Hz
 
 
 class SampleWriter:
-    """Sings the lyrics of `config.train.prompts`, each "SPLIT:NUMBER", a song of the dataset.
+    """Sings the beginnings of `config.train.prompts`, each "SPLIT:NUMBER", a song of the dataset: its lyrics, or to
+    its backing.
 
     Songs that the dataset does not have are left out, with a warning before training starts.
 
@@ -97,7 +98,8 @@ class SampleWriter:
             write_audio(step, name, audio, codec.sample_rate)
 
     def _sources(self, prompt: str, states: Callable[[Batch], Batch] | None) -> dict | None:
-        """The sources of one song, as a batch of one, or nothing without `states`; None if there is no such song."""
+        """The sources of one song's beginning, as a batch of one, or nothing without `states`; None if there is no such
+        song."""
         split, _, number = prompt.partition(":")
         if not number.isdecimal():
             raise UserError(f"train.prompts has {prompt!r}: expected SPLIT:NUMBER, such as train:0")
@@ -107,5 +109,7 @@ class SampleWriter:
         if states is None:
             return {}
         songs = SongDataset(config.data.path, split)
-        batches = eval_batches(songs, batch_size=1, frames=1, end_of_song=False, sources=config.sources)
+        frames = len(window_pattern(config, songs.codec).steps)
+        batches = eval_batches(songs, batch_size=1, frames=frames, end_of_song=False, sources=config.sources,
+                               beginnings=True)
         return jax.device_get(states(batches[int(number)]["sources"]))

@@ -5,6 +5,7 @@ Letters: B songs, T frames, K codebooks, V codebook size.
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,9 +13,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from autosong_jax.audio import io
 from autosong_jax.cli import progress
-from autosong_jax.codecs.codec import Codec
+from autosong_jax.codecs.codec import Codec, codes_of
 from autosong_jax.errors import UserError
 from autosong_jax.models.song import SongModel
 from autosong_jax.pretrained import released
@@ -27,13 +27,14 @@ from autosong_jax.sampling.options import HybridOptions, LengthOptions, pick
 from autosong_jax.sampling.samplers import Autoregressive, Judgement, Masked, SampledModel
 from autosong_jax.sampling.sound import AudioChunk, GeneratedSong
 from autosong_jax.sampling.windows import Leg, Made, WindowSampler
+from autosong_jax.sources.base import Encoders
 from autosong_jax.sources.user import UserConditions
 from autosong_jax.workdir.workdir import ModelContext, Workdir
 
 STRIDE = 32  # frames, after which progress is reported
 
 Sources = Mapping[str, Mapping[str, np.ndarray]]
-Conditions = Mapping[str, Any]  # by what they are given as: a text, or float32 [channels, samples]; lists are of songs
+Conditions = Mapping[str, Any]  # by what they are given as: a text, or audio or codes; lists are of songs
 
 
 class Singer:
@@ -46,8 +47,8 @@ class Singer:
 
     def __init__(self, context: ModelContext, model: SongModel):
         self.config, self._context = context.config, context
-        self._conditions = UserConditions(context.config, context.text, context.load_text_encoder,
-                                          context.codec.sample_rate)
+        self._conditions = UserConditions(context.config, context.text, context.codec,
+                                          Encoders(functools.cache(context.load_text_encoder), lambda: self.codec))
         self.encode_conditions = self._conditions.encode
         self.replace_weights(model)
         self.pattern = context.pattern
@@ -94,9 +95,11 @@ class Singer:
             integer [frames, K].
           leader, rescorer: other models that help; see `sing`.
           show_progress: a progress bar on stderr.
-          **conditions_and_options: what the model was trained with, such as `lyrics`, `genre`, `description` (texts) or
-            `melody` (float32 [channels, samples] at the codec's rate, the recording whose melody songs follow); and
-            the fields of the dataclasses in `sampling.options`, such as `duration` and `temperature`. A list of
+          **conditions_and_options: what the model was trained with, such as `lyrics`, `genre`, `description` (texts);
+            `melody` (float32 [channels, samples] at the codec's rate, the recording whose melody songs follow);
+            `backing` (a recording that songs go with, or its codes, as `prompt_audio`; unless there is a `duration`,
+            they have as many samples as it has) or `style_audio` (likewise, what songs are to sound like); and the
+            fields of the dataclasses in `sampling.options`, such as `duration` and `temperature`. A list of
             conditions is one song each, a single one is for all. What is not given is dropped, as it is now and then
             in training.
 
@@ -108,11 +111,13 @@ class Singer:
         """
         songs, several, options = self._songs(conditions_and_options)
         prompt = None if prompt_audio is None else self._codes("prompt_audio", prompt_audio)
+        sources = self.encode_conditions(songs)
+        options, samples = self._lasting(songs, options)
         made = self.sing(
-            self.encode_conditions(songs), range(seed, seed + len(songs)), prompt=prompt,
+            sources, range(seed, seed + len(songs)), prompt=prompt,
             leader=leader and self.helper(leader, songs), rescorer=rescorer and self.helper(rescorer, songs),
             show_progress=show_progress, **options)
-        made = [self._generated(codes) for codes in made]
+        made = [self._generated(codes, samples) for codes in made]
         return made if several else made[0]
 
     def stream(self, *, chunk_seconds: float = 1.0, seed: int = 0, prompt_audio: np.ndarray | None = None,
@@ -140,11 +145,12 @@ class Singer:
         if several:
             raise UserError("a list of conditions: a stream is of one song; begin one for each")
         prompt = None if prompt_audio is None else self._codes("prompt_audio", prompt_audio)
-        draft, legs = self._plan(
-            self.encode_conditions(songs), 1, prompt, leader and self.helper(leader, songs),
-            rescorer and self.helper(rescorer, songs), options)
+        sources = self.encode_conditions(songs)
+        options, samples = self._lasting(songs, options)
+        draft, legs = self._plan(sources, 1, prompt, leader and self.helper(leader, songs),
+                                 rescorer and self.helper(rescorer, songs), options)
         stride = max(round(chunk_seconds * self.frame_rate), 1)
-        return sound.decoded(self.codec, _standing(windows.sing(draft, legs, [seed], stride)), stride)
+        return sound.decoded(self.codec, _standing(windows.sing(draft, legs, [seed], stride)), stride, samples)
 
     def edit(self, edit: Edit, *, seed: int = 0, rescorer: "Singer | None" = None, show_progress: bool = False,
              **conditions_and_options) -> GeneratedSong | list[GeneratedSong]:
@@ -308,13 +314,30 @@ class Singer:
 
     def _codes(self, name: str, clip: np.ndarray) -> np.ndarray:
         """The codes of a clip, audio or codes. Raises UserError if it is neither."""
-        clip = np.asarray(clip)
-        if clip.dtype.kind in "iu" and clip.ndim == 2 and clip.shape[1] == self.num_codebooks:
-            return clip
-        return self.codec.encode(io.checked(name, clip, self.codec.sample_rate, self.codec.channels))
+        return codes_of(name, clip, self._context.codec, lambda: self.codec)
 
-    def _generated(self, codes: np.ndarray) -> GeneratedSong:
-        return GeneratedSong(codes, self._context.codec.sample_rate, lambda codes: self.codec.decode(codes))
+    def _lasting(self, songs: Sequence[Conditions], options: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
+        """The options, and how many samples songs are to have. A duration that is not given is that of what they go
+        with, to the sample; where there is none of that either, the codec decides how many samples they have.
+
+        Raises:
+          UserError: what they go with differs in length.
+        """
+        lengths = {self._conditions.seconds(song) for song in songs}
+        if options.get("duration") is not None or lengths == {None}:
+            return dict(options), None
+        if len(lengths) > 1:
+            known = sorted(seconds for seconds in lengths if seconds is not None)
+            raise UserError(f"what the songs go with lasts {', '.join(f'{seconds:.2f}' for seconds in known)} s"
+                            f"{', or is not given' if None in lengths else ''}: expected one length; give a duration, "
+                            "or sing the songs one by one")
+        [seconds] = lengths
+        frames = math.ceil(seconds * self.frame_rate - 1e-6)
+        return {**options, "duration": frames / self.frame_rate}, round(seconds * self._context.codec.sample_rate)
+
+    def _generated(self, codes: np.ndarray, samples: int | None = None) -> GeneratedSong:
+        """A song of these codes, whose audio has so many samples if that is given."""
+        return GeneratedSong(codes, self._context.codec.sample_rate, lambda codes: self.codec.decode(codes), samples)
 
 
 def _collect(draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool) -> list[np.ndarray]:

@@ -5,13 +5,17 @@ Letters: B batch, L slots of a source.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ml_collections
 import numpy as np
 
 from autosong_jax.cli import log
 from autosong_jax.sources.text.encoders import TextEncoderInfo
+
+if TYPE_CHECKING:  # both import more than a config's help should wait for
+    from autosong_jax.codecs.codec import Codec
+    from autosong_jax.codecs.info import CodecInfo
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,6 +38,37 @@ class ArraySpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Span:
+    """Where in its song the window of an example lies.
+
+    Attributes:
+      start, stop: in seconds from the beginning of the song.
+      generator: for what an example draws; always the same for the same example.
+    """
+
+    start: float
+    stop: float
+    generator: np.random.Generator
+
+    def frames(self, rate: float) -> tuple[int, int]:
+        """Its first frame and the one after its last, of so many a second."""
+        return round(self.start * rate), round(self.stop * rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoders:
+    """What makes arrays of what users give; each may have to be loaded when it is first called for.
+
+    Attributes:
+      text: gives the text encoder.
+      codec: gives the codec.
+    """
+
+    text: Callable[[], Any]
+    codec: Callable[[], "Codec"]
+
+
+@dataclasses.dataclass(frozen=True)
 class SourceSpec:
     """One source: what a record holds of it, what a batch does, and how a song or a user gives it.
 
@@ -43,19 +78,20 @@ class SourceSpec:
     Attributes:
       name: of the source, one of `names`.
       text: the text encoder that the texts of songs go through.
-      sample_rate: Hz, of the audio of songs; None where nobody gives audio.
+      codec: what songs are coded by.
       max_length: L; None where only records are of interest.
       dropped: what a dropped source leaves in the memory of the model, see `memory.SourceEncoders`.
     """
 
     name: str
     text: TextEncoderInfo
-    sample_rate: int | None = None
+    codec: "CodecInfo"
     max_length: int | None = None
     dropped: str = "absent"
 
     names: ClassVar[tuple[str, ...]]  # that sources of this kind may have
     slots: ClassVar[int | None] = None  # L, for a kind that always has so many
+    recordings: ClassVar[tuple[str, ...]] = ()  # those of `names` that are recordings of a song beside its own audio
 
     @property
     def argument(self) -> str | None:
@@ -66,15 +102,17 @@ class SourceSpec:
         """What a record holds of it, by the feature's name; nothing by default."""
         return {}
 
-    def export(self, texts: Mapping[str, str], audio: Callable[[], np.ndarray], encoder: Any) -> Arrays:
+    def export(self, texts: Mapping[str, str], audio: Callable[[], np.ndarray], recordings: Mapping[str, np.ndarray],
+               encoder: Any) -> Arrays:
         """Those features of a song.
 
         Args:
           texts: the texts of the song by name, "" where there is none.
           audio: gives its audio, float32 [channels, samples].
+          recordings: the codes of its other recordings by name, uint16 [T, K] each: frame for frame beside the song's.
           encoder: of texts, which `text` describes.
         """
-        del texts, audio, encoder
+        del texts, audio, recordings, encoder
         return {}
 
     def arrays(self) -> dict[str, ArraySpec]:
@@ -85,21 +123,26 @@ class SourceSpec:
         """All that a batch holds of it: `arrays`, and "length", the slots that count."""
         return {**self.arrays(), "length": ArraySpec((), np.int32)}
 
-    def cut(self, record: Mapping[str, Any], seconds: float) -> Arrays:
-        """The arrays of the window that begins so far into a song; of more slots than L, the first L are read.
+    def cut(self, record: Mapping[str, Any], window: Span) -> Arrays:
+        """The arrays of a window of a song; of more slots than L, the first L are read.
 
         Args:
-          record: as `data.schema` has it.
-          seconds: from the beginning of the song.
+          record: as `SongDataset` gives it.
+          window: of the song.
         """
         raise NotImplementedError
 
-    def from_user(self, given: Any, encoder: Callable[[], Any]) -> Arrays:
+    def seconds(self, given: Any) -> float | None:
+        """How long a song lasts that goes with what a user gives; None if that does not say."""
+        del given
+        return None
+
+    def from_user(self, given: Any, encoders: Encoders) -> Arrays:
         """What a user gives, or None, as arrays and "length": those of a song as a whole, of which `at` makes a window.
 
         Args:
-          given: a text, or float32 [channels, samples].
-          encoder: gives the encoder of texts, which `text` describes.
+          given: a text; or float32 [channels, samples]; or codes, integer [frames, K].
+          encoders: which `text` and `codec` describe.
 
         Raises:
           UserError: it is nothing that this source can be made of.

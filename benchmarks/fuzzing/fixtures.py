@@ -27,6 +27,7 @@ def make(folder: pathlib.Path) -> None:
     for name, fields in [("workdir", {}), ("masked", {"objective.name": "masked_spans", "model.pattern": "parallel",
                                                       "data.end_of_song": False, "sampling.masked.steps": (2, 1, 1)})]:
         _workdir(folder / name, folder / "dataset", fields)
+    _workdir(folder / "accompanist", folder / "dataset", {}, recording_sources())
     _musicgen(folder / "musicgen")
     from autosong_jax.pretrained import export, released
 
@@ -53,18 +54,18 @@ def _files(folder: pathlib.Path) -> None:
 
 
 def write_dataset(directory: pathlib.Path) -> None:
-    """Six songs to train on and two to validate with: 3 codebooks of 16, 25 frames a second."""
+    """Six songs to train on and two to validate with, each with a backing: 3 codebooks of 16, 25 frames a second."""
     from autosong_jax.codecs.melrvq.codec import MelRVQ
     from autosong_jax.data import schema, tfrecord
     from autosong_jax.sources.text.encoders import get_text_encoder
 
-    rng = np.random.default_rng(0)
+    rng, of_backing = np.random.default_rng(0), np.random.default_rng(1)
     noise = rng.normal(size=(1, 16000)).astype(np.float32)
     codec = MelRVQ.fit([noise], num_codebooks=3, codebook_size=16)
     codec.save(directory / "codec")
     encoder = get_text_encoder("bytes")
     encoder.info.save(directory)
-    features = schema.song_features(codec.info.frames, encoder.info)
+    features = schema.song_features(codec.info, encoder.info, ("text", "backing"))
 
     def record(name: str, frames: int) -> bytes:
         lyrics = f"[verse]\nla {name}\n\n[chorus]\nlo lo"
@@ -72,6 +73,7 @@ def write_dataset(directory: pathlib.Path) -> None:
         return schema.serialize(features, {
             "id": name, "group": name, "frame_rate": 25.0, "lyrics": lyrics, "genre": "pop", "description": "",
             "codes": rng.integers(16, size=(frames, 3), dtype=np.uint16),
+            "backing_codes": of_backing.integers(16, size=(frames, 3), dtype=np.uint16),
             "text_encoder": encoder.name, "text_encoder_revision": encoder.revision,
             "text_ids": encoded.ids, "section_ids": encoded.sections, "line_ids": encoded.lines,
             "genre_ids": encoder.encode("pop"), "description_ids": encoder.encode("")})
@@ -91,7 +93,16 @@ def settings() -> dict[str, object]:
             "train.eval_every": 0, "train.checkpoint_every": 1}
 
 
-def _workdir(workdir: pathlib.Path, dataset: pathlib.Path, fields: dict[str, object]) -> None:
+def recording_sources() -> dict[str, object]:
+    """The sources of a model that goes with a backing, in the style of a clip."""
+    from autosong_jax import defaults
+
+    return {"backing": defaults.source(kind="backing", max_length=12, width=8, heads=2, layers=1),
+            "style": defaults.source(kind="style", max_length=4)}
+
+
+def _workdir(workdir: pathlib.Path, dataset: pathlib.Path, fields: dict[str, object],
+             sources: dict[str, object] | None = None) -> None:
     """What training would leave: steps 1 and 2, their weights as they began."""
     from flax import nnx
 
@@ -103,6 +114,7 @@ def _workdir(workdir: pathlib.Path, dataset: pathlib.Path, fields: dict[str, obj
 
     config = config_file.run_local(defaults.base())
     config.update_from_flattened_dict(settings() | fields)
+    config.sources = sources or config.sources
     codec, text = CodecInfo.load(dataset / "codec"), TextEncoderInfo.load(dataset)
     model = build_model(config, codec, text, rngs=nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.split(model)[1])

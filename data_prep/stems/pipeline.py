@@ -110,7 +110,7 @@ class _Run:
                                 unit="file"))
         known: dict[str, Recording] = {}
         for recording in recordings:
-            reasons = [reason for _, path in recording.files if (reason := digests[path][1])]
+            reasons = [f"its audio file {reason}" for _, path in recording.files if (reason := digests[path][1])]
             content = digest([[stem, digests[path][0]] for stem, path in recording.files])
             if reasons:
                 left_out.append(LeftOut(recording.name, reasons[0]))

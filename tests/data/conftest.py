@@ -13,6 +13,7 @@ from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 IDS = get_text_encoder("bytes").info
 STATES = TextEncoderInfo("t5:some/model", "0a1b2c", "states", width=8)
 NUM_CODEBOOKS, CODEBOOK_SIZE = 3, 50
+CODEC = MelRVQInfo.of(MelRVQConfig(hop=320, num_codebooks=NUM_CODEBOOKS, codebook_size=CODEBOOK_SIZE), 1e-3)
 
 
 @pytest.fixture(params=[IDS, STATES], ids=["ids", "states"])
@@ -22,10 +23,11 @@ def text(request):
 
 @pytest.fixture
 def make_record():
-    """`make_record(name, frames, text=IDS, length=5, chroma=0)`: a song of random codes and texts, different for each
-    name, and if wanted of so many random pitch classes."""
+    """`make_record(name, frames, text=IDS, length=5, chroma=0, backing=False)`: a song of random codes and texts,
+    different for each name, and if wanted of so many random pitch classes, and with the random codes of a backing."""
 
-    def make(name: str, frames: int, text: TextEncoderInfo = IDS, length: int = 5, chroma: int = 0) -> dict:
+    def make(name: str, frames: int, text: TextEncoderInfo = IDS, length: int = 5, chroma: int = 0,
+             backing: bool = False) -> dict:
         generator = np.random.default_rng(list(name.encode()))
         record = {
             "id": name, "group": f"group of {name}", "frame_rate": 50.0,
@@ -33,7 +35,7 @@ def make_record():
             "lyrics": f"la la {name} é 歌", "genre": "", "description": "a song",
             "text_encoder": text.name, "text_encoder_revision": text.revision,
         }
-        for spec in record_specs(text):
+        for spec in record_specs(text, CODEC):
             source_length = 0 if spec.name == "genre" else length
             for feature in spec.features():
                 if text.kind == "ids":
@@ -42,6 +44,8 @@ def make_record():
                     record[feature] = generator.normal(size=(source_length, text.width)).astype(ml_dtypes.bfloat16)
         if chroma:
             record["chroma"] = generator.integers(12, size=chroma, dtype=np.uint8)
+        if backing:
+            record["backing_codes"] = generator.integers(CODEBOOK_SIZE, size=(frames, NUM_CODEBOOKS), dtype=np.uint16)
         return record
 
     return make
@@ -55,9 +59,8 @@ def write_dataset(tmp_path):
     def write(splits: dict[str, list[list[dict]]], text: TextEncoderInfo = IDS, sources=("text",)):
         directory = tmp_path / "dataset"
         (directory / "codec").mkdir(parents=True)
-        codec = MelRVQInfo.of(MelRVQConfig(hop=320, num_codebooks=NUM_CODEBOOKS, codebook_size=CODEBOOK_SIZE), 1e-3)
-        codec.save(directory / "codec")
-        features = schema.song_features(codec.frames, text, sources)
+        CODEC.save(directory / "codec")
+        features = schema.song_features(CODEC, text, sources)
         shard_lengths = {
             split: [
                 tfrecord.write_records(schema.shard_path(directory, split, i, len(shards)),

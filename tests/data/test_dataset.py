@@ -179,9 +179,50 @@ def test_chroma_and_position_are_those_of_the_window_s_start(write_dataset, make
                  np.array([slots, 0, 0, 0], np.int32))
 
 
-def test_a_dataset_without_chroma_says_how_to_make_one_with_it(dataset):
-    sources = SOURCES | {"chroma": defaults.source(kind="chroma", max_length=3)}
-    with pytest.raises(UserError, match="nothing for the source 'chroma': export them again with --sources=text,chr"):
+def test_a_backing_is_that_of_the_window_and_a_style_is_from_elsewhere_in_the_song(write_dataset, make_record):
+    lengths, slots = (4, 9, 101, 64, 20), 5
+    records = [make_record(name, frames, backing=True) for name, frames in zip("abcde", lengths, strict=True)]
+    dataset = SongDataset(write_dataset({"train": [records]}, sources=("text", "backing")), "train")
+    sources = {"backing": defaults.source(kind="backing", max_length=8),
+               "style": defaults.source(kind="style", max_length=slots)}
+    options = OPTIONS | {"sources": sources}
+    batches = train_batches(dataset, seed=0, **options)
+    sides = collections.Counter()
+    for (frames, count, ends), cut in [example for step in range(60) for example in rows(batches[step])]:
+        ((song, start),) = places((frames, count, ends), records)
+        codes, backing = records[song]["codes"], np.zeros((8, 3), np.uint16)
+        backing[:count] = records[song]["backing_codes"][start:start + count]
+        assert cut["backing"]["length"] == count
+        np.testing.assert_array_equal(cut["backing"]["codes"], backing)
+        length, before, after = cut["style"]["length"], start, len(codes) - start - count
+        assert length == min(max(before, after), slots)
+        excerpt, rest = cut["style"]["codes"][:length], cut["style"]["codes"][length:]
+        assert not rest.any()
+        if length:
+            (place,) = [i for i in range(len(codes) - length + 1) if np.array_equal(codes[i:i + length], excerpt)]
+            assert place + length <= start or place >= start + count
+            sides[song, "before" if place < start else "after"] += 1
+    assert sides.keys() >= {(song, side) for song in (2, 3, 4) for side in ("before", "after")}
+    assert_equal(train_batches(dataset, seed=0, **options)[7], batches[7])
+    for batch in range(2):
+        assert_equal(eval_batches(dataset, **options)[batch], eval_batches(dataset, **options)[batch])
+    beginnings = eval_batches(dataset, beginnings=True, **options)[0]
+    np.testing.assert_array_equal(beginnings["frames"][2], records[2]["codes"][:8])
+    np.testing.assert_array_equal(beginnings["sources"]["backing"]["codes"][2], records[2]["backing_codes"][:8])
+
+
+def test_codes_of_a_backing_that_its_codec_does_not_have_are_named(write_dataset, make_record):
+    record = make_record("a", 9, backing=True)
+    record["backing_codes"][3, 1] = 50
+    dataset = SongDataset(write_dataset({"train": [[record]]}, sources=("text", "backing")), "train")
+    with pytest.raises(UserError, match="holds the code 50, but its codec has 50"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("kind", ["chroma", "backing"])
+def test_a_dataset_without_a_source_says_how_to_make_one_with_it(dataset, kind):
+    sources = SOURCES | {kind: defaults.source(kind=kind, max_length=3)}
+    with pytest.raises(UserError, match=f"nothing for the source '{kind}': export them again .* --sources=text,{kind}"):
         train_batches(dataset, seed=0, **(OPTIONS | {"sources": sources}))
 
 

@@ -5,30 +5,30 @@ import numpy as np
 import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
-from autosong_jax.codecs.info import Frames
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
 from autosong_jax.sources.text.encoders import get_text_encoder
 
 CODEBOOKS = 3
-FRAMES = Frames("codes", np.uint16, CODEBOOKS)
+CODEC = CodecInfo("melrvq", 16000, 1, 50.0, CODEBOOKS, 50)
 
 
 def test_a_record_comes_back_as_it_went_in(text, make_record, assert_same_record):
-    features = schema.song_features(FRAMES, text)
+    features = schema.song_features(CODEC, text)
     for record in (make_record("a", 7, text), make_record("empty", 0, text, length=0)):
         assert_same_record(schema.deserialize(features, schema.serialize(features, record)), record)
 
 
 def test_same_record_same_bytes_in_any_order_of_its_features(text, make_record):
-    features, record = schema.song_features(FRAMES, text), make_record("a", 7, text)
+    features, record = schema.song_features(CODEC, text), make_record("a", 7, text)
     reverse = dict(reversed(record.items()))
     assert schema.serialize(features, record) == schema.serialize(features, reverse)
 
 
 def test_codes_are_little_endian_bytes_in_an_example_proto(make_record, text):
     record = make_record("a", 7, text)
-    example = tf_example_pb2.Example.FromString(schema.serialize(schema.song_features(FRAMES, text), record))
+    example = tf_example_pb2.Example.FromString(schema.serialize(schema.song_features(CODEC, text), record))
     (data,) = example.features.feature["codes"].bytes_list.value
     assert data == b"".join(int(code).to_bytes(2, "little") for code in record["codes"].flat)
     if text.kind == "states":
@@ -48,7 +48,7 @@ def test_codes_are_little_endian_bytes_in_an_example_proto(make_record, text):
 ])
 def test_wrong_records_are_refused(change, make_record):
     record = {name: value for name, value in (make_record("a", 7) | change).items() if value is not None}
-    features = schema.song_features(FRAMES, get_text_encoder("bytes").info)
+    features = schema.song_features(CODEC, get_text_encoder("bytes").info)
     with pytest.raises(ValueError, match=next(iter(change))):
         schema.serialize(features, record)
 
@@ -58,7 +58,7 @@ def test_dataset_info(write_dataset, make_record, text):
     directory = write_dataset({"train": [[a, b], [c]], "test": [[d]]}, text)
     features, shard_lengths = schema.read_dataset_info(directory)
     assert shard_lengths == {"train": [2, 1], "test": [1]}
-    assert repr(features) == repr(schema.song_features(FRAMES, text))
+    assert repr(features) == repr(schema.song_features(CODEC, text))
     names = {path.name for path in directory.glob("*tfrecord*")}
     assert names == {"autosong-train.tfrecord-00000-of-00002", "autosong-train.tfrecord-00001-of-00002",
                      "autosong-test.tfrecord-00000-of-00001"}

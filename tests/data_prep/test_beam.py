@@ -148,7 +148,9 @@ def test_results(tmp_path, monkeypatch):
 @pytest.mark.parametrize("items", [
     [1, 2], [Path("a"), Path("b\udcff")], [("a", Path("b"))],
     [(AudioFile("song", Path("/a b\udcff/c.wav"), 16000, 1), "key")],
-    [Job(Song("a", Path("a.wav"), "g", "la\nlo \u2028 é"), AudioFile("song", Path("c"), 1, 2), "group", "key")] * 4,
+    [Job(Song("a", Path("a.wav"), "g", "la\nlo \u2028 é"), (AudioFile("song", Path("c"), 1, 2),), "group", "key")] * 4,
+    [Job(Song("a", Path("c"), "g", "", backing=Path("b")), (AudioFile("a", Path("c"), 1, 2), AudioFile(
+        "a", Path("b"), 1, 2, 800)), "group", "key")],
     [Shard(Path("a"), (Path("b"), Path("c"))), Shard(Path("d"), ())]])
 def test_items_go_by_way_of_files_without_code(tmp_path, items, monkeypatch):
     monkeypatch.setattr(beam, "_ITEMS_A_FILE", 3)

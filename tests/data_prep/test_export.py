@@ -131,6 +131,97 @@ def test_chroma_of_songs(songs, exported, tmp_path):
         Options(str(songs), str(target), sources=("chroma",))
 
 
+@pytest.fixture(scope="module")
+def songs_with_backing(songs, tmp_path_factory):
+    """Those songs, with backings as users have them; song i lasts 1 + i / 10 s."""
+    root = tmp_path_factory.mktemp("with") / "songs"
+    shutil.copytree(songs, root)
+    backings = {0: (make_tone(1.0, pitch=700), 16000), 1: (make_tone(1.15, 44100, 2, 710), 44100),
+                2: (make_tone(0.9, pitch=720), 16000), **{i: (np.zeros((16000 + 1600 * i, 1)), 16000) for i in (3, 4)}}
+    for i, (audio, rate) in backings.items():
+        soundfile.write(root / f"song {i}" / "backing.wav", audio, rate)
+    (root / "song 5" / "backing.wav").write_bytes(b"RIFF nonsense" * 100)
+    return root
+
+
+@pytest.fixture
+def with_backing(songs_with_backing, tmp_path):
+    return Options(str(songs_with_backing), str(tmp_path / "with backing"), sources=("text", "backing"), workers=2)
+
+
+def test_a_backing_is_coded_frame_for_frame_beside_its_song(songs_with_backing, with_backing, one_thread):
+    finished, _ = export(with_backing)
+    target = Path(with_backing.output)
+    codec, found = load_codec(target / "codec"), records(target)
+    for name, record in found.items():
+        audio, backing = (io.read(songs_with_backing / name / f"{file}.wav", codec.sample_rate, 1)[0]
+                          for file in ("audio", "backing"))
+        beside = np.zeros_like(audio)
+        length = min(audio.shape[1], backing.shape[1])
+        beside[:, :length] = backing[:, :length]
+        np.testing.assert_array_equal(record["frames"], codec.encode(audio))
+        np.testing.assert_array_equal(record["backing_codes"], codec.encode(beside))
+        assert record["backing_codes"].shape == record["frames"].shape
+    notes = {name: song["notes"] for name, song in finished["songs"].items()}
+    assert notes == {"song 0": [], "song 1": [], **{f"song {i}": ["its backing is silent"] for i in (3, 4)},
+                     "song 2": ["its backing lasts 0.90 s, the song 1.20 s: it is followed by silence"]}
+    left_out = {song["song"]: song["reason"] for song in finished["left_out"]}
+    assert left_out.keys() == {"song 5", "song 6"}
+    assert left_out["song 5"].startswith("its backing: audio cannot be read")
+    assert left_out["song 6"] == "no backing file (backing.wav, .flac, .ogg or .mp3), which --sources asks for"
+    assert "configs/accompaniment.py" in report.summary(finished, "data", None)
+
+
+def test_nobody_who_does_not_ask_for_backings_gets_another_dataset(songs_with_backing, exported, tmp_path):
+    export(Options(str(songs_with_backing), str(tmp_path / "data"), workers=2))
+    assert contents(tmp_path / "data") == contents(exported[0])
+
+
+def test_backings_in_a_manifest_coded_by_the_main_process_and_stopped_halfway(
+        songs_with_backing, with_backing, tmp_path, monkeypatch, one_thread):
+    """The same bytes as from a folder; of two starts, the second does again what has changed."""
+    monkeypatch.setattr(pipeline, "Workers", InProcess)
+    manifest, lines = tmp_path / "songs.jsonl", []
+    for i in range(SONGS):
+        folder = songs_with_backing / f"song {i}"
+        files = {name: str(folder / f"{name}.wav") for name in ("audio", "backing") if i < 6 or name == "audio"}
+        texts_of = {"lyrics": f"[verse]\nla {i}\nño", "genre": "pop" if i % 2 else "rock"}
+        lines.append({"id": folder.name, **texts_of, **files})
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    other = dataclasses.replace(with_backing, input=str(manifest), output=str(tmp_path / "other"))
+    export(with_backing)
+    monkeypatch.setattr(codecs._FittedMelRVQ, "in_workers", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.output, "write", lambda *_: (_ for _ in ()).throw(Stop))
+        with pytest.raises(Stop):
+            export(other)
+    finished, speed = export(other)
+    assert (speed.songs, speed.earlier) == (0, 5)
+    assert "in the manifest, the line has no backing" in str(finished["left_out"])
+    folder = report_of(Path(with_backing.output))
+    assert folder["splits"] == finished["splits"] and folder["codec"] == finished["codec"]
+    a, b = records(Path(with_backing.output)), records(tmp_path / "other")
+    np.testing.assert_equal(a, b)
+    backing = songs_with_backing / "song 0" / "backing.wav"
+    before = backing.read_bytes()
+    soundfile.write(backing, make_tone(1.0, pitch=900), 16000)
+    with pytest.raises(UserError, match="--overwrite"):
+        export(with_backing)
+    backing.write_bytes(before)
+
+
+def test_the_same_backing_keeps_songs_in_one_split(tmp_path):
+    for i in range(8):
+        folder = make_song(tmp_path / "songs", f"s{i}", make_tone(0.6, pitch=200 + 10 * i))
+        soundfile.write(folder / "backing.wav", make_tone(0.6, pitch=500 + 10 * (i // 4)), 16000)
+    export(Options(str(tmp_path / "songs"), str(tmp_path / "data"), sources=("text", "backing"),
+                   validation_fraction=0.4))
+    songs = report_of(tmp_path / "data")["songs"]
+    assert [len({songs[f"s{i}"]["split"] for i in half}) for half in (range(4), range(4, 8))] == [1, 1]
+    assert songs["s0"]["split"] != songs["s4"]["split"]
+    assert songs["s1"]["notes"] == ["the same backing as s0, so kept in the same split"]
+
+
 def test_report_and_summary(exported):
     target, printed = exported
     written = report_of(target)
@@ -456,7 +547,7 @@ def test_audio_without_end(tmp_path):
 def test_texts_with_thousands_of_strange_tags():
     lyrics = "\n".join(f"[q{chr(97 + i % 26)}{chr(97 + i // 26)} {'z' * 1000}]" for i in range(600))
     encoder, song = get_text_encoder("bytes"), Song("a", Path("a"), "a", lyrics)
-    _, notes = encode(record_specs(encoder.info), encoder, song, audio=None)
+    _, notes = encode(record_specs(encoder.info, codec=None), encoder, song, audio=None, recordings={})
     assert len(notes) == 11 and notes[-1] == "... and 590 more of the kind" and max(map(len, notes)) <= 300
 
 

@@ -54,7 +54,7 @@ def test_t5(tmp_path, kind, save_text_encoder):
 
 
 def encode(encoder, song):
-    return records.encode(record_specs(encoder.info), encoder, song, audio=None)
+    return records.encode(record_specs(encoder.info, codec=None), encoder, song, audio=None, recordings={})
 
 
 def test_features_of_a_song(tmp_path, save_text_encoder):

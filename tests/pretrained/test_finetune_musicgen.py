@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 import autosong_jax
 from autosong_jax import config as config_file
-from autosong_jax.codecs.info import CodecInfo, Frames
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.models.build import abstract_model
 from autosong_jax.pretrained import released
@@ -50,8 +50,7 @@ def write_dataset(directory, base, **chroma):
         shutil.copytree(base / name, directory / name)
     shutil.copy(base / "text_encoder.json", directory)
     encoder = frozen_text.load(base)
-    features = schema.song_features(Frames("codes", np.uint16, 4), encoder.info,
-                                    ("text", *chroma))
+    features = schema.song_features(CodecInfo.load(base / "codec"), encoder.info, ("text", *chroma))
     texts = {"genre": "", "description": "rain night"}
     records = [schema.serialize(features, {
         "id": lyrics, "group": lyrics, "codes": codes_of(seed), "frame_rate": 50.0, "lyrics": lyrics, **texts,

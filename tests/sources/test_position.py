@@ -7,12 +7,15 @@ from flax import nnx
 
 from autosong_jax import config as config_file
 from autosong_jax import defaults
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
+from autosong_jax.sources.base import Encoders, Span
 from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import get_text_encoder
 from autosong_jax.sources.user import UserConditions
 
 TEXT = get_text_encoder("bytes").info
+CODEC = CodecInfo("melrvq", 800, 1, 25.0, 2, 16)
 
 
 @pytest.fixture
@@ -24,20 +27,20 @@ def config():
 
 
 def test_windows_of_training_and_of_sampling_say_alike_where_they_begin(config):
-    spec = source_specs(config.sources, TEXT)["position"]
-    conditions = UserConditions(config, TEXT, lambda: get_text_encoder("bytes"), 800)
+    spec = source_specs(config.sources, TEXT, CODEC)["position"]
+    conditions = UserConditions(config, TEXT, CODEC, Encoders(text=None, codec=None))
     given = conditions.encode([{}, {}])
     for seconds in (0.0, 12.5, 200.04):
         sung = conditions.at(given, seconds)["position"]
         np.testing.assert_array_equal(sung["seconds"], np.full((2, 1), seconds, np.float32))
         np.testing.assert_array_equal(sung["length"], [1, 1])
-        np.testing.assert_equal(spec.cut({}, seconds), {"seconds": sung["seconds"][0]})
+        np.testing.assert_equal(spec.cut({}, Span(seconds, seconds + 3, None)), {"seconds": sung["seconds"][0]})
     with pytest.raises(UserError, match="position was given, but"):
         conditions.encode([{"position": "7"}])
 
 
 def test_one_slot_of_waves_of_the_second(config):
-    module = source_specs(config.sources, TEXT)["position"].module(config, "float32", rngs=nnx.Rngs(0))
+    module = source_specs(config.sources, TEXT, CODEC)["position"].module(config, "float32", rngs=nnx.Rngs(0))
     seconds = np.array([[0.0], [3.25], [240.0]])
     periods = 2 * np.pi * 10000 ** (np.arange(32) / 31)
     waves = [[f(2 * np.pi * s / period) for f in (np.cos, np.sin) for period in periods] for s in seconds[:, 0]]

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from autosong_jax import defaults
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
+from autosong_jax.sources.base import Encoders
 from autosong_jax.sources.chroma import pitch_classes as chroma
 from autosong_jax.sources.text.encoders import get_text_encoder
 from autosong_jax.sources.user import UserConditions
@@ -20,7 +22,8 @@ def conditions(request):
     config.sources = {"chroma": defaults.source(kind="chroma", max_length=3, **sizes),
                       "lyrics": defaults.source(max_length=8, **sizes)}
     encoder = get_text_encoder("bytes")
-    return UserConditions(config, encoder.info, lambda: encoder, RATE)
+    codec = CodecInfo("melrvq", RATE, 1, 25.0, 2, 16)
+    return UserConditions(config, encoder.info, codec, Encoders(lambda: encoder, codec=None))
 
 
 def test_a_window_hears_its_own_part_of_a_melody(conditions):

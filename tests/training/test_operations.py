@@ -72,7 +72,10 @@ def test_both_objectives_in_turns_count_their_mean(config):
     assert operations(config) == pytest.approx((operations(one) + operations(other)) / 2)
 
 
-def test_a_source_with_an_encoder_adds_it_but_not_its_tables(config):
+@pytest.mark.parametrize("name", ["description", "backing"])
+def test_a_source_with_an_encoder_adds_it_but_not_its_tables(config, name):
+    kind = "text" if name == "description" else name
+    config.sources = {name: defaults.source(kind=kind, max_length=MEMORY, width=16, heads=2, layers=2)}
     text = get_text_encoder("bytes").info
     steps = FRAMES + CODEC.num_codebooks - 1
     without = closed_form(steps, steps * (steps + 1) / 2) - SONGS * 6 * MEMORY * PROJECTION

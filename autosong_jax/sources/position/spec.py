@@ -1,13 +1,13 @@
 """Where in its song a window begins, as a source: songs longer than a window are then no longer all beginnings."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 import numpy as np
 
-from autosong_jax.sources.base import Arrays, ArraySpec, SourceSpec
+from autosong_jax.sources.base import Arrays, ArraySpec, Encoders, SourceSpec, Span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,10 @@ class PositionSpec(SourceSpec):
     def arrays(self) -> dict[str, ArraySpec]:
         return {"seconds": ArraySpec((1,), np.float32)}
 
-    def cut(self, record: Mapping[str, Any], seconds: float) -> Arrays:
-        return {"seconds": np.array([seconds], np.float32)}
+    def cut(self, record: Mapping[str, Any], window: Span) -> Arrays:
+        return {"seconds": np.array([window.start], np.float32)}
 
-    def from_user(self, given: None, encoder: Callable[[], Any]) -> Arrays:
+    def from_user(self, given: None, encoders: Encoders) -> Arrays:
         return {"seconds": np.zeros(1, np.float32), "length": np.int32(1)}
 
     def at(self, arrays: Arrays, seconds: float) -> Arrays:

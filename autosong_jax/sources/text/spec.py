@@ -8,7 +8,7 @@ import ml_collections
 import ml_dtypes
 import numpy as np
 
-from autosong_jax.sources.base import Arrays, ArraySpec, Feature, SourceSpec
+from autosong_jax.sources.base import Arrays, ArraySpec, Encoders, Feature, SourceSpec, Span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ class TextSpec(SourceSpec):
             feature = Feature((None,), np.int32)
         return dict.fromkeys(self._stored().values(), feature)
 
-    def export(self, texts: Mapping[str, str], audio: Callable[[], np.ndarray], encoder: Any) -> Arrays:
+    def export(self, texts: Mapping[str, str], audio: Callable[[], np.ndarray], recordings: Mapping[str, np.ndarray],
+               encoder: Any) -> Arrays:
         text = texts[self.name]
         if self.text.kind == "states":
             arrays = {"states": encoder.encode(text)}
@@ -57,16 +58,16 @@ class TextSpec(SourceSpec):
         return {array: ArraySpec((self.max_length, *feature.shape[1:]), feature.dtype)
                 for array, feature in zip(self._stored(), self.features().values(), strict=True)}
 
-    def cut(self, record: Mapping[str, Any], seconds: float) -> Arrays:
+    def cut(self, record: Mapping[str, Any], window: Span) -> Arrays:
         return {array: record[feature] for array, feature in self._stored().items()}
 
-    def from_user(self, given: str | None, encoder: Callable[[], Any]) -> Arrays:
+    def from_user(self, given: str | None, encoders: Encoders) -> Arrays:
         if self.text.frozen:
             if given:
-                return encoder().source(self.name, given, self.max_length)
+                return encoders.text().source(self.name, given, self.max_length)
             return self.fitted({"states": np.zeros((0, self.text.width), np.float32)})
         nothing = np.zeros(0, np.int32)
-        return self.fitted(self._ids(given, encoder()) if given else dict.fromkeys(self._stored(), nothing))
+        return self.fitted(self._ids(given, encoders.text()) if given else dict.fromkeys(self._stored(), nothing))
 
     def module(self, config: ml_collections.ConfigDict, dtype: str, *, rngs: Any) -> Any:
         from autosong_jax.sources.text import module
