@@ -1,6 +1,7 @@
-"""Sings lyrics with a trained model, or sings parts of a song anew.
+"""Sings lyrics with a trained model, or to a backing track, or sings parts of a song anew.
 
 python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --genre=pop --output=song.wav
+python -m autosong_jax.generate --workdir=DIR --backing=track.wav --output=lead.wav --mix=both.wav
 python -m autosong_jax.generate --workdir=DIR --edit=song.wav --from=10.0 --to=14.5 --lyrics=new.txt --output=new.wav
 """
 
@@ -19,9 +20,9 @@ FLAGS = flags.FLAGS
 AT_ONCE = 64  # songs that are made together, whatever is asked for
 MAX_SONGS = 10_000  # of one command
 MAX_STEPS = 10_000  # passes of a codebook
-# Flags that are handed on as they are.
+CLIPS = {"prompt_audio": None, "melody": 1, "backing": None, "style_audio": None}  # channels; None for the codec's
 OPTIONS = ("duration", "top_k", "top_p", "cfg_scale", "cfg_scale_min", "arrangement", "confidence", "hybrid_seconds",
-           "rescore_weight")
+           "rescore_weight")  # flags that are handed on as they are
 
 
 def define_flags() -> None:
@@ -45,6 +46,11 @@ def define_flags() -> None:
                       "judge spans by the probabilities at temperature 1.")
     flags.DEFINE_string("prompt_audio", None, "Audio file, or .npy file of codes, that the song begins with.")
     flags.DEFINE_string("melody", None, "Audio file whose melody the song follows; best without drums and bass.")
+    flags.DEFINE_string("backing", None, "Audio file, or .npy file of codes, that the song goes with. Without a "
+                        "--duration the song has as many samples.")
+    flags.DEFINE_string("style_audio", None, "Audio file, or .npy file of codes, that the song is to sound like: a few "
+                        "seconds.")
+    flags.DEFINE_string("mix", None, "Audio file, .wav or .flac, for the song together with --backing.")
     flags.DEFINE_list("steps", None, "Masked models: passes of each codebook, such as 60,10,10,10.")
     flags.DEFINE_float("cfg_scale_min", None, "Masked models: guidance scale of the last pass of each codebook; "
                        "--cfg_scale is that of the first. Default: the config's.")
@@ -70,16 +76,22 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    if not (FLAGS.output or FLAGS.codes_output):
+    if not (FLAGS.output or FLAGS.codes_output or FLAGS.mix):
         raise UserError("nothing to write: give --output=song.wav or --codes_output=codes.npy, or both")
-    read = [*FLAGS.lyrics, *FLAGS.edit, FLAGS.prompt_audio, FLAGS.melody]
+    if FLAGS.mix and not FLAGS.backing:
+        raise UserError(f"--mix={FLAGS.mix} without --backing: it is the song together with that")
+    clips = {name: FLAGS[name].value for name in CLIPS if FLAGS[name].value}
+    read = [*FLAGS.lyrics, *FLAGS.edit, *clips.values()]
     outputs.check_file(FLAGS.output, (".wav", ".flac"), read=read)
+    outputs.check_file(FLAGS.mix, (".wav", ".flac"), "mix", read=read)
+    if FLAGS.mix and FLAGS.output and pathlib.Path(FLAGS.mix).absolute() == pathlib.Path(FLAGS.output).absolute():
+        raise UserError(f"--mix and --output are both {FLAGS.mix}: expected two files")
     outputs.check_file(FLAGS.codes_output, (".npy",), "codes_output", read=read)
     _check_edit()
     scales, steps = _scales(FLAGS.cfg_scales), _steps(FLAGS.steps)
     count = _count()
     songs = _conditions()
-    for path in filter(None, (*FLAGS.edit, FLAGS.prompt_audio, FLAGS.melody)):
+    for path in (*FLAGS.edit, *clips.values()):
         inputs.stat_regular(path, "audio file")
     compiled.keep()
 
@@ -90,19 +102,16 @@ def main() -> None:
     asked |= {"temperature": 0.0 if FLAGS.greedy else FLAGS.temperature, "show_progress": True}
     asked |= {name: autosong_jax.load(FLAGS[name].value, f"--{name}") for name in ("leader", "rescorer")
               if FLAGS[name].value}
-    if FLAGS.melody:
-        asked["melody"] = _clip(FLAGS.melody, singer, channels=1)
-    if FLAGS.edit:
-        sing = functools.partial(singer.edit, _edit(singer))
-    else:
-        sing = singer.generate
-        asked["prompt_audio"] = _clip(FLAGS.prompt_audio, singer) if FLAGS.prompt_audio else None
+    asked |= {name: _clip(path, singer, CLIPS[name]) for name, path in clips.items()}
+    sing = functools.partial(singer.edit, _edit(singer)) if FLAGS.edit else singer.generate
     for first in range(0, count, AT_ONCE):
         some = [songs[i // FLAGS.num_samples] for i in range(first, min(first + AT_ONCE, count))]
         conditions = {name: [song.get(name) for song in some] for name in ("lyrics", "genre", "description")}
         made = sing(seed=FLAGS.seed + first, **conditions, **asked)
         for i in range(len(made)):
             _write(made[i], singer.frame_rate, first + i, count)
+            if FLAGS.mix:
+                _mix(made[i], asked["backing"], singer, _numbered(FLAGS.mix, first + i, count))
             made[i] = None  # and its audio
 
 
@@ -110,15 +119,26 @@ def _write(song, frame_rate: float, i: int, count: int) -> None:
     """Writes song `i` of `count`, and says so."""
     from autosong_jax.audio import io
 
-    seconds = len(song.codes) / frame_rate
     if FLAGS.codes_output:
         path = _numbered(FLAGS.codes_output, i, count)
         np.save(path, song.codes)
-        cli.say(f"{path}: {len(song.codes)} frames ({seconds:.2f} s)")
+        cli.say(f"{path}: {len(song.codes)} frames ({len(song.codes) / frame_rate:.2f} s)")
     if FLAGS.output:
         path = _numbered(FLAGS.output, i, count)
         clipped = io.write(path, song.audio, song.sample_rate)
+        seconds = song.audio.shape[1] / song.sample_rate
         cli.say(f"{path}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
+
+
+def _mix(song, backing: np.ndarray, singer, path: pathlib.Path) -> None:
+    """Writes a song together with its backing, audio or codes, and says so."""
+    from autosong_jax.audio import io
+    from autosong_jax.sampling import sound
+
+    backing = singer.codec.decode(backing) if backing.dtype.kind in "iu" else backing
+    audio = sound.mixed(song.audio, backing)
+    io.write(path, audio, song.sample_rate)
+    cli.say(f"{path}: {audio.shape[1] / song.sample_rate:.2f} s, with the backing")
 
 
 def _count() -> int:

@@ -28,6 +28,7 @@ from autosong_jax import config as config_file
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
+_GIVEN = {"lyrics": "--lyrics=lyrics.txt", "backing": "--backing=track.wav"}  # what a model sings of, by source
 
 
 def define_flags() -> None:
@@ -65,8 +66,9 @@ def main() -> int:
     with distributed.joined():
         try:
             step = loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED, SampleWriter)
-            cli.log.info("Trained to step %d; let it sing with\n  python -m autosong_jax.generate --workdir=%s "
-                         "--lyrics=lyrics.txt --output=song.wav", step, shlex.quote(FLAGS.workdir))
+            given = " ".join(flag for source, flag in _GIVEN.items() if source in config.sources)
+            cli.log.info("Trained to step %d; let it sing with\n  python -m autosong_jax.generate --workdir=%s %s "
+                         "--output=song.wav", step, shlex.quote(FLAGS.workdir), given)
         except loop.Stopped as stopped:
             command = shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]])
             cli.log.info("%s; go on with\n  %s", stopped, command)
