@@ -9,7 +9,7 @@ from benchmarks.fuzzing.scene import Case, Scene
 from benchmarks.fuzzing.server import ROOT
 
 GENERATE, TRAIN, CONVERT, CODEC = (f"autosong_jax.{name}" for name in ("generate", "train", "convert", "codec"))
-_SINGERS = ("workdir", "workdir", "masked", "exported", "converted", "musicgen")
+_SINGERS = ("workdir", "workdir", "masked", "accompanist", "exported", "converted", "musicgen")
 _SONGS = ("song.wav", "song.flac", "song.ogg", "song.mp3")
 _BYSTANDER = "somebodys songs"
 # Flags of generate with values that are in order, or nearly so.
@@ -17,7 +17,7 @@ _GENERATE = {
     "seed": ("3", "4294967295", "4294967296"), "num_samples": ("2", "100000", "1000000000"),
     "duration": ("0.3", "1.0", "0", "1e-9", "100000"), "temperature": ("0.5",), "top_k": ("5",), "top_p": ("0.5", "2"),
     "cfg_scale": ("2",), "greedy": ("true", "false"), "hybrid_seconds": ("0.2", "9"), "rescore_weight": ("0.5", "7"),
-    "cfg_scales": ("lyrics=2", "a=nan", "lyrics=nan", "lyrics", "lyrics=1=2", "lyrics=1,lyrics=2"),
+    "cfg_scales": ("lyrics=2", "backing=2", "a=nan", "lyrics=nan", "lyrics", "lyrics=1=2", "lyrics=1,lyrics=2"),
     "steps": ("1,1,1", "0,0,0", "1000000000,1,1", "1", "1,,1"), "from": ("0.1",), "to": ("0.2",), "before": ("0.1",),
     "between": ("0.1",), "after": ("0.1",), "genre": ("pop",), "text": ("slow",)}
 _CODEC = {"bandwidth": ("1.2", "6")}
@@ -38,12 +38,14 @@ def generate_paths(scene: Scene) -> Case:
     """Places that are none, where files are read and written."""
     rng = scene.rng
     name = rng.choice(("workdir", "lyrics", "output", "output", "codes_output", "prompt_audio", "melody", "leader",
-                       "rescorer",
-                       "edit"))
-    odd = damage.path(rng, scene.made if name in ("output", "codes_output") else scene.given, scene.take(_BYSTANDER))
-    if name in ("output", "codes_output"):
-        odd = damage.with_suffix(odd, {"output": ".wav", "codes_output": ".npy"}[name], rng)
-    return _generate(scene, rng.choice(("workdir", "masked")), f"--{name}={odd}")
+                       "rescorer", "edit", "backing", "style_audio", "mix"))
+    suffix = {"output": ".wav", "codes_output": ".npy", "mix": ".wav"}.get(name)
+    odd = damage.path(rng, scene.made if suffix else scene.given, scene.take(_BYSTANDER))
+    odd = damage.with_suffix(odd, suffix, rng) if suffix else odd
+    if name == "mix":
+        return _generate(scene, "accompanist", f"--backing={scene.take('song.wav')}", f"--mix={odd}")
+    singer = "accompanist" if name in ("backing", "style_audio") else rng.choice(("workdir", "masked"))
+    return _generate(scene, singer, f"--{name}={odd}")
 
 
 def generate_meaningless(scene: Scene) -> Case:
@@ -51,7 +53,9 @@ def generate_meaningless(scene: Scene) -> Case:
     singer, *flags = scene.rng.choice((
         "workdir --steps=1,1,1", "workdir --rescorer={workdir}", "workdir --rescore_weight=0.5", "workdir --steps=",
         "workdir --leader={workdir}", "workdir --hybrid_seconds=0.1", "workdir --edit={song.wav}", "workdir --text=x",
-        "workdir --melody={song.wav}", "workdir --greedy --temperature=1", "workdir --cfg_scales=a=2",
+        "workdir --melody={song.wav}", "workdir --backing={song.wav}", "workdir --style_audio={song.wav}",
+        "accompanist --mix=both.wav", "accompanist --genre=pop", "accompanist --backing={song.wav} --mix=both.mp3",
+        "workdir --greedy --temperature=1", "workdir --cfg_scales=a=2",
         "workdir --from=0.1 --to=0.2", "workdir --cfg_scale=nan", "workdir --greedy --top_k=5",
         "workdir --num_samples=1000000000", "workdir --seed=4294967295 --num_samples=2", "workdir --rescore_weight=7",
         "masked --rescore_weight=0.5", "masked --leader={workdir}", "masked --rescore_weight=7", "masked --steps=1",
@@ -97,7 +101,7 @@ def generate_files(scene: Scene) -> Case:
     """Recordings and codes that are damaged, or something else."""
     rng = scene.rng
     singer, flag = rng.choice((("workdir", "prompt_audio"), ("masked", "edit"), ("masked", "edit"),
-                               ("workdir", "lyrics")))
+                               ("accompanist", "backing"), ("accompanist", "style_audio"), ("workdir", "lyrics")))
     path = scene.take(rng.choice(("lyrics.txt",) if flag == "lyrics" else (*_SONGS, "codes.npy", "codes.npy")))
     _damage_media(scene, path)
     more = ["--after=0.2"] if flag == "edit" else ["--duration=1.5"]
@@ -232,10 +236,11 @@ def train_over_songs(scene: Scene) -> Case:
 def config_arguments(scene: Scene) -> Case:
     """What stands after the colon of a config."""
     rng = scene.rng
-    name = rng.choice(("small", "finetune"))
+    name = rng.choice(("small", "finetune", "accompaniment", "audio_prompt"))
     base = scene.take("workdir")
     of_base = ("", ",rank=", ",rank=x", ",rank=-1", ",rank=1e9", ",rank=1000000000000", "=x", ",base=x")
     arg = rng.choice((*(f"base={base}{more}" for more in of_base), "runlocal", "runlocal=", "runlocal=x", "x", "x=1",
+                      "size=x", "size=xsmall", "lyrics=true", "frame_rate=nan", "seconds=-1", "seconds=inf", "masked",
                       "=", ",", "runlocal,runlocal", "base=", "base=\x1b[2J", "base=" + "x" * 5000, "rank=nan"))
     return _train(scene, f"--config={ROOT}/configs/{name}.py:{arg}")
 
@@ -263,6 +268,8 @@ def nothing_wrong(scene: Scene) -> Case:
         lambda: _generate(scene, "masked", f"--leader={scene.take('workdir')}", "--hybrid_seconds=0.2"),
         lambda: _generate(scene, "workdir", "--num_samples=3", "--seed=5", "--top_k=3", "--cfg_scales=lyrics=2"),
         lambda: _generate(scene, "workdir", f"--prompt_audio={scene.take(rng.choice(_SONGS))}", "--duration=1.5"),
+        lambda: _generate(scene, "accompanist", f"--backing={scene.take(rng.choice(_SONGS))}",
+                          f"--style_audio={scene.take('codes.npy')}", f"--mix={scene.made / 'both.wav'}"),
         lambda: _codec(scene, "roundtrip", rng.choice(("dataset", "converted")), scene.take(rng.choice(_SONGS))),
         lambda: _codec(scene, "decode", "dataset", scene.take("codes.npy")),
         lambda: _train(scene),
@@ -283,13 +290,13 @@ KINDS = {function.__name__.replace("_", "-"): function for function in (
 _NAMES = ("x", "pre", "post", "delay", "flatten", "parallel", "coarse_first", "next_step", "masked_spans", "both",
           "cross",
           "prefix", "null", "absent", "rotary", "learned", "bfloat16", "float32", "float64", "int8", "full", "dots",
-          "stride1", "product", "chroma", "text", "relu", "gelu")
+          "stride1", "product", "chroma", "backing", "style", "text", "relu", "gelu")
 
 
 def _generate(scene: Scene, singer: str, *flags: str, wanted: Sequence[int] = (0, 2)) -> Case:
     """Sings with a fixture; of a flag that is given twice, the last counts, but for those that add up."""
     own = [f"--workdir={scene.take(singer)}", f"--output={scene.made / 'song.wav'}"]
-    if not any(flag.startswith(("--text", "--lyrics", "--genre")) for flag in flags):
+    if singer != "accompanist" and not any(flag.startswith(("--text", "--lyrics", "--genre")) for flag in flags):
         own += ["--text=love rain"] if singer in ("converted", "musicgen") else [
             f"--lyrics={scene.take('lyrics.txt')}", "--genre=pop"]
     if singer == "musicgen" and not any(flag.startswith("--duration") for flag in flags):

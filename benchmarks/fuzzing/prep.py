@@ -20,6 +20,7 @@ if _HAS_TORCH:
 _BYSTANDER = "somebodys songs"
 _SMALL = "melrvq:codebook_size=8,num_codebooks=2,n_mels=20"
 _EXPORT = {
+    "sources": ("text,backing", "backing", "text,chroma,backing", "x", ""),
     "validation_fraction": ("0", "0.5", "1", "0.99"), "test_fraction": ("0.5", "1"), "shards": ("2", "100000", "99999"),
     "max_minutes": ("0.001", "1", "0"), "bandwidth": ("0.8", "6"), "workers": ("2", "1000000"),
     "text_encoder": ("pinyin", "t5", "t5:", "bert:x", "mt5:/x", "gpt:x", "bytes:x"), "strict": ("true",),
@@ -88,7 +89,7 @@ def export_songs(scene: Scene) -> Case:
                 break
         elif (folder / "lyrics.txt").is_file() and not (folder / "lyrics.txt").is_symlink():
             (folder / "lyrics.txt").write_bytes(damage.lyrics(rng))
-    return _export(scene, *rng.choice(((), (), ("--strict",), ("--norequire_lyrics",))))
+    return _export(scene, *rng.choice(((), ("--sources=text,backing",), ("--strict",), ("--norequire_lyrics",))))
 
 
 def export_manifest(scene: Scene) -> Case:
@@ -97,7 +98,8 @@ def export_manifest(scene: Scene) -> Case:
     songs, lines = scene.take("songs"), []
     for name in "abc":
         audio = next(path for path in sorted((songs / name).iterdir()) if path.stem == "audio")
-        lines.append({"id": name, "audio": f"songs/{name}/{audio.name}", "lyrics": "[verse]\nla", "genre": "pop"})
+        lines.append({"id": name, "audio": f"songs/{name}/{audio.name}", "lyrics": "[verse]\nla", "genre": "pop",
+                      "backing": f"songs/{name}/backing.wav"})
     manifest = scene.file("songs.jsonl", "\n".join(map(json.dumps, lines)).encode())
     what = rng.choice(("bytes", "value", "value", "value", "line", "path"))
     if what == "bytes":
@@ -109,15 +111,15 @@ def export_manifest(scene: Scene) -> Case:
         manifest.write_bytes(rng.choice((odd + b"\n" + whole, whole + b"\n" + odd, odd)))
     else:
         line = rng.choice(lines)
-        key = rng.choice(("id", "audio", "lyrics", "lyrics_file", "genre", "group", "description"))
+        key = rng.choice(("id", "audio", "lyrics", "lyrics_file", "genre", "group", "description", "backing"))
         line[key] = rng.choice((*damage.VALUES, *damage.TEXTS, 10**400, "la " * 500_000))
         if what == "path":
             if key == "lyrics_file":
                 del line["lyrics"]
             odd = damage.path(rng, scene.given, scene.take(_BYSTANDER))
-            line[rng.choice(("audio", "lyrics_file"))] = os.fsencode(odd).decode("utf-8", "surrogateescape")
+            line[rng.choice(("audio", "lyrics_file", "backing"))] = os.fsencode(odd).decode("utf-8", "surrogateescape")
         manifest.write_text("\n".join(map(json.dumps, lines)))
-    return _export(scene, f"--input={manifest}")
+    return _export(scene, f"--input={manifest}", *rng.choice(((), ("--sources=text,backing",))))
 
 
 def export_output(scene: Scene) -> Case:
@@ -186,7 +188,7 @@ def unpickle(scene: Scene) -> Case:
 def prep_nothing_wrong(scene: Scene) -> Case:
     """What has to work."""
     rng = scene.rng
-    cases = [lambda: _export(scene),
+    cases = [lambda: _export(scene), lambda: _export(scene, "--sources=text,backing"),
              lambda: _export(scene, "--text_encoder=pinyin", "--shards=2", "--test_fraction=0.3"),
              lambda: Case(SONGBOOK, [f"--output={scene.made / 'book'}", "--songs=2", "--seconds=5"]),
              lambda: Case(SONGBOOK, [f"--output={scene.take('book')}", "--songs=4", "--seconds=5"],
@@ -292,6 +294,7 @@ def make(folder: pathlib.Path, tone) -> None:
         soundfile.write(song / f"audio.{suffix}", np.roll(np.tile(tone, 2), ord(name)), 16000)
         (song / "lyrics.txt").write_text(f"[verse]\nla {name}\n")
         (song / "genre.txt").write_text("pop")
+        soundfile.write(song / "backing.wav", np.roll(tone, ord(name)), 16000)
     books.open_book(folder / "book", books.Book(3, 5.0, 0))
     for i in range(3):
         books.write_song(folder / "book" / books.song_name(i), books.make_song(0, i, 5))
