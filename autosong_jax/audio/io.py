@@ -138,7 +138,8 @@ def _mix(block: np.ndarray, channels: int) -> np.ndarray:
 
 def lasting(audio: np.ndarray, samples: int) -> np.ndarray:
     """Audio [channels, any] of so many samples: cut, or followed by silence."""
-    return np.pad(audio[:, :samples], ((0, 0), (0, max(samples - audio.shape[1], 0))))
+    missing = samples - audio.shape[1]
+    return np.pad(audio, ((0, 0), (0, missing))) if missing > 0 else audio[:, :samples]
 
 
 def checked(name: str, audio: np.ndarray, sample_rate: int, channels: int | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from autosong_jax.cli import log
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
-if TYPE_CHECKING:  # both import more than a config's help should wait for
+if TYPE_CHECKING:  # what codes is opened elsewhere
     from autosong_jax.codecs.codec import Codec
     from autosong_jax.codecs.info import CodecInfo
 
