@@ -1,7 +1,7 @@
 """Makes songs from recordings: the lead of each, and its backing, in clips and copies of other pitch and tempo.
 
     python -m data_prep.stems --input recordings --output songs
-    python -m data_prep.export --input songs --output dataset
+    python -m data_prep.export --input songs --output dataset --sources=text,backing --norequire_lyrics
 
 Every recording is brought to one loudness and taken apart by Demucs, unless its stems lie in a folder by themselves
 (vocals.wav, drums.wav, ...). The chosen stems are the lead, the sum of the others its backing. Where the lead plays

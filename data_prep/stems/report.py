@@ -100,5 +100,5 @@ def summary(report: Report, target: str, new: New | None) -> str:
     lines += named("noted", [f"{entry.name}: {note}" for entry in report.recordings for note in entry.notes], target)
     lines += named("left out", [f"{one.recording}: {one.reason}" for one in report.left_out], target)
     command = shlex.join(["python", "-m", "data_prep.export", f"--input={target}", "--output=dataset",
-                          "--norequire_lyrics"])
+                          "--sources=text,backing", "--norequire_lyrics"])
     return "\n".join([*lines, "", "Next, make a dataset of them:", f"  {command}"])
