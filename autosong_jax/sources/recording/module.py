@@ -54,5 +54,6 @@ def build(spec: "RecordingSpec", config: ml_collections.ConfigDict, dtype: str, 
     width = source.width or model.width
     encoder = TransformerConfig(
         width=width, heads=source.heads or 1, layers=source.layers, mlp_width=4 * width, activation=model.activation,
-        bias=model.bias, dropout=model.dropout, causal=False, remat=config.train.remat, dtype=dtype)
+        bias=model.bias, dropout=model.dropout, causal=False, remat=config.train.remat, unroll=config.train.unroll,
+        dtype=dtype)
     return RecordingSource(spec.codec.num_codebooks, spec.codec.codebook_size, encoder, model.width, rngs=rngs)
