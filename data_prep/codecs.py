@@ -124,6 +124,23 @@ class _FittedMelRVQ:
         return MelRVQ.load(directory)
 
 
+class _SavedMelRVQ:
+    in_workers, wants_songs = True, False
+
+    def __init__(self, directory: str):
+        self._codec, self._digest = MelRVQ.load(pathlib.Path(directory)), files.digest(directory)
+        self.sample_rate, self.channels = self._codec.config.sample_rate, CHANNELS
+
+    def made_from(self):
+        return ["melrvq", self._digest]
+
+    def make(self, songs, directory):
+        self._codec.save(directory)
+
+    def load(self, directory):
+        return self._codec
+
+
 class _Pretrained:
     wants_songs = False
 
@@ -169,7 +186,8 @@ class Kind:
 
 
 KINDS = {
-    "melrvq": Kind(lambda name, *_: _FittedMelRVQ(_settings(name)), lambda directory, _: MelRVQ.load(directory)),
+    "melrvq": Kind(lambda name, *_: _FittedMelRVQ(_settings(name)) if _is_fitted(name) else _SavedMelRVQ(name),
+                   lambda directory, _: MelRVQ.load(directory)),
     "encodec": Kind(lambda *options: _Pretrained(_load_encodec(*options)),
                     lambda directory, info: _load_encodec(str(directory), None, info.backend or BACKENDS[0])),
     "dac": Kind(lambda name, *_: _Pretrained(_load_dac(name)), lambda directory, _: _load_dac(str(directory))),

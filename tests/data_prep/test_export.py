@@ -253,6 +253,16 @@ def test_the_codec_is_fitted_to_training_songs_alone(songs, exported, tmp_path):
     assert contents(tmp_path / "data" / "codec") == contents(exported[0] / "codec")
 
 
+def test_a_saved_codec_is_used_as_it_is(songs, exported, tmp_path):
+    """As for songs that come later, which are to have codes of the same meaning."""
+    later = tmp_path / "songs"
+    shutil.copytree(songs / "song 1", later / "song 1")
+    export(Options(str(later), str(tmp_path / "data"), codec=str(exported[0] / "codec"), validation_fraction=0.0))
+    assert contents(tmp_path / "data" / "codec") == contents(exported[0] / "codec")
+    one, other = (records(dataset)["song 1"]["frames"] for dataset in (tmp_path / "data", exported[0]))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_groups_and_equal_audio_stay_in_one_split(tmp_path):
     for i in range(12):
         folder = make_song(tmp_path / "songs", f"s{i}", make_tone(0.6, pitch=200 + 10 * (i // 2)))
