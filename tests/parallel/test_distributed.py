@@ -305,7 +305,7 @@ with distributed.joined():
     assert np.array_equal(whole, np.arange(16).reshape(8, 2))
     kernel = np.arange(8.0).reshape(2, 4)
     tree = {"up": {"kernel": sharding.put(kernel, NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))}}
-    declared = {"up": {"kernel": Declaration(("fsdp", "tensor"))}}
+    declared = {"up": {"kernel": Declaration("matrix", ("fsdp", "tensor"))}}
     fetched = sharding.on_first_process(tree, declared)
     assert fetched is None if index else np.array_equal(fetched["up"]["kernel"], kernel)
     vote = distributed.Vote(mesh)

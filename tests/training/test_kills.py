@@ -23,7 +23,7 @@ def test_killed_again_and_again_a_run_equals_an_undisturbed_one(config, tmp_path
         "import pathlib\nfrom autosong_jax import config\n"
         f"get_config = lambda: config.load(pathlib.Path({str(tmp_path / 'config.json')!r}))\n")
     command = [sys.executable, "-m", "autosong_jax.train", f"--config={tmp_path / 'config.py'}"]
-    moments = ["beginning", "writing", "writing", "writing"]
+    moments = ["beginning", "writing", "writing"]
     deaths = kills.kill(command, tmp_path / "killed", moments, np.random.default_rng(1), longest=0.0)
     assert deaths[0].kept == 0 and not deaths[0].writing
     assert any(death.writing for death in deaths[1:])
