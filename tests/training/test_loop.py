@@ -112,21 +112,26 @@ def test_sigterm_saves_and_says_how_to_go_on(dropout_config, undisturbed, tmp_pa
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_model_of_both_objectives_goes_on_as_if_it_had_not_been_stopped(toy_config, tmp_path, monkeypatch):
-    config = toy_config(**{"objective.name": "both", "model.dropout": 0.1, "train.ema_every": 1, "train.log_every": 2,
-                           "objective.scheduled_sampling": 0.5, "objective.scheduled_sampling_steps": 4})
-    one, other = tmp_path / "one", tmp_path / "other"
-    loop.train(config, one)
+def stop_in_the_third_step(config, workdir):
+    """Trains until a signal comes in the middle of it."""
     put, count = loop._put, itertools.count(1)
 
-    def stop_in_the_third_step(*args):
+    def signalled(*args):
         if next(count) == 4:  # one is put to compile for
             signal.raise_signal(signal.SIGTERM)
         return put(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="step 3"):
-        patch.setattr(loop, "_put", stop_in_the_third_step)
-        loop.train(config, other)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Stopped, match="step 3"):
+        patch.setattr(loop, "_put", signalled)
+        loop.train(config, workdir)
+
+
+def test_a_model_of_both_objectives_goes_on_as_if_it_had_not_been_stopped(toy_config, tmp_path):
+    config = toy_config(**{"objective.name": "both", "model.dropout": 0.1, "train.ema_every": 1, "train.log_every": 2,
+                           "objective.scheduled_sampling": 0.5, "objective.scheduled_sampling_steps": 4})
+    one, other = tmp_path / "one", tmp_path / "other"
+    loop.train(config, one)
+    stop_in_the_third_step(config, other)
     loop.train(config, other)
     a, b = (state_of(config, workdir, 6) for workdir in (one, other))
     jax.tree.map(np.testing.assert_array_equal, a, b)

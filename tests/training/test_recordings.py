@@ -1,7 +1,5 @@
 """Models that go with recordings: trained, stopped and started again, sampled on the way; and the command sings."""
 
-import itertools
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +12,7 @@ import soundfile
 from autosong_jax.sampling.samples import SampleWriter
 from autosong_jax.training import loop
 from benchmarks.fuzzing.fixtures import recording_sources
-from tests.training.test_loop import metrics_of, state_of
+from tests.training.test_loop import metrics_of, state_of, stop_in_the_third_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,18 +51,9 @@ def check_training(config, workdir):
     return state
 
 
-def test_stopped_and_started_again_equals_undisturbed(trained, tmp_path, monkeypatch):
+def test_stopped_and_started_again_equals_undisturbed(trained, tmp_path):
     config, workdir = trained
-    put, count = loop._put, itertools.count(1)
-
-    def stop_in_the_third_step(*args):
-        if next(count) == 4:  # one is put to compile for
-            signal.raise_signal(signal.SIGTERM)
-        return put(*args)
-
-    with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="step 3"):
-        patch.setattr(loop, "_put", stop_in_the_third_step)
-        loop.train(config, tmp_path)
+    stop_in_the_third_step(config, tmp_path)
     loop.train(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, *(check_training(config, path) for path in (workdir, tmp_path)))
 
