@@ -8,7 +8,6 @@ whole, until the disk damages it. Then the checkpoint before it counts.
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import shutil
 import time
@@ -20,6 +19,7 @@ import ml_collections
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from autosong_jax import inputs
 from autosong_jax.cli import log
 from autosong_jax.errors import UserError
 from autosong_jax.layers import lora
@@ -72,7 +72,7 @@ class Checkpoints:
     def _checkpointer(self) -> ocp.training.Checkpointer:
         # Made when first written to: Orbax reads the list of checkpoints only now, and then keeps it.
         for step in _finished_steps(self._directory):
-            _check_metrics(self._directory / str(step))
+            _check_descriptions(self._directory / str(step))
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
         context = ocp.Context()
@@ -259,13 +259,15 @@ def _set_aside(directory: pathlib.Path) -> None:
         multihost_utils.sync_global_devices(f"{directory.name} is set aside")
 
 
-def _check_metrics(directory: pathlib.Path) -> None:
-    """Sets a checkpoint aside whose metrics Orbax could not read: it reads those of all when it starts."""
+def _check_descriptions(directory: pathlib.Path) -> None:
+    """Sets a checkpoint aside whose descriptions Orbax could not read: it reads those of all when it starts."""
+    metrics = directory / "metrics" / "metrics"
     try:
-        json.loads((directory / "metrics" / "metrics").read_text(encoding="utf-8"))["validation_loss"]
-    except FileNotFoundError:
-        pass  # of a step without evaluation
-    except (OSError, ValueError, LookupError, TypeError):
+        if digests.find_irregular(directory):
+            _set_aside(directory)
+        elif metrics.exists():  # not of a step without evaluation
+            inputs.read_json(metrics, dict[str, float], "metrics")["validation_loss"]
+    except (UserError, KeyError):
         _set_aside(directory)
 
 

@@ -31,7 +31,7 @@ def are_known(directory: pathlib.Path) -> bool:
 
 def find_damage(directory: pathlib.Path,
                 choose: Callable[[set[str]], Collection[str]] = lambda items: items) -> str | None:
-    """What differs from `digests.json`, in a few words; None if nothing does, or there is nothing to compare with.
+    """What is no file, or differs from `digests.json`, in a few words; None if nothing does, or without checksums.
 
     Several processes read a share each and all return the same, but for the words.
 
@@ -39,8 +39,8 @@ def find_damage(directory: pathlib.Path,
       directory: of a checkpoint.
       choose: the folders in it that matter, of those that it had.
     """
-    damage = None
-    if are_known(directory):
+    damage = find_irregular(directory)
+    if damage is None and are_known(directory):
         try:
             digests = inputs.read_json(directory / _NAME, dict[str, tuple[int, int]], "the checksums")
             items = choose({name.partition("/")[0] for name in digests})
@@ -65,6 +65,14 @@ def find_damage(directory: pathlib.Path,
 
     found = multihost_utils.process_allgather(np.array(damage is not None))
     return damage or ("another process found damage" if found.any() else None)
+
+
+def find_irregular(directory: pathlib.Path) -> str | None:
+    """The first pipe, socket, device or broken link, in a few words: Orbax would wait for what comes out of a pipe."""
+    for path in sorted(directory.rglob("*")):
+        if not path.is_file() and not path.is_dir():
+            return f"{path.relative_to(directory)} is no regular file"
+    return None
 
 
 def _digest(path: pathlib.Path) -> list[int]:

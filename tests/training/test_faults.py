@@ -81,12 +81,19 @@ def truncate(directory):
     path.write_bytes(path.read_bytes()[:100])
 
 
+def make_a_pipe(path):
+    """Reading it would wait for ever."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 DAMAGES = {
     "a flipped bit": flip_a_byte,
     "a file cut off": truncate,
     "a file gone": lambda directory: largest_file(directory).unlink(),
     "metadata gone": lambda directory: (directory / "_METADATA").unlink(),
     "an item gone": shutil.rmtree,
+    "a pipe in place of a file": lambda directory: make_a_pipe(directory.parent / "_CHECKPOINT_METADATA"),
 }
 
 
@@ -143,9 +150,11 @@ def test_a_config_that_does_not_fit_is_no_damage(workdir, config):
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4", "6"}
 
 
-def test_a_damaged_metrics_file_of_a_checkpoint_stops_no_run(workdir, whole, config):
+@pytest.mark.parametrize("name, damage", [("metrics/metrics", lambda path: path.write_text('{"valid')),
+                                          ("_CHECKPOINT_METADATA", make_a_pipe)], ids=["metrics", "a pipe"])
+def test_a_damaged_description_of_an_old_checkpoint_stops_no_run(workdir, whole, config, name, damage):
     shutil.rmtree(workdir / "checkpoints" / "6")
-    (workdir / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"valid')
+    damage(workdir / "checkpoints" / "2" / name)
     loop.train(config, workdir)
     assert_same_end(workdir, whole)
     assert (workdir / "checkpoints" / "2.damaged").is_dir()
