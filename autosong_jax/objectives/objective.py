@@ -25,7 +25,7 @@ class Objective(Protocol):
     Attributes:
       stages: into how many tasks it falls: a training step takes one of them by chance, validation takes all.
       causal: whether a model reads steps of a pattern, of which each sees those before it, or frames that see all.
-      sampler: the name of what samples a model that is trained for it, in `sampling.samplers`.
+      sampler: the name of what samples a model that is trained for it, in `sampling.samplers`; None where nothing does.
       passes: how often a step of training goes through the decoder forward; once, where nothing of the model's own is
         asked for first.
       headline: the names in `summarize` that a run reports at a glance, the loss first.
@@ -33,7 +33,7 @@ class Objective(Protocol):
 
     stages: int
     causal: bool
-    sampler: str
+    sampler: str | None
     passes: int
     headline: tuple[str, ...]
 
