@@ -13,7 +13,7 @@ from autosong_jax.codebooks.patterns import get_pattern
 from autosong_jax.layers.transformer import TransformerConfig
 from autosong_jax.models.frames import CodeFrames
 from autosong_jax.models.song import SongModel
-from autosong_jax.sampling import autoregressive
+from autosong_jax.sampling import stepwise
 from autosong_jax.sampling.autoregressive import Request, Sampler
 from autosong_jax.sampling.guidance import branches
 from autosong_jax.sampling.tokens import Choice
@@ -92,8 +92,8 @@ def test_sampler_equals_the_naive_loop(pattern_name, end_scale, fusion):
 @pytest.mark.parametrize("pattern_name", ["delay", "flatten"])
 def test_caches_that_grow_and_prompts_that_are_read_at_once_change_nothing(pattern_name, fusion, monkeypatch):
     """With rooms and blocks so small that there are several of both."""
-    monkeypatch.setattr(autoregressive, "ROOM", 2)
-    monkeypatch.setattr(autoregressive, "BLOCK", 2)
+    monkeypatch.setattr(stepwise, "ROOM", 2)
+    monkeypatch.setattr(stepwise, "BLOCK", 2)
     model, pattern = make_model(end_scale=-3.0, fusion=fusion), get_pattern(pattern_name, T, K)
     keep, weights = branches(["lyrics"], {"lyrics": 2.0})
     prompt = np.random.default_rng(2).integers(0, V, (B, T, K))
@@ -108,7 +108,7 @@ def test_caches_that_grow_and_prompts_that_are_read_at_once_change_nothing(patte
 
 
 def test_a_state_goes_on_from_where_it_stands(monkeypatch):
-    monkeypatch.setattr(autoregressive, "ROOM", 4)
+    monkeypatch.setattr(stepwise, "ROOM", 4)
     model, pattern = make_model(end_of_song=False), get_pattern("delay", T, K)
     keep, weights = branches(["lyrics"], {"lyrics": 1.5})
     request = Request(weights, jax.vmap(jax.random.key)(jnp.arange(B)), np.zeros((B, T, K), int), np.zeros(B, int),

@@ -12,8 +12,8 @@ from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.layers import decoding, platform
 from autosong_jax.models.build import build_model
-from autosong_jax.sampling import autoregressive
 from autosong_jax.sampling import singer as singer_module
+from autosong_jax.sampling import stepwise
 from autosong_jax.sampling.singer import Singer
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.workdir.workdir import ModelContext
@@ -160,7 +160,7 @@ def test_the_step_by_step_loop_alone_is_compiled_with_the_options(on_cuda, make_
     monkeypatch.setattr(jax, "jit", watched)
     other = make_singer()
     monkeypatch.undo()
-    assert given == [(autoregressive.__name__, "_advanced", platform.ONE_GRAPH)]
+    assert given == [(stepwise.__name__, "_advanced", platform.ONE_GRAPH)]
     sources = singer.encode_conditions([{"lyrics": "la la"}])
     options = {"hybrid_seconds": 9.0}
     np.testing.assert_array_equal(other.sing(sources, [5], **options), singer.sing(sources, [5], **options))
