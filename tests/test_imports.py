@@ -39,7 +39,7 @@ LEVELS = [
     {"outputs"},
     {"audio", "parallel"},
     {"layers", "weights", "codebooks"},
-    {"codecs"},
+    {"codecs", "latents"},
     {"sources"},
     {"config", "data"},
     {"models"},
