@@ -121,8 +121,8 @@ def _write(song, frame_rate: float, i: int, count: int) -> None:
 
     if FLAGS.codes_output:
         path = _numbered(FLAGS.codes_output, i, count)
-        np.save(path, song.codes)
-        cli.say(f"{path}: {len(song.codes)} frames ({len(song.codes) / frame_rate:.2f} s)")
+        np.save(path, song.frames)
+        cli.say(f"{path}: {len(song.frames)} frames ({len(song.frames) / frame_rate:.2f} s)")
     if FLAGS.output:
         path = _numbered(FLAGS.output, i, count)
         clipped = io.write(path, song.audio, song.sample_rate)
@@ -219,10 +219,10 @@ def _check_edit() -> None:
 def _clip(path: str, singer, channels: int | None = None) -> np.ndarray:
     """The audio in a file, or the codes in a .npy file."""
     from autosong_jax.audio import io
-    from autosong_jax.codecs.codec import read_codes
+    from autosong_jax.codecs.codec import read_frames
 
     if path.endswith(".npy") and channels is None:
-        return read_codes(path, singer.num_codebooks, singer.codebook_size)
+        return read_frames(path, singer.frames)
     return io.read(path, singer.codec.sample_rate, channels or singer.codec.channels)[0]
 
 

@@ -130,7 +130,7 @@ def _dac(settings: dict[str, Any], seconds: float, device: str) -> Iterator[tupl
     model = transformers.DacModel(config).eval()
     tensors, audio, theirs = _placed(model, 1, config.sampling_rate, seconds, device)
     codec, coded = DacCodec(config.to_dict(), tensors), model.encode(theirs).audio_codes
-    bandwidth = codec.frame_rate * codec.num_codebooks * np.log2(codec.codebook_size) / 1000
+    bandwidth = codec.frame_rate * codec.info.num_codebooks * np.log2(codec.info.codebook_size) / 1000
     yield audio, Sides(bandwidth, codec, lambda: model.encode(theirs).audio_codes.cpu(),
                        lambda: model.decode(audio_codes=coded).audio_values.cpu())
 

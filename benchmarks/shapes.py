@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 from autosong_jax import defaults
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from configs import small
 
@@ -24,7 +24,7 @@ class Shape(NamedTuple):
 
 SHAPES = {"toy": Shape(32, 2, 2), "tiny": Shape(256, 4, 6), "xsmall": Shape(512, 8, 6), "small": Shape(1024, 16, 24),
           "medium": Shape(1536, 24, 48), "large": Shape(2048, 32, 48)}
-CODEC = CodecInfo("encodec", 32_000, 1, 50.0, 4, 2048)  # MusicGen's
+CODEC = CodesInfo("encodec", 32_000, 1, 50.0, 4, 2048)  # MusicGen's
 TEXT = TextEncoderInfo("t5:t5-base", "", "states", width=768)
 
 

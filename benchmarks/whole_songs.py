@@ -19,11 +19,11 @@ import numpy as np
 from absl import flags
 
 from autosong_jax import cli
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from benchmarks import train_step
 
 FLAGS = flags.FLAGS
-CODEC = CodecInfo("encodec", 24_000, 1, 75.0, 2, 1024)  # EnCodec 24 kHz at 1.5 kbit/s
+CODEC = CodesInfo("encodec", 24_000, 1, 75.0, 2, 1024)  # EnCodec 24 kHz at 1.5 kbit/s
 TEXT_WIDTH = 768  # of BERT's states
 SMALL = {"width": 512, "heads": 8, "layers": 6, "mlp_width": 2048}
 GIB = 2**30

@@ -1,4 +1,4 @@
-"""The codecs that an export can use, and where each comes from: fitted to the songs here, or pretrained."""
+"""The codecs that an export can use, and where each comes from: fitted to the songs here, plain, or pretrained."""
 
 import dataclasses
 import pathlib
@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from autosong_jax.codecs.codec import Codec
+from autosong_jax.codecs.codec import Codec, load_codec, open_codec
 from autosong_jax.codecs.info import FILE, CodecInfo
 from autosong_jax.codecs.melrvq.codec import MelRVQ
 from autosong_jax.codecs.melrvq.settings import CHANNELS, MelRVQConfig
-from autosong_jax.codecs.table import CODECS
+from autosong_jax.codecs.table import CODECS, kind_with_settings, settings_of
 from autosong_jax.errors import UserError
 from autosong_jax.weights import files
 from data_prep import hub
@@ -46,15 +46,15 @@ def load(directory: pathlib.Path) -> Codec:
 
 def made_from(name: str) -> str:
     """The codec's name, with a digest in place of a path."""
-    return name if _is_fitted(name) else files.digest(name)
+    return name if kind_with_settings(name) else files.digest(name)
 
 
 def get_codec(name: str, bandwidth: float | None, backend: str = BACKENDS[0]) -> CodecSource:
     """The codec that an export is to use.
 
     Args:
-      name: `melrvq`, `melrvq:SETTING=NUMBER,...`, a key of the `hub_ids` of a kind, a directory that a codec was saved
-        in or that `save_pretrained` wrote, or a hub id; or what else the backend's `load` takes.
+      name: `melrvq`, `mel` or `pcm`, also with `:SETTING=NUMBER,...`; a key of the `hub_ids` of a kind; a directory
+        that a codec was saved in or that `save_pretrained` wrote, or a hub id; or what else the backend's `load` takes.
       bandwidth: of an EnCodec, in kbit/s.
       backend: of an EnCodec, one of `BACKENDS`.
 
@@ -69,14 +69,10 @@ def get_codec(name: str, bandwidth: float | None, backend: str = BACKENDS[0]) ->
     return KINDS[kind].open(name, bandwidth, backend)
 
 
-def _is_fitted(name: str) -> bool:
-    return name.partition(":")[0] == "melrvq"
-
-
 def _kind_of(name: str, backend: str) -> str:
     """The kind of codec that --codec names. What cannot be told is left to EnCodec, whose checkpoints vary most."""
-    if _is_fitted(name):
-        return "melrvq"
+    if kind := kind_with_settings(name):
+        return kind
     for kind, info in CODECS.items():
         if name in info.hub_ids:
             return kind
@@ -90,21 +86,6 @@ def _kind_of(name: str, backend: str) -> str:
         return "encodec"
     kind = files.read_json(files.locate(name, FLAG) / "config.json").get("model_type")
     return kind if isinstance(kind, str) and kind in KINDS else "encodec"
-
-
-def _settings(name: str) -> MelRVQConfig:
-    """The settings in `melrvq:SETTING=NUMBER,...`, and the default ones for the others."""
-    kinds = {field.name: field.type for field in dataclasses.fields(MelRVQConfig)}
-    settings = {}
-    for item in filter(None, name.partition(":")[2].split(",")):
-        setting, _, value = item.partition("=")
-        if setting in settings:
-            raise UserError(f"{FLAG}={name}: {setting} is given twice")
-        try:
-            settings[setting] = kinds[setting](value)
-        except (KeyError, ValueError):
-            raise UserError(f"{FLAG}={name}: {item!r} is not SETTING=NUMBER with one of {', '.join(kinds)}") from None
-    return MelRVQConfig(**settings)
 
 
 class _FittedMelRVQ:
@@ -124,15 +105,17 @@ class _FittedMelRVQ:
         return MelRVQ.load(directory)
 
 
-class _SavedMelRVQ:
+class _Ready:
+    """One that is there already, and of NumPy."""
+
     in_workers, wants_songs = True, False
 
-    def __init__(self, directory: str):
-        self._codec, self._digest = MelRVQ.load(pathlib.Path(directory)), files.digest(directory)
-        self.sample_rate, self.channels = self._codec.config.sample_rate, CHANNELS
+    def __init__(self, codec: Codec, made_from: list):
+        self._codec, self._made_from = codec, made_from
+        self.sample_rate, self.channels = codec.sample_rate, codec.channels
 
     def made_from(self):
-        return ["melrvq", self._digest]
+        return self._made_from
 
     def make(self, songs, directory):
         self._codec.save(directory)
@@ -185,9 +168,20 @@ class Kind:
     load: Callable[[pathlib.Path, Any], Codec]
 
 
+def _open_melrvq(name: str, *_) -> CodecSource:
+    if kind_with_settings(name):
+        return _FittedMelRVQ(settings_of(name, FLAG))
+    return _Ready(MelRVQ.load(name), ["melrvq", files.digest(name)])
+
+
+def _open_plain(name: str, *_) -> CodecSource:
+    codec = open_codec(name, flag=FLAG)
+    return _Ready(codec, [codec.info.name, codec.info.digest])
+
+
+_PLAIN = Kind(_open_plain, lambda directory, _: load_codec(directory))
 KINDS = {
-    "melrvq": Kind(lambda name, *_: _FittedMelRVQ(_settings(name)) if _is_fitted(name) else _SavedMelRVQ(name),
-                   lambda directory, _: MelRVQ.load(directory)),
+    "melrvq": Kind(_open_melrvq, lambda directory, _: MelRVQ.load(directory)),
     "encodec": Kind(lambda *options: _Pretrained(_load_encodec(*options)),
                     lambda directory, info: _load_encodec(str(directory), None, info.backend or BACKENDS[0])),
     "dac": Kind(lambda name, *_: _Pretrained(_load_dac(name)), lambda directory, _: _load_dac(str(directory))),

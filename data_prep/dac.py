@@ -57,8 +57,7 @@ class Dac(Codec):
     def encode(self, audio: np.ndarray) -> np.ndarray:
         """float32 [1, samples] -> uint16 [T, K]; one frame for each hop that has begun, the last filled up."""
         x_1x1xN = torch.from_numpy(np.pad(audio, ((0, 0), (0, -audio.shape[1] % self.config.hop))))[None]
-        none = np.zeros((0, self.num_codebooks), np.uint16)
-        return np.concatenate([none, *self._encode(x_1x1xN)]).astype(np.uint16)
+        return np.concatenate([self.info.frames.none, *self._encode(x_1x1xN)]).astype(np.uint16)
 
     def _encode(self, x_1x1xN: torch.Tensor) -> Iterator[np.ndarray]:
         encoder = self.model.encoder

@@ -133,7 +133,7 @@ class Encodec(Codec):
     def encode(self, audio: np.ndarray) -> np.ndarray:
         """float32 [channels, samples] -> uint16 [T, K]; one frame for each hop that has begun."""
         if not audio.shape[1]:
-            return np.zeros((0, self.num_codebooks), np.uint16)
+            return self.info.frames.none
         sides = []
         for x_CxN in torch.from_numpy(np.ascontiguousarray(audio)).chunk(self._sides):
             codes = self._encode_chunks(x_CxN[None]) if self._chunked else self._encode_whole(x_CxN[None])

@@ -77,10 +77,10 @@ def finished_report(target: pathlib.Path, fingerprint: str, *, overwrite: bool) 
     if not (target / _DONE).exists():
         return None
     with contextlib.suppress(UserError):  # where it is damaged, nobody knows what the dataset was made from
-        path = target / report.FILE
-        if inputs.read_json(path, report.Contents, "", limit=_REPORT_LIMIT).fingerprint == fingerprint:
+        found = report.read(target / report.FILE, _REPORT_LIMIT)
+        if found["fingerprint"] == fingerprint:
             shutil.rmtree(target / ".partial", ignore_errors=True)  # an export stopped just before its very end
-            return inputs.read_json(path, dict[str, Any], "", limit=_REPORT_LIMIT)
+            return found
     if not overwrite:
         raise UserError(f"--output={target} holds a dataset made from other songs or with other options: give another "
                         "--output, or --overwrite to replace it")

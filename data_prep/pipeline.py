@@ -323,7 +323,7 @@ class _Run:
             yield from self._map(recorder.make, jobs, "encoding")
             return
         # A GPU belongs to this process alone, which does what is to be done there and all that comes after.
-        function = recorder.codes if self.source.in_workers else recorder.audio
+        function = recorder.frames if self.source.in_workers else recorder.audio
         for job, result in self._map(function, jobs, "encoding"):
             if isinstance(result, list) and not self.source.in_workers:
                 result = tasks.attempt(functools.partial(_encoded, codec, result))

@@ -41,7 +41,7 @@ class Job:
 class Recorder:
     """Makes records, which it keeps as results of kind `records`, and as `notes` the warnings that texts gave.
 
-    Its methods are for workers: they return what can come from another machine, JSON, but for `audio` and `codes`.
+    Its methods are for workers: they return what can come from another machine, JSON, but for `audio` and `frames`.
 
     Attributes:
       results: where to keep them.
@@ -61,28 +61,28 @@ class Recorder:
         """A song's recordings, float32 [channels, samples] each, or the reason why one cannot be read."""
         return _all(tasks.read(file) for file in job.files)
 
-    def codes(self, job: Job) -> list[np.ndarray] | str:
-        """Their codes, uint16 [T, K] each, or the reason why there are none."""
+    def frames(self, job: Job) -> list[np.ndarray] | str:
+        """Their frames, as the codec has them, or the reason why there are none."""
         return _all(tasks.encode(file, self.codec) for file in job.files)
 
     def make(self, job: Job) -> dict[str, Any]:
         """Makes a record; returns its `notes`, or the `reason` why there is none."""
-        codes = self.codes(job)
-        if isinstance(codes, str):
-            return {"reason": codes}
-        return self.write(job, codes, tasks.codec(self.codec), _text_encoder(self.text, self.text_directory))
+        frames = self.frames(job)
+        if isinstance(frames, str):
+            return {"reason": frames}
+        return self.write(job, frames, tasks.codec(self.codec), _text_encoder(self.text, self.text_directory))
 
-    def write(self, job: Job, codes: Sequence[np.ndarray], codec: Codec, encoder) -> dict[str, Any]:
-        """Makes the record of a song whose codes there are already, one for each of its files; returns as `make` does.
+    def write(self, job: Job, frames: Sequence[np.ndarray], codec: Codec, encoder) -> dict[str, Any]:
+        """Makes the record of a song whose frames there are already, of each of its files; returns as `make` does.
         """
         specs = record_specs(self.text, codec.info, self.sources)
-        others = dict(zip(recordings_of(self.sources), codes[1:], strict=True))
+        others = dict(zip(recordings_of(self.sources), frames[1:], strict=True))
         encoded = tasks.attempt(
             lambda: encode(specs, encoder, job.song, lambda: tasks.reread(job.files[0]), others))
         if isinstance(encoded, str):
             return {"reason": encoded}
         arrays, notes = encoded
-        record = {"id": job.song.id, "group": job.group, codec.info.frames.feature: codes[0],
+        record = {"id": job.song.id, "group": job.group, codec.info.frames.feature: frames[0],
                   "frame_rate": codec.info.frame_rate, "lyrics": job.song.lyrics, "genre": job.song.genre,
                   "description": job.song.description, "text_encoder": self.text.name,
                   "text_encoder_revision": self.text.revision, **arrays}
@@ -114,7 +114,7 @@ def encode(specs: Iterable[SourceSpec], encoder, song: Song, audio: Callable[[],
       encoder: of texts.
       song: the song.
       audio: gives its audio, float32 [channels, samples].
-      recordings: the codes of its other recordings by name.
+      recordings: its other recordings by name, as frames of the codec.
     """
     given = dataclasses.asdict(song)
     with texts.noting() as notes:

@@ -1,10 +1,14 @@
 """What went into a dataset and what was left out: `report.json`, and the summary that an export ends with."""
 
 import dataclasses
+import json
 import pathlib
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from autosong_jax import inputs
+from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.table import CODECS
 from data_prep import splits
 from data_prep.songs import LeftOut
 
@@ -50,8 +54,6 @@ class _Codec:
     sample_rate: int
     channels: int
     frame_rate: float
-    num_codebooks: int
-    codebook_size: int
     quality: _Quality
 
 
@@ -70,6 +72,14 @@ class Contents:
     left_out: list[LeftOut]
     codec: _Codec
     text_encoder: _TextEncoder
+
+
+def read(path: pathlib.Path, limit: int) -> dict:
+    """What `build` gave, of a file of at most so many bytes. Raises UserError where `summary` could not tell of it."""
+    report = inputs.read_json(path, dict[str, Any], "the report", limit=limit)
+    inputs.check(report, Contents, "the report")
+    CodecInfo.parse(json.dumps(report["codec"]), "the report")
+    return report
 
 
 def build(items: list["Item"], left_out: list[LeftOut], made_with: dict) -> dict:
@@ -99,7 +109,8 @@ def summary(report: dict, output: str, speed: Speed | None) -> str:
     noted = [f"{name}: {note}" for name, song in report["songs"].items() for note in song["notes"]]
     left_out = [f"{song['song']}: {song['reason']}" for song in report["left_out"]]
     lines += [*named("noted", noted, output), *named("left out", left_out, output)]
-    config = "accompaniment" if "backing" in report["options"].get("sources", ()) else "xsmall"
+    with_backing = "backing" in report["options"].get("sources", ())
+    config = "accompaniment" if with_backing else CODECS[report["codec"]["name"]].first_config
     command = shlex.join(["python", "-m", "autosong_jax.train", f"--config=configs/{config}.py",
                           f"--config.data.path={output}", "--workdir=runs/mine"])
     return "\n".join([*lines, "", "Next, train on it:", f"  {command}"])
@@ -122,8 +133,9 @@ def _codec(codec: dict) -> list[str]:
     channels = {1: "mono", 2: "stereo"}.get(codec["channels"], f"{codec['channels']} channels")
     measured = f"{plural(quality['songs'], 'song')} it was not fitted to" if quality["held_out"] else (
         f"{plural(quality['songs'], 'song')} of the dataset")
-    return [f"codec     {codec['name']}: {codec['sample_rate']} Hz {channels}, {codec['frame_rate']:g} frames/s x "
-            f"{codec['num_codebooks']} codebooks of {codec['codebook_size']}",
+    frames = CodecInfo.parse(json.dumps(codec), FILE).frames
+    return [f"codec     {codec['name']}: {codec['sample_rate']} Hz {channels}, {codec['frame_rate']:g} frames/s of "
+            f"{frames}",
             f"          there and back, spectra are {quality['round_trip_db']:.1f} dB off (mean error on {measured})"]
 
 

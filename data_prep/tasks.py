@@ -141,7 +141,7 @@ def reread(file: AudioFile) -> np.ndarray:
 
 
 def encode(file: AudioFile, codec_directory: pathlib.Path) -> np.ndarray | str:
-    """The codes, uint16 [T, K], of the codec saved in `codec_directory`, or the reason why there are none."""
+    """The frames [T, width] of the codec saved in `codec_directory`, or the reason why there are none."""
     audio = read(file)
     return audio if isinstance(audio, str) else attempt(lambda: codec(codec_directory).encode(audio))
 

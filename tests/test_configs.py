@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from autosong_jax import config as config_file
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.config import parse_arg
 from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.errors import UserError
@@ -28,7 +28,7 @@ MUSICGEN = {"small": 419_584_000, "medium": 1_837_556_736, "large": 3_255_382_01
 
 def model_of(name, codebooks=4, size=2048, text=None):
     config = importlib.import_module(f"configs.{name}").get_config()
-    codec = CodecInfo("encodec", 32000, 1, 50.0, codebooks, size)
+    codec = CodesInfo("encodec", 32000, 1, 50.0, codebooks, size)
     text = text or get_text_encoder("bytes").info
     return nnx.eval_shape(lambda: build_model(config, codec, text, rngs=nnx.Rngs(0)))
 

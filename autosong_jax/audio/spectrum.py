@@ -8,6 +8,8 @@ than the distance between two bins, and it transforms a whole song at once. The 
 Shape letters: F frames, N bins (n_fft // 2 + 1), M bands.
 """
 
+import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -57,6 +59,41 @@ def band_magnitudes(audio: np.ndarray, window: np.ndarray, hop: int, filters: sc
     for first, spectra in stft_blocks(audio, window, hop):
         out[first:first + len(spectra)] = (filters @ np.abs(spectra).T).T
     return out
+
+
+@dataclasses.dataclass(frozen=True)
+class MelTransform:
+    """Audio to the magnitudes of mel bands and back.
+
+    Attributes:
+      sample_rate: Hz.
+      n_fft: samples that a spectrum sees.
+      hop: samples from one spectrum to the next.
+      num_bands: M.
+    """
+
+    sample_rate: int
+    n_fft: int
+    hop: int
+    num_bands: int
+
+    @functools.cached_property
+    def window(self) -> np.ndarray:
+        """float32 [n_fft]."""
+        return hann(self.n_fft)
+
+    @functools.cached_property
+    def filters(self) -> scipy.sparse.csr_array:
+        """float32 [M, N]."""
+        return mel_filters(self.sample_rate, self.n_fft, self.num_bands)
+
+    def analyse(self, audio: np.ndarray) -> np.ndarray:
+        """float32 [F * hop] -> magnitudes float32 [F, M]."""
+        return band_magnitudes(audio, self.window, self.hop, self.filters)
+
+    def synthesise(self, bands: np.ndarray) -> np.ndarray:
+        """Magnitudes float32 [F, M] -> float32 [F * hop] that has about those; always the same of the same bands."""
+        return griffin_lim(unfilter(bands, self.filters), self.window, self.hop)
 
 
 def unfilter(bands: np.ndarray, filters: scipy.sparse.csr_array, iterations: int = 50) -> np.ndarray:

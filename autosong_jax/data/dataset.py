@@ -4,7 +4,7 @@ Batch `step` is a function of (seed, step) alone: which songs it holds and where
 place of each example in one endless stream. So a run resumes at any step with nothing saved, and any number of hosts
 reads the same batches, each its own rows.
 
-Letters: B batch, T frames of a window, K codebooks, L slots of a source.
+Letters: B batch, T frames of a window, L slots of a source.
 """
 
 import bisect
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autosong_jax.cli import log
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodecInfo, Frames
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.errors import UserError
 from autosong_jax.sources.base import ArraySpec, SourceSpec, Span
@@ -35,7 +35,6 @@ class SongDataset:
     Attributes:
       path: the dataset's directory.
       codec: what its songs are coded by.
-      num_codebooks, codebook_size: K and V.
       frame_rate: frames a second.
       features: of one record, see `schema.song_features`.
       text: the encoder that the texts went through.
@@ -55,13 +54,13 @@ class SongDataset:
             raise UserError(f"{self.path} has no songs in the split {split!r}, but these splits: {others or 'none'}")
         self.text = TextEncoderInfo.load(self.path)
         self.codec = CodecInfo.load(self.path / "codec")
-        self.num_codebooks, self.codebook_size = self.codec.num_codebooks, self.codec.codebook_size
         self.frame_rate, frames = self.codec.frame_rate, self.codec.frames
         self._check_features()
         if (width := self.features[frames.feature].shape[1]) != frames.width:
-            raise UserError(f"the songs in {self.path} have {width} codebooks, but its codec has {frames.width}: "
-                            "export the songs again")
-        self._codes = [name for name, feature in self.features.items() if feature.np_dtype == frames.dtype]
+            raise UserError(f"the songs in {self.path} have frames of {width} {frames.noun}, but its codec has "
+                            f"{frames}: export the songs again")
+        self._codes = [] if frames.size is None else [
+            name for name, feature in self.features.items() if feature.np_dtype == frames.dtype]
         self._shards, self._offsets = [], []
         for i, length in enumerate(shard_lengths[split]):
             shard = schema.shard_path(self.path, split, i, len(shard_lengths[split]))
@@ -100,12 +99,13 @@ class SongDataset:
         shard = bisect.bisect_right(self._ends, index)
         offset, length = self._offsets[shard][index - self._ends[shard]]  # counted from the shard's end
         record = schema.deserialize(self.features, tfrecord.read_record(self._shards[shard], int(offset), int(length)))
-        # An embedding would clip what is no code and train on without a word.
-        largest = max(record[name].max(initial=0) for name in self._codes)
-        record["frames"] = record.pop(self.codec.frames.feature)
-        if largest >= self.codebook_size:
-            raise UserError(f"song {record['id']!r} in {self.path} holds the code {largest}, but its codec has "
-                            f"{self.codebook_size} per codebook: export the songs again")
+        frames = self.codec.frames
+        for name in self._codes:
+            # An embedding would clip what is no code and train on without a word.
+            if (largest := record[name].max(initial=0)) >= frames.size:
+                raise UserError(f"song {record['id']!r} in {self.path} holds the code {largest}, but its codec has "
+                                f"{frames.size} per codebook: export the songs again")
+        record["frames"] = record.pop(frames.feature)
         return record
 
 
@@ -129,7 +129,7 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
 
     Returns:
       Batches of those rows, with
-        `frames`: int32 [B, T, K], codes; 0 as padding;
+        `frames`: [B, T, width], int32 codes, or values as they are stored, see `codecs.info.Frames`; 0 as padding;
         `num_frames`: int32 [B], how many frames of the song are in the window, at most T;
         `song_ends`: bool [B], whether the end of the song is in it, too, at frame `num_frames`;
         `sources`: for each source what its `SourceSpec.layout` says: `length` int32 [B], 0 if the song has none, and
@@ -177,15 +177,15 @@ def iterate(batches: "grain.MapDataset[Batch]", start_step: int = 0, *, threads:
     return iter(batches[start_step:].to_iter_dataset(options))
 
 
-def batch_layout(frames: int, num_codebooks: int, specs: Mapping[str, SourceSpec]) -> dict[str, Any]:
+def batch_layout(length: int, frames: Frames, specs: Mapping[str, SourceSpec]) -> dict[str, Any]:
     """Shapes and dtypes of a batch, see `train_batches`, as a tree of `ArraySpec`: without the axis B.
 
     Args:
-      frames: T.
-      num_codebooks: K.
+      length: T.
+      frames: of the codec.
       specs: the sources by name.
     """
-    return {"frames": ArraySpec((frames, num_codebooks), np.int32), "num_frames": ArraySpec((), np.int32),
+    return {"frames": ArraySpec((length, frames.width), frames.batch_dtype), "num_frames": ArraySpec((), np.int32),
             "song_ends": ArraySpec((), np.bool_), "sources": {name: spec.layout() for name, spec in specs.items()}}
 
 
@@ -201,7 +201,7 @@ class _Windows:
                                 f"again with --sources={','.join([*IN_RECORDS, sources[source].kind])}")
         self._dataset, self._frames, self._end, self._seed = dataset, frames, int(end_of_song), seed
         self._beginnings = beginnings
-        self._layout = batch_layout(frames, dataset.num_codebooks, self._specs)
+        self._layout = batch_layout(frames, dataset.codec.frames, self._specs)
         self._cut_sources = set()
 
     def batch(self, examples: Sequence[tuple[int, int | None]]) -> Batch:

@@ -4,7 +4,7 @@ A dataset is a directory that `tfds.builder_from_directory` reads: `dataset_info
 `autosong-SPLIT.tfrecord-0000i-of-0000n`, and beside them `codec/`, `text_encoder.json`, for a frozen text encoder also
 `text_encoder/`, and `report.json`.
 
-Letters: T frames, K codebooks.
+Letters: T frames, each of some width.
 """
 
 import pathlib
@@ -30,9 +30,10 @@ def song_features(codec: CodecInfo, text: TextEncoderInfo, sources: Iterable[str
                   ) -> tfds.features.FeaturesDict:
     """The features of one record.
 
-    `id`; `group` (songs of one group are in one split); the frames, such as `codes` uint16 [T, K]; `frame_rate` (frames
-    a second); `lyrics`, `genre`, `description` (as given, empty where missing); `text_encoder`,
-    `text_encoder_revision`; and what each source is made of, see `SourceSpec.features`.
+    `id`; `group` (songs of one group are in one split); the frames, such as `codes` uint16 [T, K] or `mel` uint8
+    [T, bands], see `codecs.info.Frames`; `frame_rate` (frames a second); `lyrics`, `genre`, `description` (as given,
+    empty where missing); `text_encoder`, `text_encoder_revision`; and what each source is made of, see
+    `SourceSpec.features`.
 
     Args:
       codec: what songs are coded by.
@@ -90,7 +91,7 @@ def write_dataset_info(directory: str | pathlib.Path, features: tfds.features.Fe
     info = tfds.core.DatasetInfo(
         builder=tfds.core.dataset_info.DatasetIdentity(
             name=DATASET_NAME, version=tfds.core.Version(FORMAT_VERSION), data_dir=str(directory), module_name=""),
-        description="Songs as codes of an audio codec, with lyrics and genre; one record is one whole song.",
+        description="Songs as frames of an audio codec, with lyrics and genre; one record is one whole song.",
         features=features,
     )
     info.set_file_format("tfrecord")

@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 from flax import nnx
 
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodecInfo, CodesInfo
 from autosong_jax.layers import lora
 from autosong_jax.layers.platform import platform
 from autosong_jax.layers.transformer import TransformerConfig
@@ -25,6 +25,7 @@ def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextE
       text: the text encoder of the dataset, which decides how each source is read.
     """
     model = config.model
+    codec = CodesInfo.required(codec, f"objective.name {config.objective.name!r}")
     context = config.objective.context_ms / 1000 * codec.frame_rate
     window = max(round(context), 1) if context else None
     dtype = compute_dtype(model.dtype)

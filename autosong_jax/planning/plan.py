@@ -18,7 +18,8 @@ from flax.traverse_util import flatten_dict
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import AbstractMesh
 
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodecInfo, CodesInfo
+from autosong_jax.codecs.table import plain_info
 from autosong_jax.data import schema
 from autosong_jax.data.dataset import batch_layout
 from autosong_jax.layers.platform import planned_for
@@ -77,12 +78,12 @@ def songs_of(config: ml_collections.ConfigDict) -> Songs:
     else:
         assumed, known = config.assumed, "assumed; --config.data.path=DATASET tells"
         codec_name = assumed.codec
-        codec = CodecInfo(codec_name, assumed.sample_rate, 1, assumed.frame_rate, assumed.num_codebooks,
-                          assumed.codebook_size)
+        codec = plain_info(codec_name, "assumed.codec") or CodesInfo(
+            codec_name, assumed.sample_rate, 1, assumed.frame_rate, assumed.num_codebooks, assumed.codebook_size)
         text = (TextEncoderInfo(assumed.text_encoder, "", "states", width=assumed.text_width) if assumed.text_width
                 else get_text_encoder(assumed.text_encoder).info)
     states = f"frozen states of width {text.width}" if text.frozen else "ids, read by the model"
-    return Songs(codec, text, f"{codec_name} ({codec.num_codebooks} codebooks x {codec.codebook_size}, "
+    return Songs(codec, text, f"{codec_name} ({codec.frames}, "
                  f"{codec.frame_rate:g} Hz), {text.name} ({states}); {known}", encoder_bytes)
 
 
@@ -218,7 +219,7 @@ class Planner:
     def batch(self, songs: int) -> dict[str, Any]:
         """Shapes and dtypes of a batch, as the step takes it."""
         specs = source_specs(self.config.sources, self.songs.text.as_read, self.songs.codec)
-        layout = batch_layout(len(self.pattern.steps), self.songs.codec.num_codebooks, specs)
+        layout = batch_layout(len(self.pattern.steps), self.songs.codec.frames, specs)
         return jax.tree.map(lambda array: jax.ShapeDtypeStruct((songs, *array.shape), array.dtype), layout)
 
     def _prime(self, trainer: Trainer) -> int:

@@ -117,7 +117,7 @@ def _card(name: str, config: ml_collections.ConfigDict, codec: CodecInfo, text: 
         "conditioned on": f"{sources}, by {model.fusion}",
         "text encoder": text.name,
         "codec": f"{codec.name}, {codec.sample_rate} Hz, {codec.channels} channel(s), "
-                 f"{codec.num_codebooks} codebooks x {codec.codebook_size}, {codec.frame_rate:g} frames/s",
+                 f"{codec.frames}, {codec.frame_rate:g} frames/s",
         "window": f"{config.data.seconds:g} s",
         "steps trained": f"{step}",
     }

@@ -1,6 +1,6 @@
 """Songs while they are made, on the host, and which window of them is made next.
 
-Letters: B songs, T frames, K codebooks.
+Letters: B songs, T frames, D numbers in a frame: one of each codebook, where frames are codes.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ class Draft:
     """B songs while they are made.
 
     Attributes:
-      codes: int32 [B, T, K].
+      frames: [B, T, D].
       given: bool [T], the frames that stand.
       num_frames: int [B], the length of each song, as far as is known.
     """
 
-    codes: np.ndarray
+    frames: np.ndarray
     given: np.ndarray
     num_frames: np.ndarray
 
     @classmethod
-    def of(cls, codes: np.ndarray, given: np.ndarray, count: int) -> "Draft":
-        """`count` songs that begin as one draft, codes integer [T, K] of which the frames `given` bool [T] stand."""
-        return cls(np.tile(codes[None].astype(np.int32), (count, 1, 1)), given.copy(), np.full(count, len(codes)))
+    def of(cls, frames: np.ndarray, given: np.ndarray, count: int) -> "Draft":
+        """`count` songs that begin as one draft, frames [T, D] of which those `given`, bool [T], stand."""
+        return cls(np.tile(frames[None], (count, 1, 1)), given.copy(), np.full(count, len(frames)))
 
     @property
     def standing(self) -> int:
@@ -37,35 +37,35 @@ class Draft:
         length = len(self.given)
         if total == length:
             return self
-        codes = np.zeros((len(self.codes), total, self.codes.shape[2]), np.int32)
-        for song, begun in zip(codes, self.songs(), strict=True):
+        frames = np.zeros((len(self.frames), total, self.frames.shape[2]), self.frames.dtype)
+        for song, begun in zip(frames, self.songs(), strict=True):
             song[:len(begun)] = begun
-        return Draft(codes, np.arange(total) < length, np.where(self.num_frames < length, self.num_frames, total))
+        return Draft(frames, np.arange(total) < length, np.where(self.num_frames < length, self.num_frames, total))
 
     def cut(self, start: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A window of `length` frames: its codes int32 [B, length, K], given bool [B, length], num_frames int32 [B]."""
-        count, total, codebooks = self.codes.shape
+        """A window of `length` frames: they [B, length, D], given bool [B, length], num_frames int32 [B]."""
+        count, total, width = self.frames.shape
         inside = min(start + length, total) - start
-        codes, given = np.zeros((count, length, codebooks), np.int32), np.zeros((count, length), bool)
-        codes[:, :inside] = self.codes[:, start:start + inside]
+        frames, given = np.zeros((count, length, width), self.frames.dtype), np.zeros((count, length), bool)
+        frames[:, :inside] = self.frames[:, start:start + inside]
         given[:, :inside] = self.given[start:start + inside]
-        return codes, given, np.clip(self.num_frames - start, 0, inside).astype(np.int32)
+        return frames, given, np.clip(self.num_frames - start, 0, inside).astype(np.int32)
 
-    def add(self, codes: np.ndarray, start: int, ends: np.ndarray) -> None:
-        """Takes over codes [B, n, K] from frame `start` on where no frame stands yet.
+    def add(self, frames: np.ndarray, start: int, ends: np.ndarray) -> None:
+        """Takes over frames [B, n, D] from frame `start` on where none stands yet.
 
         Args:
-          ends: int [B], the frame at which each song is over; what is beyond these codes is not taken for sure.
+          ends: int [B], the frame at which each song is over; what is beyond these frames is not taken for sure.
         """
-        stop = min(start + codes.shape[1], len(self.given))
+        stop = min(start + frames.shape[1], len(self.given))
         stands = self.given[start:stop, None]
-        self.codes[:, start:stop] = np.where(stands, self.codes[:, start:stop], codes)
+        self.frames[:, start:stop] = np.where(stands, self.frames[:, start:stop], frames)
         self.num_frames = np.where(ends < stop, ends, self.num_frames)
         self.given[start:stop] = True
 
     def songs(self) -> list[np.ndarray]:
-        """uint16 [T, K] each."""
-        return [song[:length].astype(np.uint16) for song, length in zip(self.codes, self.num_frames, strict=True)]
+        """[T, D] each."""
+        return [song[:length] for song, length in zip(self.frames, self.num_frames, strict=True)]
 
 
 def next_window(given: np.ndarray, window: int, overlap: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Edits of songs: which frames of a clip, or of several in a row, stay and which are made anew.
 
-Letters: T frames, K codebooks.
+Letters: T frames, D numbers in a frame: one of each codebook, where frames are codes.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ class Edit:
     """Clips in a row, what is made anew of them, and what is added to them.
 
     Attributes:
-      clips: codes, integer [frames, K]; to `Singer.edit` also audio, float32 [channels, samples] at the codec's rate.
+      clips: frames, integer [any, D]; to `Singer.edit` also audio, float32 [channels, samples] at the codec's rate.
       spans: seconds (from, to) to make anew, in the row of clips, with what is between them and without what is before.
         Every frame that a span touches is made anew.
       before, between, after: seconds to make before the first clip, between two of them, and after the last.
@@ -31,10 +31,10 @@ class Edit:
     after: float = 0.0
 
     def timeline(self, frame_rate: float) -> tuple[np.ndarray, np.ndarray]:
-        """Lays the clips, which are codes, out in a row and marks what stays of them.
+        """Lays the clips, which are frames, out in a row and marks what stays of them.
 
         Returns:
-          codes int32 [T, K], zeros where there is none; given bool [T].
+          frames [T, D] of the clips' dtype, zeros where there is none; given bool [T].
 
         Raises:
           UserError: a span is empty, outside the row or overlaps another; a time is negative; or there is nothing to
@@ -44,19 +44,19 @@ class Edit:
             if not 0 <= getattr(self, name) <= MAX_SECONDS:
                 raise UserError(f"{getattr(self, name)} s {name} a clip: expected at least 0, and at most "
                                 f"{MAX_SECONDS}")
-        gap = np.zeros((round(self.between * frame_rate), self.clips[0].shape[1]), np.int32)
+        gap = np.zeros((round(self.between * frame_rate), self.clips[0].shape[1]), self.clips[0].dtype)
         pieces = [piece for clip in self.clips for piece in (gap, clip)][1:]
-        codes = np.concatenate(pieces).astype(np.int32)
+        frames = np.concatenate(pieces)
         given = np.concatenate([np.full(len(piece), piece is not gap) for piece in pieces])
-        _check_spans(self.spans, len(codes) / frame_rate)
+        _check_spans(self.spans, len(frames) / frame_rate)
         for start, stop in self.spans:
             # A frame is touched by a span only by more than what binary fractions of a second are wrong by.
             given[math.floor(start * frame_rate + 1e-6):math.ceil(stop * frame_rate - 1e-6)] = False
         around = round(self.before * frame_rate), round(self.after * frame_rate)
-        codes, given = np.pad(codes, (around, (0, 0))), np.pad(given, around)
+        frames, given = np.pad(frames, (around, (0, 0))), np.pad(given, around)
         if given.all():
             raise UserError("nothing to edit: expected a span (from, to), or seconds before, between or after")
-        return codes, given
+        return frames, given
 
 
 def _check_spans(spans: Sequence[tuple[float, float]], seconds: float) -> None:

@@ -26,7 +26,7 @@ class Helper:
 
 
 def same_codec(infos: tuple[CodecInfo, CodecInfo], load: Callable[[], tuple[Codec, Codec]]) -> bool:
-    """Whether codes mean the same to both of two codecs; of those without a digest of their codebooks some are tried.
+    """Whether frames mean the same to both of two codecs; of those without a digest some are tried.
 
     Args:
       infos: what is known of them.
@@ -35,6 +35,6 @@ def same_codec(infos: tuple[CodecInfo, CodecInfo], load: Callable[[], tuple[Code
     info, other = infos
     if info != other or info.digest is not None:
         return info == other
-    codes = np.random.default_rng(0).integers(info.codebook_size, size=(8, info.num_codebooks))
-    one, two = (codec.decode(codes) for codec in load())
+    frames = np.random.default_rng(0).integers(*info.frames.bounds, size=(8, info.frames.width), endpoint=True)
+    one, two = (codec.decode(frames) for codec in load())
     return np.array_equal(one, two)

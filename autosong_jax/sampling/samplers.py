@@ -18,6 +18,7 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.codebooks.patterns import Pattern
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.table import sampled_by, samplers_of
@@ -91,14 +92,14 @@ class Autoregressive:
         def sing(params: Any, sources: Sources, window: Window, stride: int | None) -> Iterator[Piece]:
             memory = self._encode(params, sources, keep, window.keys)
             request = autoregressive.Request(
-                weights, window.keys, window.codes, window.given.sum(axis=1), window.num_frames, choice)
+                weights, window.keys, window.frames, window.given.sum(axis=1), window.num_frames, choice)
             return self._loop.pieces(params, memory, request, stride)
 
         return WindowSampler(length, self._model.overlap(length), sing)
 
     @staticmethod
-    def check(config: ml_collections.ConfigDict, num_codebooks: int) -> None:
-        """Raises UserError where the defaults of `config` mean nothing for a codec of so many codebooks."""
+    def check(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
+        """Raises UserError where the defaults of `config` mean nothing for songs of that codec."""
 
 
 class Masked:
@@ -121,7 +122,7 @@ class Masked:
 
         def sing(params: Any, sources: Sources, window: Window, stride: int | None) -> Iterator[Piece]:
             memory = self._encode(params, sources, keep, window.keys)
-            request = masked.Request(weights, window.keys, window.codes, window.given, window.num_frames, choice,
+            request = masked.Request(weights, window.keys, window.frames, window.given, window.num_frames, choice,
                                      other.judged_by, weight)
             return self._loop.pieces(params, memory, request, plan, other.judge, stride)
 
@@ -136,9 +137,9 @@ class Masked:
         return pick(MaskedOptions, options).plan(self._model.config, self._model.pattern.frames.shape[1])
 
     @staticmethod
-    def check(config: ml_collections.ConfigDict, num_codebooks: int) -> None:
+    def check(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
         """As of `Autoregressive`."""
-        MaskedOptions().plan(config, num_codebooks)
+        MaskedOptions().plan(config, codec.frames.width)
 
 
 SAMPLERS = {"autoregressive": Autoregressive, "masked": Masked}
@@ -151,10 +152,10 @@ def get_samplers(model: SampledModel) -> list[Autoregressive | Masked]:
     return [SAMPLERS[name](model) for name in samplers_of(model.config.objective.name)]
 
 
-def check_config(config: ml_collections.ConfigDict, num_codebooks: int) -> None:
-    """Raises UserError where a model of `config` could not sing with its own defaults."""
+def check_config(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
+    """Raises UserError where a model of `config` could not sing songs of that codec with its own defaults."""
     for name in samplers_of(config.objective.name):
-        SAMPLERS[name].check(config, num_codebooks)
+        SAMPLERS[name].check(config, codec)
 
 
 def trained_to(sampler: type) -> str:

@@ -46,7 +46,7 @@ class SampleWriter:
         self._singer = None
         self._prompts = {}
         if config.train.sample_every:
-            check_config(config, SongDataset(config.data.path, "train").num_codebooks)
+            check_config(config, SongDataset(config.data.path, "train").codec)
             states = text_states(config.data.path) if distributed.is_first() else None
             self._prompts = {prompt: self._sources(prompt, states) for prompt in config.train.prompts}
             for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:

@@ -1,6 +1,6 @@
-"""From a model to songs: give it lyrics and a genre, get audio and codes.
+"""From a model to songs: give it lyrics and a genre, get audio and the codec's frames.
 
-Letters: B songs, T frames, K codebooks, V codebook size.
+Letters: B songs, T frames, D numbers in a frame: one of each codebook, where frames are codes.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 
 from autosong_jax.cli import progress
-from autosong_jax.codecs.codec import Codec, codes_of
+from autosong_jax.codecs.codec import Codec, frames_of
+from autosong_jax.codecs.info import Frames
 from autosong_jax.errors import UserError
 from autosong_jax.models.song import SongModel
 from autosong_jax.pretrained import released
@@ -34,11 +35,11 @@ from autosong_jax.workdir.workdir import ModelContext, Workdir
 STRIDE = 32  # frames, after which progress is reported
 
 Sources = Mapping[str, Mapping[str, np.ndarray]]
-Conditions = Mapping[str, Any]  # by what they are given as: a text, or audio or codes; lists are of songs
+Conditions = Mapping[str, Any]  # by what they are given as: a text, or audio or frames; lists are of songs
 
 
 class Singer:
-    """A trained model that sings: `generate` and `edit` for songs, `stream` for sound as it is made, `sing` for codes.
+    """A trained model that sings: `generate` and `edit` for songs, `stream` for sound as it is made, `sing` for frames.
 
     Args:
       context: what the model is used with; its codec and text encoder are loaded when they are first needed.
@@ -75,14 +76,9 @@ class Singer:
         return self._context.codec.frame_rate
 
     @property
-    def num_codebooks(self) -> int:
-        """K."""
-        return self._context.codec.num_codebooks
-
-    @property
-    def codebook_size(self) -> int:
-        """V."""
-        return self._context.codec.codebook_size
+    def frames(self) -> Frames:
+        """What songs are made of."""
+        return self._context.codec.frames
 
     def generate(self, *, seed: int = 0, prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
                  rescorer: "Singer | None" = None, show_progress: bool = False, **conditions_and_options
@@ -91,8 +87,8 @@ class Singer:
 
         Args:
           seed: of the first song; song i has seed + i, and is the same in whatever company it is made.
-          prompt_audio: the beginning of every song: float32 [channels, samples] at the codec's rate, or its codes,
-            integer [frames, K].
+          prompt_audio: the beginning of every song: float32 [channels, samples] at the codec's rate, or its frames,
+            integer [any, D].
           leader, rescorer: other models that help; see `sing`.
           show_progress: a progress bar on stderr.
           **conditions_and_options: what the model was trained with, such as `lyrics`, `genre`, `description` (texts);
@@ -110,14 +106,14 @@ class Singer:
           UserError: if a condition is given that the model was not trained with, or an option means nothing.
         """
         songs, several, options = self._songs(conditions_and_options)
-        prompt = None if prompt_audio is None else self._codes("prompt_audio", prompt_audio)
+        prompt = None if prompt_audio is None else self._frames("prompt_audio", prompt_audio)
         sources = self.encode_conditions(songs)
         options, samples = self._lasting(songs, options)
         made = self.sing(
             sources, range(seed, seed + len(songs)), prompt=prompt,
             leader=leader and self.helper(leader, songs), rescorer=rescorer and self.helper(rescorer, songs),
             show_progress=show_progress, **options)
-        made = [self._generated(codes, samples) for codes in made]
+        made = [self._generated(frames, samples) for frames in made]
         return made if several else made[0]
 
     def stream(self, *, chunk_seconds: float = 1.0, seed: int = 0, prompt_audio: np.ndarray | None = None,
@@ -133,7 +129,7 @@ class Singer:
           seed, prompt_audio, leader, rescorer, **conditions_and_options: as of `generate`, for one song.
 
         Yields:
-          Chunks whose codes together are those of `generate`, and so is their audio where the codec decodes blocks as
+          Chunks whose frames together are those of `generate`, and so is their audio where the codec decodes blocks as
           it does whole songs.
 
         Raises:
@@ -144,17 +140,17 @@ class Singer:
         songs, several, options = self._songs(conditions_and_options)
         if several:
             raise UserError("a list of conditions: a stream is of one song; begin one for each")
-        prompt = None if prompt_audio is None else self._codes("prompt_audio", prompt_audio)
+        prompt = None if prompt_audio is None else self._frames("prompt_audio", prompt_audio)
         sources = self.encode_conditions(songs)
         options, samples = self._lasting(songs, options)
         draft, legs = self._plan(sources, 1, prompt, leader and self.helper(leader, songs),
                                  rescorer and self.helper(rescorer, songs), options)
         stride = max(round(chunk_seconds * self.frame_rate), 1)
-        return sound.decoded(self.codec, _standing(windows.sing(draft, legs, [seed], stride)), stride, samples)
+        return sound.decoded(self.codec, self._standing(windows.sing(draft, legs, [seed], stride)), stride, samples)
 
     def edit(self, edit: Edit, *, seed: int = 0, rescorer: "Singer | None" = None, show_progress: bool = False,
              **conditions_and_options) -> GeneratedSong | list[GeneratedSong]:
-        """Makes parts of a song anew and keeps the codes of the rest, or adds to it before, between and after clips.
+        """Makes parts of a song anew and keeps the frames of the rest, or adds to it before, between and after clips.
 
         Args:
           edit: what stays and what is made.
@@ -168,26 +164,26 @@ class Singer:
           UserError: if the model was not trained to fill in, or an edit, a condition or an option means nothing.
         """
         songs, several, options = self._songs(conditions_and_options)
-        clips = [self._codes("a clip", clip) for clip in edit.clips]
-        codes, given = dataclasses.replace(edit, clips=clips).timeline(self.frame_rate)
+        clips = [self._frames("a clip", clip) for clip in edit.clips]
+        frames, given = dataclasses.replace(edit, clips=clips).timeline(self.frame_rate)
         made = self.resing(
-            self.encode_conditions(songs), range(seed, seed + len(songs)), codes, given,
+            self.encode_conditions(songs), range(seed, seed + len(songs)), frames, given,
             rescorer=rescorer and self.helper(rescorer, songs), show_progress=show_progress, **options)
-        made = [self._generated(codes) for codes in made]
+        made = [self._generated(frames) for frames in made]
         return made if several else made[0]
 
     def helper(self, singer: "Singer", songs: Sequence[Conditions]) -> Helper:
         """Another model that can help this one with `songs` (see `encode_conditions`), of which it reads what it knows.
 
         Raises:
-          UserError: if it cannot sing step by step, or its codes mean something else.
+          UserError: if it cannot sing step by step, or its frames mean something else.
         """
         if singer._autoregressive is None:
             raise UserError(f"a model of objective {singer.config.objective.name} cannot help: expected one that was "
                             f"{samplers.trained_to(Autoregressive)}")
         if not same_codec((self._context.codec, singer._context.codec), lambda: (self.codec, singer.codec)):
-            raise UserError("a model over another codec cannot help: expected one that was trained on codes of "
-                            f"{self._context.codec.name} with the same codebooks")
+            raise UserError("a model over another codec cannot help: expected one that was trained on songs of "
+                            f"the same {self._context.codec.name}")
         sources = singer.encode_conditions([
             {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs])
 
@@ -199,35 +195,35 @@ class Singer:
     def sing(self, sources: Sources, seeds: Sequence[int], *, prompt: np.ndarray | None = None,
              leader: Helper | None = None, rescorer: Helper | None = None, show_progress: bool = False, **options
              ) -> list[np.ndarray]:
-        """Codes of songs.
+        """Frames of songs.
 
         Songs longer than the window of training are made window by window, each starting from the end of the last.
 
         Args:
           sources: as in a batch of `autosong_jax.data.dataset`, B songs.
           seeds: one a song.
-          prompt: integer [frames, K], the beginning of every song.
+          prompt: [any, D], the beginning of every song.
           leader: sings the first `hybrid_seconds` of each song, which this model then fills in; None is this model,
             where it can do both.
           rescorer: judges the codes of a masked model together with it.
           **options: as of `generate`.
 
         Returns:
-          For each song uint16 [T, K].
+          For each song [T, D], as the codec decodes it: of codes uint16.
         """
-        return _collect(*self._plan(sources, len(seeds), prompt, leader, rescorer, options), seeds, show_progress)
+        return self._collect(*self._plan(sources, len(seeds), prompt, leader, rescorer, options), seeds, show_progress)
 
-    def resing(self, sources: Sources, seeds: Sequence[int], codes: np.ndarray, given: np.ndarray, *,
+    def resing(self, sources: Sources, seeds: Sequence[int], frames: np.ndarray, given: np.ndarray, *,
                rescorer: Helper | None = None, show_progress: bool = False, **options) -> list[np.ndarray]:
-        """Codes of songs that keep some frames of another and have the others made anew; see `edits.Edit`.
+        """Frames of songs that keep some of another and have the others made anew; see `edits.Edit`.
 
         Args:
           sources, seeds, rescorer, **options: as of `sing`.
-          codes: integer [T, K]; what stands in frames that are not given is not read.
+          frames: [T, D]; those that are not given are not read.
           given: bool [T], the frames that every song keeps.
 
         Returns:
-          For each song uint16 [T, K]; it is shorter only if its end is not given and the model says that it is over.
+          For each song [T, D]; it is shorter only if its end is not given and the model says that it is over.
 
         Raises:
           UserError: if the model was not trained to fill in.
@@ -235,20 +231,20 @@ class Singer:
         options = self._checked_options(options)
         if self._masked is None:
             raise samplers.unable("edit", self._samplers, Masked)
-        leg = self._filling(rescorer, options, len(codes), sources)
-        return _collect(Draft.of(codes, given, len(seeds)), [leg], seeds, show_progress)
+        leg = self._filling(rescorer, options, len(frames), sources)
+        return self._collect(self._draft(frames, given, len(seeds)), [leg], seeds, show_progress)
 
     def _plan(self, sources: Sources, count: int, prompt: np.ndarray | None, leader: Helper | None,
               rescorer: Helper | None, options: Mapping[str, Any]) -> tuple[Draft, list[Leg]]:
         """How `count` songs are sung: what stands at first, and the legs of the way; arguments as of `sing`."""
         options = self._checked_options(options)
-        prompt = np.zeros((0, self.num_codebooks), np.int32) if prompt is None else prompt
+        prompt = self.frames.none if prompt is None else prompt
         total = pick(LengthOptions, options).frames(self.frame_rate, len(self.pattern.steps))
         total = self._masked.frames(options, total) if self._masked else total
         if total <= len(prompt):
             raise UserError(f"duration {total / self.frame_rate:.2f} s: expected more than the prompt's "
                             f"{len(prompt) / self.frame_rate:.2f} s")
-        draft = Draft.of(prompt, np.ones(len(prompt), bool), count)
+        draft = self._draft(prompt, np.ones(len(prompt), bool), count)
         if self._masked is None:
             for name, helper in [("leader", leader), ("rescorer", rescorer)]:
                 if helper is not None:
@@ -312,9 +308,9 @@ class Singer:
         songs = [{name: condition for name, condition in song.items() if condition is not None} for song in songs]
         return songs, bool(lists), options
 
-    def _codes(self, name: str, clip: np.ndarray) -> np.ndarray:
-        """The codes of a clip, audio or codes. Raises UserError if it is neither."""
-        return codes_of(name, clip, self._context.codec, lambda: self.codec)
+    def _frames(self, name: str, clip: np.ndarray) -> np.ndarray:
+        """The frames of a clip, audio or frames. Raises UserError if it is neither."""
+        return frames_of(name, clip, self._context.codec, lambda: self.codec)
 
     def _lasting(self, songs: Sequence[Conditions], options: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
         """The options, and how many samples songs are to have. A duration that is not given is that of what they go
@@ -335,28 +331,30 @@ class Singer:
         frames = math.ceil(seconds * self.frame_rate - 1e-6)
         return {**options, "duration": frames / self.frame_rate}, round(seconds * self._context.codec.sample_rate)
 
-    def _generated(self, codes: np.ndarray, samples: int | None = None) -> GeneratedSong:
-        """A song of these codes, whose audio has so many samples if that is given."""
-        return GeneratedSong(codes, self._context.codec.sample_rate, lambda codes: self.codec.decode(codes), samples)
+    def _generated(self, frames: np.ndarray, samples: int | None = None) -> GeneratedSong:
+        """A song of these frames, whose audio has so many samples if that is given."""
+        return GeneratedSong(frames, self._context.codec.sample_rate, lambda frames: self.codec.decode(frames), samples)
 
+    def _draft(self, frames: np.ndarray, given: np.ndarray, count: int) -> Draft:
+        return Draft.of(frames.astype(self.frames.batch_dtype), given, count)
 
-def _collect(draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool) -> list[np.ndarray]:
-    """The codes of songs once they are all made."""
-    with progress(total=legs[-1].stop - int(draft.given.sum()), unit="frame", desc="singing", leave=False,
-                  show=show_progress) as bar:
-        for now in windows.sing(draft, legs, seeds, None if bar.disable else STRIDE):
-            bar.update(now.made - bar.n)
-    return now.draft.songs()
+    def _collect(self, draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool
+                 ) -> list[np.ndarray]:
+        """The frames of songs once they are all made."""
+        with progress(total=legs[-1].stop - int(draft.given.sum()), unit="frame", desc="singing", leave=False,
+                      show=show_progress) as bar:
+            for now in windows.sing(draft, legs, seeds, None if bar.disable else STRIDE):
+                bar.update(now.made - bar.n)
+        return [song.astype(self.frames.dtype) for song in now.draft.songs()]
 
-
-def _standing(made: Iterator[Made]) -> Iterator[np.ndarray]:
-    """The codes of one song, uint16 [any, K], as they come to stand from its beginning on."""
-    sent = 0
-    for now in made:
-        stop = min(now.draft.standing, int(now.draft.num_frames[0]))
-        if stop > sent:
-            yield now.draft.codes[0, sent:stop].astype(np.uint16)
-            sent = stop
+    def _standing(self, made: Iterator[Made]) -> Iterator[np.ndarray]:
+        """The frames of one song, [any, D], as they come to stand from its beginning on."""
+        sent = 0
+        for now in made:
+            stop = min(now.draft.standing, int(now.draft.num_frames[0]))
+            if stop > sent:
+                yield now.draft.frames[0, sent:stop].astype(self.frames.dtype)
+                sent = stop
 
 
 def load(source: str | pathlib.Path, flag: str = "source") -> Singer:

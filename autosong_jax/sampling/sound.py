@@ -1,4 +1,4 @@
-"""What singing gives: whole songs, or sound as it is made. T frames, K codebooks."""
+"""What singing gives: whole songs, or sound as it is made. T frames of the codec, each of its width."""
 
 import dataclasses
 import functools
@@ -15,21 +15,26 @@ class GeneratedSong:
     """A generated song.
 
     Attributes:
-      codes: uint16 [T, K].
+      frames: [T, width], of a codec of codes uint16 [T, K].
       sample_rate: Hz.
       decode: of the codec.
-      samples: how long the audio is to be; None for what the codec makes of the codes.
+      samples: how long the audio is to be; None for what the codec makes of the frames.
     """
 
-    codes: np.ndarray
+    frames: np.ndarray
     sample_rate: int
     decode: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
     samples: int | None = None
 
+    @property
+    def codes(self) -> np.ndarray:
+        """The frames, as a codec of codes has them."""
+        return self.frames
+
     @functools.cached_property
     def audio(self) -> np.ndarray:
         """float32 [channels, samples], decoded when it is first asked for."""
-        audio = self.decode(self.codes)
+        audio = self.decode(self.frames)
         return audio if self.samples is None else io.lasting(audio, self.samples)
 
 
@@ -40,15 +45,20 @@ class AudioChunk:
     Attributes:
       audio: float32 [channels, samples], which follows that of the last chunk.
       sample_rate: Hz.
-      codes: uint16 [n, K], which follow those of the last chunk. A codec that looks ahead decodes a frame once it has
-        some after it, so codes may be ahead of the audio.
+      frames: [n, width], which follow those of the last chunk. A codec that looks ahead decodes a frame once it has
+        some after it, so frames may be ahead of the audio.
       start: where in the song the audio begins, in seconds.
     """
 
     audio: np.ndarray
     sample_rate: int
-    codes: np.ndarray
+    frames: np.ndarray
     start: float
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The frames, as a codec of codes has them."""
+        return self.frames
 
 
 def decoded(codec: Codec, pieces: Iterable[np.ndarray], block_frames: int, samples: int | None = None
@@ -57,10 +67,10 @@ def decoded(codec: Codec, pieces: Iterable[np.ndarray], block_frames: int, sampl
 
     Args:
       codec: decodes them, `block_frames` frames at a time.
-      pieces: uint16 [any, K] each.
-      samples: how long they are to be together; None for what the codec makes of the codes.
+      pieces: [any, width] each.
+      samples: how long they are to be together; None for what the codec makes of the frames.
     """
-    waiting = []
+    none, waiting = codec.info.frames.none, []
 
     def taken() -> Iterator[np.ndarray]:
         for piece in pieces:
@@ -69,15 +79,14 @@ def decoded(codec: Codec, pieces: Iterable[np.ndarray], block_frames: int, sampl
 
     sent = 0
     for audio in codec.decode_blocks(taken(), block_frames):
-        codes = np.concatenate(waiting) if waiting else np.zeros((0, codec.num_codebooks), np.uint16)
+        frames = np.concatenate([none, *waiting])
         waiting.clear()
         audio = audio[:, :None if samples is None else samples - sent]
-        yield AudioChunk(audio, codec.sample_rate, codes, sent / codec.sample_rate)
+        yield AudioChunk(audio, codec.sample_rate, frames, sent / codec.sample_rate)
         sent += audio.shape[1]
     if samples is not None and sent < samples:  # the song is over
         silence = np.zeros((codec.channels, samples - sent), np.float32)
-        yield AudioChunk(silence, codec.sample_rate, np.zeros((0, codec.num_codebooks), np.uint16),
-                         sent / codec.sample_rate)
+        yield AudioChunk(silence, codec.sample_rate, none, sent / codec.sample_rate)
 
 
 def mixed(song: np.ndarray, backing: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Songs window by window: what is asked of a sampler for one window, what it gives, and the loop over windows.
 
-Letters: B songs, T frames of a window, K codebooks.
+Letters: B songs, T frames of a window, D numbers in a frame: one of each codebook, where frames are codes.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ class Window:
 
     Attributes:
       keys: PRNG keys [B], one a song.
-      codes: int32 [B, T, K]; what stands in frames that are not given is not read.
+      frames: [B, T, D]; those that are not given are not read.
       given: bool [B, T], the frames that stay as they are.
       num_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
     """
 
     keys: Array
-    codes: np.ndarray
+    frames: np.ndarray
     given: np.ndarray
     num_frames: np.ndarray
 
@@ -40,20 +40,20 @@ class Piece:
 
     Attributes:
       start: the frame of the window where it begins.
-      codes: integer [B, n, K], complete frames; there may be none yet.
+      frames: [B, n, D], complete ones; there may be none yet.
       ends: int32 [B], the frame of the window at which each song is over, as far as is known.
       done: the share of the window's work that is done.
     """
 
     start: int
-    codes: np.ndarray
+    frames: np.ndarray
     ends: np.ndarray
     done: float
 
     @property
     def stop(self) -> int:
         """The frame after its last."""
-        return self.start + self.codes.shape[1]
+        return self.start + self.frames.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +129,10 @@ def _sing(draft: Draft, legs: Sequence[Leg], keys: Array, stride: int | None) ->
         while not draft.given.all() and draft.num_frames.max() > draft.standing:
             start, stop = next_window(draft.given, leg.sampler.length, leg.sampler.overlap)
             missing = np.count_nonzero(~draft.given[start:stop])
-            codes, given, num_frames = draft.cut(start, leg.sampler.length)
-            window = Window(jax.vmap(jax.random.fold_in, (0, None))(keys, draft.standing), codes, given, num_frames)
+            frames, given, num_frames = draft.cut(start, leg.sampler.length)
+            window = Window(jax.vmap(jax.random.fold_in, (0, None))(keys, draft.standing), frames, given, num_frames)
             for piece in leg.sampler.sing(leg.params, leg.sources(start), window, stride):
-                draft.add(piece.codes[:, :max(stop - start - piece.start, 0)], start + piece.start,
+                draft.add(piece.frames[:, :max(stop - start - piece.start, 0)], start + piece.start,
                           np.where(piece.ends < num_frames, start + piece.ends, len(draft.given)))
                 yield Made(draft, made + int(missing * piece.done))
             made += missing

@@ -109,7 +109,7 @@ class SourceSpec:
         Args:
           texts: the texts of the song by name, "" where there is none.
           audio: gives its audio, float32 [channels, samples].
-          recordings: the codes of its other recordings by name, uint16 [T, K] each: frame for frame beside the song's.
+          recordings: its other recordings by name, as frames [T, width] of the codec: one for one beside the song's.
           encoder: of texts, which `text` describes.
         """
         del texts, audio, recordings, encoder

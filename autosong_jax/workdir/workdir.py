@@ -14,7 +14,7 @@ from flax import nnx
 from autosong_jax import config as config_file
 from autosong_jax.codebooks.patterns import Pattern, get_pattern
 from autosong_jax.codecs.codec import Codec, load_codec
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodecInfo, CodesInfo
 from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations, held_in
 from autosong_jax.models.build import abstract_model, compute_dtype
@@ -32,7 +32,7 @@ class ModelContext:
 
     Attributes:
       config: of the model.
-      codec: what its codes mean.
+      codec: what its frames mean.
       text: which text encoder it reads texts by.
       load_codec, load_text_encoder: give them; raise UserError where one cannot be used here.
     """
@@ -121,8 +121,9 @@ def window_pattern(config: ml_collections.ConfigDict, codec: CodecInfo, frames: 
     """The pattern of so many frames; by default of a training window, of `config.data.seconds`.
 
     Raises:
-      UserError: the model has no positions for so many steps.
+      UserError: the songs are no codes, or the model has no positions for so many steps.
     """
+    codec = CodesInfo.required(codec, f"objective.name {config.objective.name!r}")
     frames = max(round(config.data.seconds * codec.frame_rate), 1) if frames is None else frames
     pattern = get_pattern(config.model.pattern, frames, codec.num_codebooks, config.model.delays)
     positions = pattern.num_steps

@@ -33,7 +33,7 @@ def test_description_has_what_every_codec_has(codec, tmp_path):
     description = json.loads((tmp_path / "codec.json").read_text())
     assert description["name"] == "melrvq"
     for field in ("sample_rate", "channels", "frame_rate", "num_codebooks", "codebook_size"):
-        assert description[field] == getattr(codec, field)
+        assert description[field] == getattr(codec.info, field)
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", "{not json", '{"name": "mp3"}', '{"name": ["melrvq"]}'])
@@ -45,7 +45,7 @@ def test_no_codec(tmp_path, text):
 
 
 def test_encodec_without_its_files(tmp_path):
-    EncodecInfo("encodec", 24000, 1, 75.0, 2, 1024, "0" * 16).save(tmp_path)
+    EncodecInfo("encodec", 24000, 1, 75.0, 2, 1024, digest="0" * 16).save(tmp_path)
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         load_codec(tmp_path)
 

@@ -148,7 +148,7 @@ def test_songs_are_coded_as_an_export_codes_them(toys, kind, same_codes):
         pieces = list(toys[kind].codec(window=64).decode_blocks([codes], block_frames=3))
         assert codec.exact_blocks and (len(pieces) > 1 or len(codes) <= 40)
         np.testing.assert_allclose(np.concatenate(pieces, axis=1), codec.decode(codes), atol=1e-5)
-    assert codec.encode(audio[:, :0]).shape == (0, codec.num_codebooks)
+    assert codec.encode(audio[:, :0]).shape == (0, codec.info.num_codebooks)
     assert codec.decode(codes[:0]).shape == (codec.channels, 0)
 
 
@@ -175,7 +175,7 @@ def test_programs_are_few_and_blocks_are_not_held(toys):
 def test_stereo_of_a_mono_model(toys, tmp_path, same_codes):
     toy = toys["32khz"]
     codec, alone = toy.codec(stereo=True), toy.codec()
-    assert (codec.channels, codec.num_codebooks) == (2, 2 * alone.num_codebooks)
+    assert (codec.channels, codec.info.num_codebooks) == (2, 2 * alone.info.num_codebooks)
     audio = noise(2, 777)[0]
     codes = codec.encode(audio)
     reference = prep.Encodec(prep.Transformers(toy.model), 2.4, stereo=True)

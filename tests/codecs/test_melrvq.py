@@ -35,7 +35,7 @@ def test_the_songbook_survives(codec):
     for index in range(3):
         song = songbook.make_song(1, index, 8)
         expected, codes = notes.lyric_notes(song.lyrics), codec.encode(song.audio[None])
-        first = np.where(np.arange(codec.num_codebooks) == 0, codes, 0)
+        first = np.where(np.arange(codec.config.num_codebooks) == 0, codes, 0)
         wrong += len(expected) * notes.note_error_rate(expected, notes.sung_notes(codec.decode(codes)[0], RATE))
         wrong_first += len(expected) * notes.note_error_rate(expected, notes.sung_notes(codec.decode(first)[0], RATE))
         total += len(expected)

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from tensorflow_datasets.proto import tf_example_pb2
 
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.data import schema
 from autosong_jax.errors import UserError
 from autosong_jax.sources.text.encoders import get_text_encoder
 
 CODEBOOKS = 3
-CODEC = CodecInfo("melrvq", 16000, 1, 50.0, CODEBOOKS, 50)
+CODEC = CodesInfo("melrvq", 16000, 1, 50.0, CODEBOOKS, 50)
 
 
 def test_a_record_comes_back_as_it_went_in(text, make_record, assert_same_record):

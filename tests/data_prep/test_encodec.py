@@ -181,14 +181,14 @@ def test_a_saved_codec_says_how_it_is_used(tmp_path):
     codec = codec_of(make_model(), 2.4, stereo=True)
     codec.save(tmp_path)
     loaded = encodec.load(str(tmp_path))
-    assert (loaded.channels, loaded.num_codebooks, loaded.bandwidth) == (2, 8, 2.4)
+    assert (loaded.channels, loaded.info.num_codebooks, loaded.bandwidth) == (2, 8, 2.4)
     audio = make_audio(999, channels=2)
     codes = loaded.encode(audio)
     alone = codec_of(make_model(), 2.4)
     for side in range(2):
         np.testing.assert_array_equal(codes[:, side::2], alone.encode(audio[side:side + 1]))
         np.testing.assert_allclose(loaded.decode(codes)[side:side + 1], alone.decode(codes[:, side::2]), atol=1e-6)
-    assert encodec.load(str(tmp_path), 1.2).num_codebooks == 4
+    assert encodec.load(str(tmp_path), 1.2).info.num_codebooks == 4
 
 
 def test_models_that_cannot_be_used(tmp_path):

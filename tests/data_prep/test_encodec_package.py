@@ -174,7 +174,7 @@ def test_all_ways_give_the_same_codes(kind, clips, checkpoints, tmp_path):
     clip = clips[kind]
     codec = encodec_package.load(str(checkpoints[kind]), 24.0)
     codes = codec.encode(clip)
-    assert codes.shape[1] == codec.num_codebooks == {"24khz": 32, "48khz": 16}[kind]
+    assert codes.shape[1] == codec.info.num_codebooks == {"24khz": 32, "48khz": 16}[kind]
     assert all(len(np.unique(level)) > 100 for level in codes.T)  # the comparison is of something
     codec.save(tmp_path)
     batch, frames = pieces(kind, clip), len(codes)

@@ -8,7 +8,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh, AxisType
 
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.layers.declaration import declarations, declared, held_in
 from autosong_jax.models.build import abstract_model
 from autosong_jax.parallel.sharding import AXES, partition_spec, tree_shardings
@@ -16,7 +16,7 @@ from autosong_jax.sources.text.encoders import TextEncoderInfo, get_text_encoder
 from autosong_jax.training.optimizer import make_optimizer
 from autosong_jax.training.step import TrainState, state_shardings
 
-CODEC = CodecInfo("melrvq", 16000, 1, 25.0, 3, 15)
+CODEC = CodesInfo("melrvq", 16000, 1, 25.0, 3, 15)
 # By parameter: what it is used for, the axes of its last dimensions, whether it is cast before use.
 OUT_OF, INTO = ("matrix", ("fsdp", "tensor"), True), ("matrix", ("tensor", "fsdp"), True)
 SPLIT_BIAS, VECTOR = ("vector", ("tensor",), False), ("vector", (), False)

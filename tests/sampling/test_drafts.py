@@ -51,7 +51,7 @@ def test_a_draft_grows_and_takes_only_what_does_not_stand():
     assert given.tolist() == [[True] + [False] * 7] * 2
     draft.add(np.arange(10, 18).reshape(2, 4, 1), 1, np.array([6, 4]))
     assert draft.standing == 5 and draft.num_frames.tolist() == [6, 4]
-    longer = Draft(draft.codes[:, :5], draft.given[:5], np.minimum(draft.num_frames, 5)).lengthened(7)
-    assert longer.codes[..., 0].tolist() == [[1, 2, 11, 12, 13, 0, 0], [1, 2, 15, 16, 0, 0, 0]]
+    longer = Draft(draft.frames[:, :5], draft.given[:5], np.minimum(draft.num_frames, 5)).lengthened(7)
+    assert longer.frames[..., 0].tolist() == [[1, 2, 11, 12, 13, 0, 0], [1, 2, 15, 16, 0, 0, 0]]
     assert longer.num_frames.tolist() == [7, 4] and longer.standing == 5
     assert [song[:, 0].tolist() for song in longer.songs()][1] == [1, 2, 15, 16]

@@ -12,7 +12,7 @@ ONE, TWO = np.arange(1, 21).reshape(10, 2), np.arange(101, 107).reshape(3, 2)
 def row(clips, **edit):
     """The first codebook of the row, 0 where it is to be made."""
     codes, given = Edit(clips, **edit).timeline(10.0)
-    assert codes.dtype == np.int32 and given.dtype == bool
+    assert codes.dtype == clips[0].dtype and given.dtype == bool
     return np.where(given, codes[:, 0], 0).tolist()
 
 

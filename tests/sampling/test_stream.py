@@ -134,7 +134,7 @@ def codecs(toy_dataset):
 @pytest.mark.parametrize("block_frames", [1, 4, 100])
 def test_audio_of_a_stream_is_that_of_the_whole_song(codecs, block_frames):
     codec = codecs["encodec"]
-    codes = np.random.default_rng(0).integers(V, size=(50, codec.num_codebooks), dtype=np.uint16)
+    codes = np.random.default_rng(0).integers(V, size=(50, codec.info.num_codebooks), dtype=np.uint16)
     chunks = list(sound.decoded(codec, (codes[i:i + 3] for i in range(0, 50, 3)), block_frames))
     np.testing.assert_array_equal(joined(chunks), codes)
     audio = np.concatenate([chunk.audio for chunk in chunks], axis=1)

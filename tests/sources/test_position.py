@@ -7,7 +7,7 @@ from flax import nnx
 
 from autosong_jax import config as config_file
 from autosong_jax import defaults
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sources.base import Encoders, Span
 from autosong_jax.sources.spec import source_specs
@@ -15,7 +15,7 @@ from autosong_jax.sources.text.encoders import get_text_encoder
 from autosong_jax.sources.user import UserConditions
 
 TEXT = get_text_encoder("bytes").info
-CODEC = CodecInfo("melrvq", 800, 1, 25.0, 2, 16)
+CODEC = CodesInfo("melrvq", 800, 1, 25.0, 2, 16)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autosong_jax import defaults
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sources.base import Encoders
 from autosong_jax.sources.chroma import pitch_classes as chroma
@@ -22,7 +22,7 @@ def conditions(request):
     config.sources = {"chroma": defaults.source(kind="chroma", max_length=3, **sizes),
                       "lyrics": defaults.source(max_length=8, **sizes)}
     encoder = get_text_encoder("bytes")
-    codec = CodecInfo("melrvq", RATE, 1, 25.0, 2, 16)
+    codec = CodesInfo("melrvq", RATE, 1, 25.0, 2, 16)
     return UserConditions(config, encoder.info, codec, Encoders(lambda: encoder, codec=None))
 
 

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from autosong_jax import defaults
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel.sharding import make_mesh
 from autosong_jax.sources.text.encoders import get_text_encoder
@@ -15,7 +15,7 @@ from autosong_jax.training.step import make_trainer
 from autosong_jax.workdir.workdir import window_pattern
 from benchmarks import shapes
 
-CODEC = CodecInfo("encodec", 32000, 1, 50.0, 4, 100)
+CODEC = CodesInfo("encodec", 32000, 1, 50.0, 4, 100)
 SONGS, MEMORY, FRAMES = 8, 10, 20  # as many songs as the tests have devices
 WIDTH, LAYERS = 32, 3
 PROJECTION = 24 * WIDTH  # of one position of the source's states

@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 
 from autosong_jax import inputs
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.errors import UserError
 
 # Far beyond any released model's.
@@ -68,7 +68,7 @@ class DacConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DacInfo(CodecInfo):
+class DacInfo(CodesInfo):
     """What `codec.json` says of a DAC."""
 
     hub_ids: ClassVar[Mapping[str, str]] = {f"dac_{rate}khz": f"descript/dac_{rate}khz" for rate in (16, 24, 44)}
@@ -80,4 +80,4 @@ class DacInfo(CodecInfo):
         for entries in codebooks:
             digest.update(np.ascontiguousarray(entries, np.float32).tobytes())
         return cls("dac", config.sampling_rate, 1, config.sampling_rate / config.hop, config.n_codebooks,
-                   config.codebook_size, digest.hexdigest()[:16])
+                   config.codebook_size, digest=digest.hexdigest()[:16])

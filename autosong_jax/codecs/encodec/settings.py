@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import pydantic
 
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.errors import UserError
 
 LEVEL = 0.1  # root mean square of a decoded song, where the model codes audio of a normalised loudness
@@ -155,7 +155,7 @@ def pick_bandwidth(config: EncodecConfig, bandwidth: float | None, source: str) 
 
 
 @dataclasses.dataclass(frozen=True)
-class EncodecInfo(CodecInfo):
+class EncodecInfo(CodesInfo):
     """What `codec.json` says of an EnCodec.
 
     Attributes:
@@ -180,7 +180,8 @@ class EncodecInfo(CodecInfo):
                             f"{config.audio_channels} channels and chunk_length_s {config.chunk_length_s}")
         sides = 2 if stereo else 1
         return cls("encodec", config.sampling_rate, sides * config.audio_channels, config.frame_rate,
-                   sides * config.codebooks_for(bandwidth), config.codebook_size, digest, bandwidth, stereo)
+                   sides * config.codebooks_for(bandwidth), config.codebook_size, bandwidth, stereo,
+                   digest=digest)
 
 
 def digest(codebooks: Iterable[np.ndarray]) -> str:

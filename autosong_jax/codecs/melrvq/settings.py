@@ -1,11 +1,11 @@
 """What can be said of a MelRVQ without computing anything: its config and its description."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo, check_settings
 from autosong_jax.errors import UserError
 
 CHANNELS = 1  # of every MelRVQ
@@ -28,9 +28,7 @@ class MelRVQConfig:
     codebook_size: int = 512
 
     def __post_init__(self):
-        for name, (low, high) in _BOUNDS.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} is {getattr(self, name)}, expected {low} to {high}")
+        check_settings(self, _BOUNDS)
         if self.hop % self.subframes or self.n_fft < self.hop // self.subframes:
             raise UserError(f"hop is {self.hop}, expected a multiple of subframes ({self.subframes}), at most "
                             f"subframes * n_fft ({self.subframes * self.n_fft})")
@@ -40,8 +38,10 @@ class MelRVQConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MelRVQInfo(CodecInfo):
+class MelRVQInfo(CodesInfo):
     """What `codec.json` says of a MelRVQ: also the other fields of its `MelRVQConfig`, and the floor."""
+
+    settings: ClassVar[type] = MelRVQConfig
 
     hop: int
     subframes: int

@@ -7,15 +7,18 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from autosong_jax.codecs.info import CodesInfo
 from autosong_jax.errors import UserError
 from autosong_jax.sources.base import Arrays, ArraySpec, Encoders, Feature, SourceSpec, Span
 
 
 class RecordingSpec(SourceSpec):
-    """A recording as codes [L, K]."""
+    """A recording as codes [L, K]; records may hold one as other frames, too, which no model reads yet."""
 
     def arrays(self) -> dict[str, ArraySpec]:
-        return {"codes": ArraySpec((self.max_length, self.codec.num_codebooks), np.int32)}
+        """See `SourceSpec`. Raises UserError where songs are no codes."""
+        frames = CodesInfo.required(self.codec, f"sources.{self.name}").frames
+        return {"codes": ArraySpec((self.max_length, frames.width), frames.batch_dtype)}
 
     def module(self, config: ml_collections.ConfigDict, dtype: str, *, rngs: Any) -> Any:
         from autosong_jax.sources.recording import module
@@ -25,12 +28,12 @@ class RecordingSpec(SourceSpec):
     def _codes(self, given: np.ndarray | None, encoders: Encoders) -> np.ndarray:
         """int32 [any, K] of what a user gives. Raises UserError where that is no recording."""
         if given is None:
-            return np.zeros((0, self.codec.num_codebooks), np.int32)
+            return self.codec.frames.none.astype(np.int32)
         if not np.size(given):
             raise UserError(f"{self.argument} holds no sound: expected at least one sample")
-        from autosong_jax.codecs.codec import codes_of
+        from autosong_jax.codecs.codec import frames_of
 
-        return codes_of(self.argument, given, self.codec, encoders.codec).astype(np.int32)
+        return frames_of(self.argument, given, self.codec, encoders.codec).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +42,21 @@ class BackingSpec(RecordingSpec):
 
     names = recordings = ("backing",)
 
+    @property
+    def _feature(self) -> str:
+        return f"backing_{self.codec.frames.feature}"
+
     def features(self) -> dict[str, Feature]:
-        return {"backing_codes": Feature((None, self.codec.num_codebooks), self.codec.frames.dtype, "bytes")}
+        frames = self.codec.frames
+        return {self._feature: Feature((None, frames.width), frames.dtype, "bytes")}
 
     def export(self, texts: Mapping[str, str], audio: Callable[[], np.ndarray], recordings: Mapping[str, np.ndarray],
                encoder: Any) -> Arrays:
-        return {"backing_codes": recordings["backing"]}
+        return {self._feature: recordings["backing"]}
 
     def cut(self, record: Mapping[str, Any], window: Span) -> Arrays:
         first, stop = window.frames(self.codec.frame_rate)
-        return {"codes": record["backing_codes"][first:stop]}
+        return {"codes": record[self._feature][first:stop]}
 
     def seconds(self, given: np.ndarray) -> float:
         return len(given) / self.codec.frame_rate if given.dtype.kind in "iu" else (
