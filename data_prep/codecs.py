@@ -185,4 +185,6 @@ KINDS = {
     "encodec": Kind(lambda *options: _Pretrained(_load_encodec(*options)),
                     lambda directory, info: _load_encodec(str(directory), None, info.backend or BACKENDS[0])),
     "dac": Kind(lambda name, *_: _Pretrained(_load_dac(name)), lambda directory, _: _load_dac(str(directory))),
+    "mel": _PLAIN,
+    "pcm": _PLAIN,
 }

@@ -35,8 +35,10 @@ def define_flags() -> None:
     flags.DEFINE_string("output", None, "Directory of the dataset, to be made.", required=True)
     flags.DEFINE_string(
         "codec", "melrvq", "melrvq (fitted to your songs here, no download; melrvq:hop=1280,num_codebooks=8 and the "
-        "like change its settings), encodec_24khz, encodec_32khz, encodec_48khz, dac_16khz, dac_24khz, dac_44khz, or "
-        "the directory or hub id of any EnCodec or DAC in the format of transformers.")
+        "like change its settings), mel or pcm (spectrograms, or the samples themselves, for models of continuous "
+        "frames; mel:sample_rate=16000,hop=64,n_mels=64 and the like), encodec_24khz, encodec_32khz, encodec_48khz, "
+        "dac_16khz, dac_24khz, dac_44khz, or the directory or hub id of any EnCodec or DAC in the format of "
+        "transformers.")
     flags.DEFINE_enum(
         "codec_backend", "transformers", ["transformers", "encodec"], "The package that computes an EnCodec; the codes "
         "are the same. encodec is Meta's own, for which --codec is encodec_24khz or encodec_48khz, to fetch Meta's "

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from autosong_jax.audio import io
-from autosong_jax.codecs.codec import load_codec
+from autosong_jax.codecs.codec import load_codec, open_codec
 from autosong_jax.codecs.melrvq.codec import MelRVQ
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +54,30 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def command(monkeypatch):
+    """`command(*arguments)` runs it in this process, which is sooner, and gives its exit status."""
+    from absl import flags
+
+    from autosong_jax import cli, codec
+
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(codec, "FLAGS", values)
+    for name, define in [("codec", flags.DEFINE_string), ("bandwidth", flags.DEFINE_float),
+                         ("input", flags.DEFINE_string), ("output", flags.DEFINE_string)]:
+        define(name, None, "", flag_values=values)
+    flags.mark_flags_as_required(["codec", "input", "output"], values)
+
+    def command(*arguments):
+        values.unparse_flags()
+        with pytest.raises(SystemExit) as ended:
+            cli.run(codec.main, ["codec", *arguments], verbs=codec.VERBS)
+        return ended.value.code
+
+    return command
+
+
 def test_codes_in_a_file_are_the_songs(run, folder, tmp_path):
     """At the bandwidth asked for; decoded they are the codec's audio; at once, at the song's own loudness."""
     from autosong_jax.codecs.encodec import codec as encodec
@@ -87,6 +111,24 @@ def test_the_codec_of_a_dataset(run, folder, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), codec.encode(io.read(folder / "song.wav")[0]))
 
 
+@pytest.mark.parametrize("name", ["mel:sample_rate=16000,hop=64,n_mels=64", "pcm:sample_rate=16000,hop=64"])
+def test_frames_of_values(command, folder, tmp_path, capsys, name):
+    """By the directory and by the name of a codec that has nothing but settings; in blocks, as at once."""
+    codec = open_codec(name)
+    codec.save(tmp_path / "dataset" / "codec")
+    audio = io.read(folder / "song.wav")[0]
+    assert not command("encode", f"--codec={name}", f"--input={folder}/song.wav", f"--output={tmp_path}/frames.npy")
+    assert "frames.npy: 750 frames of 64 values (3.00 s)" in capsys.readouterr().out
+    frames = np.load(tmp_path / "frames.npy")
+    assert frames.dtype == codec.info.frames.dtype
+    np.testing.assert_array_equal(frames, codec.encode(audio))
+    for verb, source in (("decode", tmp_path / "frames.npy"), ("roundtrip", folder / "song.wav")):
+        assert not command(verb, f"--codec={tmp_path}/dataset", f"--input={source}", f"--output={tmp_path}/{verb}.wav")
+        decoded, rate = io.read(tmp_path / f"{verb}.wav")
+        assert rate == 16000
+        np.testing.assert_allclose(decoded, np.clip(codec.decode(frames), -1, 1), atol=1e-4)
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["play"], ["encode, decode, roundtrip", "'play'"]),
     ([], ["encode, decode, roundtrip", "nothing"]),
@@ -110,26 +152,14 @@ def test_the_codec_of_a_dataset(run, folder, tmp_path):
     (["decode", "--codec=encodec", "--input=text.npy", "--output=x.wav"], ["text.npy", "integers [frames, 2]"]),
     (["decode", "--codec=encodec", "--input=wide.npy", "--output=x.wav"], ["[5, 7]", "bandwidth"]),
     (["decode", "--codec=encodec", "--input=large.npy", "--output=x.wav"], ["64", "[0, 64)"]),
+    (["decode", "--codec=mel", "--input=wide.npy", "--output=x.wav"], ["[5, 7]", "integers [frames, 256] in [0, 256)"]),
+    (["encode", "--codec=mel:hop=1", "--input=song.wav", "--output=x.npy"], ["hop is 1, expected at most n_fft"]),
 ])
-def test_a_wrong_command_line_is_one_plain_line(folder, monkeypatch, capsys, arguments, words):
-    """In this process, since there are many."""
-    from absl import flags
-
-    from autosong_jax import cli, codec
-
+def test_a_wrong_command_line_is_one_plain_line(command, folder, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    values = flags.FlagValues()
-    monkeypatch.setattr(flags, "FLAGS", values)
-    monkeypatch.setattr(codec, "FLAGS", values)
-    for name, define in [("codec", flags.DEFINE_string), ("bandwidth", flags.DEFINE_float),
-                         ("input", flags.DEFINE_string), ("output", flags.DEFINE_string)]:
-        define(name, None, "", flag_values=values)
-    flags.mark_flags_as_required(["codec", "input", "output"], values)
-    with pytest.raises(SystemExit) as ended:
-        cli.run(codec.main, ["codec", *arguments], verbs=codec.VERBS)
+    assert command(*arguments) == 2
     stderr = capsys.readouterr().err
-    assert ended.value.code == 2
     assert stderr.startswith("error: ") and stderr.count("\n") == 1
     assert all(word in stderr for word in words), stderr
     assert not (folder / "x.npy").exists() and not (folder / "x.wav").exists()

@@ -10,10 +10,13 @@ from typing import Any
 from autosong_jax.codecs.dac.settings import DacInfo
 from autosong_jax.codecs.encodec.settings import EncodecInfo
 from autosong_jax.codecs.info import CodecInfo, PlainInfo
+from autosong_jax.codecs.mel.settings import MelInfo
 from autosong_jax.codecs.melrvq.settings import MelRVQInfo
+from autosong_jax.codecs.pcm.settings import PcmInfo
 from autosong_jax.errors import UserError
 
-CODECS: dict[str, type[CodecInfo]] = {"melrvq": MelRVQInfo, "encodec": EncodecInfo, "dac": DacInfo}
+CODECS: dict[str, type[CodecInfo]] = {
+    "melrvq": MelRVQInfo, "encodec": EncodecInfo, "dac": DacInfo, "mel": MelInfo, "pcm": PcmInfo}
 
 
 def kind_with_settings(name: str) -> str | None:

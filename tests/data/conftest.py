@@ -53,14 +53,14 @@ def make_record():
 
 @pytest.fixture
 def write_dataset(tmp_path):
-    """`write_dataset({"train": [[record, ...] of shard 0, ...]}, text=IDS, sources=("text",))` -> the dataset's
-    directory."""
+    """`write_dataset({"train": [[record, ...] of shard 0, ...]}, text=IDS, sources=("text",), codec=CODEC)` -> the
+    dataset's directory."""
 
-    def write(splits: dict[str, list[list[dict]]], text: TextEncoderInfo = IDS, sources=("text",)):
+    def write(splits: dict[str, list[list[dict]]], text: TextEncoderInfo = IDS, sources=("text",), codec=CODEC):
         directory = tmp_path / "dataset"
         (directory / "codec").mkdir(parents=True)
-        CODEC.save(directory / "codec")
-        features = schema.song_features(CODEC, text, sources)
+        codec.save(directory / "codec")
+        features = schema.song_features(codec, text, sources)
         shard_lengths = {
             split: [
                 tfrecord.write_records(schema.shard_path(directory, split, i, len(shards)),

@@ -2,13 +2,16 @@ import collections
 import json
 import os
 import re
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
 from autosong_jax import defaults
-from autosong_jax.data.dataset import SongDataset, eval_batches, iterate, train_batches
+from autosong_jax.codecs.mel.settings import MelConfig, MelInfo
+from autosong_jax.codecs.pcm.settings import PcmConfig, PcmInfo
+from autosong_jax.data.dataset import SongDataset, batch_layout, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 
 LENGTHS = (4, 9, 23, 40, 5)
@@ -92,7 +95,7 @@ def test_songs_are_the_records_in_order(dataset, records, assert_same_record):
 
 
 def test_what_describes_it(dataset, text):
-    assert (dataset.num_codebooks, dataset.codebook_size, dataset.frame_rate) == (3, 50, 50.0)
+    assert (str(dataset.codec.frames), dataset.frame_rate) == ("3 codebooks x 50", 50.0)
     assert dataset.codec.name == "melrvq"
     assert dataset.text == text
 
@@ -217,6 +220,35 @@ def test_codes_of_a_backing_that_its_codec_does_not_have_are_named(write_dataset
     dataset = SongDataset(write_dataset({"train": [[record]]}, sources=("text", "backing")), "train")
     with pytest.raises(UserError, match="holds the code 50, but its codec has 50"):
         dataset[0]
+
+
+@pytest.mark.parametrize("info", [MelInfo.of(MelConfig(sample_rate=4000, hop=80, n_mels=5)),
+                                  PcmInfo.of(PcmConfig(sample_rate=4000, hop=80))], ids=["mel", "pcm"])
+def test_frames_of_values_stay_as_they_are_stored(write_dataset, make_record, info):
+    """All numbers of the dtype are values, none too large; windows, padding and ends are those of codes."""
+    frames, records = info.frames, [make_record(name, count) for name, count in zip("abc", (4, 8, 30), strict=True)]
+    dataset = SongDataset(write_dataset({"train": [records]}), "train")
+    batches = train_batches(dataset, seed=0, **OPTIONS)
+    codes = [batches[step] for step in range(6)]
+    of_values, generator = [], np.random.default_rng(0)
+    for record in records:
+        kept = {name: value for name, value in record.items() if name != "codes"}
+        values = generator.integers(*frames.bounds, (len(record["codes"]), frames.width), frames.dtype, endpoint=True)
+        of_values.append(kept | {frames.feature: values})
+    shutil.rmtree(dataset.path)
+    dataset = SongDataset(write_dataset({"train": [of_values]}, codec=info), "train")
+    np.testing.assert_array_equal(dataset[2]["frames"], of_values[2][frames.feature])
+    batches, layout = train_batches(dataset, seed=0, **OPTIONS), batch_layout(8, frames, {})
+    seen = []
+    for step, of_codes in enumerate(codes):
+        batch = batches[step]
+        assert (batch["frames"].shape, batch["frames"].dtype) == ((4, 8, frames.width), frames.dtype)
+        assert layout["frames"].shape == batch["frames"].shape[1:] and layout["frames"].dtype == frames.dtype
+        for name in ("num_frames", "song_ends", "sources"):
+            assert_equal(batch[name], of_codes[name])
+        for window, _ in rows(batch):
+            seen += places(window, [record | {"codes": record[frames.feature]} for record in of_values])
+    assert len(seen) == 24 and {song for song, _ in seen} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("kind", ["chroma", "backing"])
@@ -350,7 +382,7 @@ def test_parts_that_contradict_each_other(directory):
     path = directory / "codec" / "codec.json"
     codec = json.loads(path.read_text())
     path.write_text(json.dumps(codec | {"num_codebooks": 4}))
-    with pytest.raises(UserError, match="have 3 codebooks, but its codec has 4: export the songs again"):
+    with pytest.raises(UserError, match="have frames of 3 codes, but its codec has 4 codebooks x 50: export"):
         SongDataset(directory, "train")
     path.write_text(json.dumps({"name": "melrvq"}))
     with pytest.raises(UserError, match=r"codec.json lacks sample_rate"):

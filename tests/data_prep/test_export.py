@@ -583,6 +583,30 @@ def test_settings_of_the_codec(songs, tmp_path):
             export(Options(str(songs), str(tmp_path / "data"), codec=codec))
 
 
+@pytest.mark.parametrize("name", ["mel:sample_rate=16000,hop=64,n_mels=20", "pcm:sample_rate=16000,hop=64"])
+def test_codecs_of_settings_alone(songs, tmp_path, name, one_thread):
+    """In several workers or in one, by name or by the directory of one: the records hold what it makes of songs."""
+    kind, target = name.partition(":")[0], tmp_path / "data"
+    options = Options(str(songs), str(target), codec=name, workers=2)
+    finished, speed = export(options)
+    assert finished["codec"]["name"] == kind and finished["codec"]["frame_rate"] == 250
+    assert 0 <= finished["codec"]["quality"]["round_trip_db"] < (10 if kind == "mel" else 0.01)
+    words = report.summary(finished, str(target), speed)
+    assert f"{kind}: 16000 Hz mono, 250 frames/s of {20 if kind == 'mel' else 64} values" in words
+    assert f"--config=configs/{'autosong_autoencoder' if kind == 'mel' else 'vocoder'}.py" in words
+    codec = load_codec(target / "codec")
+    for song, record in records(target).items():
+        expected = codec.encode(io.read(songs / song / "audio.wav", 16000, 1)[0])
+        assert record["frames"].dtype == expected.dtype == codec.info.frames.dtype
+        np.testing.assert_array_equal(record["frames"], expected)
+    assert export(options)[1] is None
+    saved = dataclasses.replace(options, output=str(tmp_path / "saved"), codec=str(target / "codec"), workers=1)
+    export(saved)
+    found = contents(tmp_path / "saved")
+    assert {path: data for path, data in found.items() if path != report.FILE} == {
+        path: data for path, data in contents(target).items() if path != report.FILE}
+
+
 def test_fractions_must_leave_songs_to_train_on():
     with pytest.raises(UserError, match="leave songs to train on"):
         Options("songs", "data", validation_fraction=0.5, test_fraction=0.5)

@@ -3,14 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
-from autosong_jax.codecs.info import CodecInfo
+from autosong_jax.codecs.info import CodesInfo
+from autosong_jax.codecs.mel.settings import MelConfig, MelInfo
+from autosong_jax.codecs.pcm.settings import PcmInfo
+from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations, held_in
 from autosong_jax.models.build import build_model
+from autosong_jax.sources.recording.spec import BackingSpec
 from autosong_jax.sources.text.encoders import get_text_encoder
+from autosong_jax.workdir.workdir import window_pattern
 
-CODEC = CodecInfo("melrvq", 16000, 1, 25.0, 3, 16)
+CODEC = CodesInfo("melrvq", 16000, 1, 25.0, 3, 16)
 
 
 def test_matrices_held_in_the_dtype_of_the_computation_change_no_bit(toy_config):
@@ -33,6 +39,23 @@ def test_matrices_held_in_the_dtype_of_the_computation_change_no_bit(toy_config)
         return model(steps, model.encode(sources, keep))
 
     np.testing.assert_array_equal(logits(params), logits(held))
+
+
+def test_models_of_codes_and_songs_as_values_do_not_go_together(toy_config):
+    """Each way round, and for a recording that a model reads, too."""
+    mel, config = MelInfo.of(MelConfig()), toy_config()
+    words = r"reads songs as codes, but these are mel spectrograms \(mel, 256 values a frame\): export them with " \
+            "--codec=melrvq"
+    with pytest.raises(UserError, match=f"objective.name 'next_step' {words}"):
+        build_model(config, mel, get_text_encoder("bytes").info, rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match=f"objective.name 'next_step' {words}"):
+        window_pattern(config, mel)
+    backing = BackingSpec("backing", get_text_encoder("bytes").info, mel, 5)
+    with pytest.raises(UserError, match=f"sources.backing {words}"):
+        backing.arrays()
+    with pytest.raises(UserError, match=r"as samples, but these are codes \(melrvq, 3 codebooks x 16 a frame\)"):
+        PcmInfo.required(CODEC, "the vocoder")
+    assert MelInfo.required(mel, "the autoencoder") is mel
 
 
 def test_initial_weights_are_drawn_in_the_memory_of_a_layer(toy_config):
