@@ -119,7 +119,7 @@ def test_a_state_goes_on_from_where_it_stands(monkeypatch):
     for until in range(1, pattern.num_steps):
         state = sampler.advance(params, state, request, until)
         assert state.step == until and state.cache.room >= until
-    np.testing.assert_array_equal(pattern.deinterleave(state.ids), sampler(params, memory, request)[0])
+    np.testing.assert_array_equal(pattern.deinterleave(state.written), sampler(params, memory, request)[0])
 
 
 def test_songs_end_where_the_model_says_so_and_only_where_it_may():
