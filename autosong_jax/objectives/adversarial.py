@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from autosong_jax.models.discriminators import Game, game
+from autosong_jax.models.discriminators import game
 from autosong_jax.objectives.objective import Batch, Sums
 
 
@@ -39,12 +39,10 @@ class Shared:
     Attributes:
       total: float32 [], the frames that all its songs have: a song counts by its share of them.
       plays: bool [], whether the model plays against its discriminator; None in validation, where it does not.
-      crop: int32 [], which of the lengths of a curriculum it is at; None for the last.
     """
 
     total: Array
     plays: Array | None = None
-    crop: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,9 +87,9 @@ class Adversarial:
         num_frames = examples.num_frames.astype(jnp.float32)
         terms, loss = {"loss": own, **terms}, own
         if model.discriminator is not None and shared.plays is not None:
-            share = share_of(examples)
-            nothing = Game(*[jnp.zeros_like(own)] * 3)
-            played = lax.cond(shared.plays, lambda: game(model.discriminator, real, made, share), lambda: nothing)
+            # Before it begins it is computed, too: inside of a condition, XLA on a CPU takes 15 times as long for it.
+            played = jax.tree.map(lambda term: jnp.where(shared.plays, term, 0),
+                                  game(model.discriminator, real, made, share_of(examples)))
             loss = (loss + self.generator_weight * played.generator + self.feature_weight * played.features
                     + played.discriminator)
             terms |= {"generator": played.generator, "features": played.features,
