@@ -127,6 +127,13 @@ class Codec:
         errors = np.concatenate(errors)
         return {"seconds": samples / self.sample_rate, "round_trip_db": float(errors.mean()) if errors.size else 0.0}
 
+    def checked_audio(self, audio: np.ndarray) -> np.ndarray:
+        """Audio as it was given, float32. Raises ValueError where it is not [channels, samples] of this codec's."""
+        audio = np.asarray(audio, np.float32)
+        if audio.ndim != 2 or len(audio) != self.channels:
+            raise ValueError(f"audio has the shape {audio.shape}, expected [{self.channels}, samples]")
+        return audio
+
     def checked(self, frames: np.ndarray) -> np.ndarray:
         """Frames [T, width] as they were given, in the dtype that batches have. Raises ValueError where they are not
         this codec's."""

@@ -38,15 +38,11 @@ class SpectralCodec(Codec):
 
     def bands(self, audio: np.ndarray) -> np.ndarray:
         """float32 [1, samples] -> magnitudes float32 [ceil(samples / hop), D]."""
-        return bands_of(audio, self.transform, self.hop)
+        return bands_of(self.checked_audio(audio), self.transform, self.hop)
 
     def sound(self, frames: np.ndarray) -> np.ndarray:
         """Frames [T, width], as `checked` gives them -> float32 [T * hop], however loud."""
         return self.transform.synthesise(self.to_bands(frames).reshape(-1, self.transform.num_bands))
-
-    def encode(self, audio: np.ndarray) -> np.ndarray:
-        """float32 [1, samples] -> frames [ceil(samples / hop), width]."""
-        return self.from_bands(self.bands(audio))
 
     def decode(self, frames: np.ndarray) -> np.ndarray:
         """Frames [T, width] -> float32 [1, T * hop] within +-1; the same frames give the same samples.
@@ -58,9 +54,9 @@ class SpectralCodec(Codec):
         return audio[None] / max(1.0, float(np.abs(audio).max(initial=0)))
 
     def encode_blocks(self, blocks: Iterable[np.ndarray], loudness: float | None = None) -> Iterator[np.ndarray]:
-        """See `Codec`: in memory that does not grow with the song; the frames that `encode` gives."""
+        """See `Codec`: in memory that does not grow with the song; ceil(samples / hop) frames."""
         around = -(-self.transform.n_fft // self.hop)
-        signal = (np.asarray(block)[..., None] for block in blocks)
+        signal = (self.checked_audio(block)[..., None] for block in blocks)
         for x, _, rest in with_context(signal, _BLOCK, around, around, self.hop):
             bands = self.bands(x[..., 0])[around:-around]
             yield self.from_bands(bands[:-(-rest // self.hop)])
@@ -91,8 +87,5 @@ class SpectralCodec(Codec):
 
 def bands_of(audio: np.ndarray, transform: MelTransform, hop: int) -> np.ndarray:
     """float32 [1, samples] -> magnitudes float32 [ceil(samples / hop), D]."""
-    audio = np.asarray(audio, np.float32)
-    if audio.ndim != 2 or len(audio) != 1:
-        raise ValueError(f"audio has the shape {audio.shape}, expected [1, samples]")
     padded = np.pad(audio[0], (0, -audio.shape[1] % hop))
     return transform.analyse(padded).reshape(-1, hop // transform.hop * transform.num_bands)

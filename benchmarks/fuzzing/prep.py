@@ -26,10 +26,12 @@ _EXPORT = {
     "text_encoder": ("pinyin", "t5", "t5:", "bert:x", "mt5:/x", "gpt:x", "bytes:x"), "strict": ("true",),
     "text_states": ("stored", "on_the_fly", "x"), "require_lyrics": ("false",), "overwrite": ("true",),
     "runner": ("local", "x"), "beam_options": ("--direct_num_workers=2", "'", "--runner=x"),
-    "codec": ("melrvq", "melrvq:", "melrvq:,", "encodec_24khz", "encodec_99khz", "melrvq=1", "melrvq:hop", "./x")}
+    "codec": ("melrvq", "melrvq:", "melrvq:,", "melrvq=1", "melrvq:hop", "mel", "pcm:hop=7", "./x",
+              "encodec_24khz", "encodec_99khz")}
 _SETTINGS = {"sample_rate": ("8000", "11025"), "hop": ("320", "1000", "1"), "subframes": ("1", "3", "640"),
              "n_fft": ("512", "2", "1000"), "n_mels": ("1", "5", "100000"), "dynamic_range": ("10",),
-             "num_codebooks": ("1", "300"), "codebook_size": ("1", "2", "100", "65537"), "x": ("1",)}
+             "floor": ("-60", "nan"), "num_codebooks": ("1", "300"), "codebook_size": ("1", "2", "100", "65537"),
+             "x": ("1",)}
 _SONGBOOK = {"songs": ("1", "2", "100001"), "seconds": ("5", "6.5", "600.1", "4.9"), "seed": ("3", "1" + "0" * 20)}
 
 
@@ -39,10 +41,10 @@ def export_flags(scene: Scene) -> Case:
 
 
 def export_settings(scene: Scene) -> Case:
-    """The same for the settings of the codec that is fitted."""
+    """The same for the settings of the codecs that have some."""
     rng = scene.rng
     chosen = [flag.removeprefix("--") for flag in damage.flags(rng, _SETTINGS, rng.choice((1, 1, 2)))]
-    return _export(scene, f"--codec={_SMALL if rng.random() < 0.5 else 'melrvq'}:{','.join(chosen)}".replace(
+    return _export(scene, f"--codec={rng.choice((_SMALL, _SMALL, 'melrvq', 'mel', 'pcm'))}:{','.join(chosen)}".replace(
         f"{_SMALL}:", f"{_SMALL},"))
 
 

@@ -121,10 +121,14 @@ def test_songs_survive(codec, song):
 
 
 def test_blocks(codec, song):
-    """Encoded in blocks, frames are the same; what is decoded as one block, too; several sound as the whole does."""
-    audio = song.audio[None, :5 * RATE + 7]
-    frames = codec.encode(audio)
-    nearly_the_same(np.concatenate(list(codec.encode_blocks(np.array_split(audio, 9, axis=1)))), frames)
+    """Frames of blocks are those of all bands at once; so is what is decoded as one; several sound as it."""
+    audio = np.tile(song.audio, 3)[None, :2**18 + 7]
+    expected = codec.from_bands(codec.bands(audio))
+    for blocks in ([audio], np.array_split(audio, 9, axis=1)):
+        made = list(codec.encode_blocks(blocks))
+        assert len(made) == 3
+        nearly_the_same(np.concatenate(made), expected)
+    frames = expected[:1250]
     whole = codec.decode(frames)
     (once,) = codec.decode_blocks(np.array_split(frames, 3))
     np.testing.assert_array_equal(once, whole)

@@ -19,10 +19,7 @@ class Pcm(Codec):
         """See `Codec`."""
         hop, held = self.config.hop, np.zeros(0, np.int16)
         for block in blocks:
-            audio = np.asarray(block, np.float32)
-            if audio.ndim != 2 or len(audio) != 1:
-                raise ValueError(f"audio has the shape {audio.shape}, expected [1, samples]")
-            samples = np.clip(np.rint(audio[0] * 2**15), -2**15, 2**15 - 1).astype(np.int16)
+            samples = np.rint(self.checked_audio(block)[0] * 2**15).clip(-2**15, 2**15 - 1).astype(np.int16)
             held = np.concatenate([held, samples])
             whole = len(held) // hop * hop
             yield held[:whole].reshape(-1, hop)
