@@ -4,11 +4,11 @@ Letters: B batch, T frames, M bands.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array
 
+from autosong_jax.codecs.mel.settings import MelConfig
 from autosong_jax.errors import UserError
 from autosong_jax.models.autoencoder import SCALE, MelAutoencoder
 from autosong_jax.models.discriminators import mean_of_share
@@ -18,14 +18,16 @@ from autosong_jax.objectives.objective import Batch, Sums
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruction(Adversarial):
-    """L1 of the mel, and `prior` times the mean square of the latents, beside the game of `Adversarial`.
+    """L1 of the mel's values, and `prior` times the mean square of the latents, beside the game of `Adversarial`.
+
+    A batch has frames of codec `mel`.
 
     Attributes:
-      values: of what the codec stores, [B, T, M], what the model is to read and write, float32.
+      mel: what they stand for.
       prior: see above.
     """
 
-    values: Callable[[Array], Array]
+    mel: MelConfig
     prior: float = 1e-4
     headline = ("loss", "l1")
 
@@ -44,7 +46,7 @@ class Reconstruction(Adversarial):
     def loss(self, model: MelAutoencoder, examples: Examples, shared: Shared, memory: None, key: Array | None
              ) -> tuple[Array, Sums]:
         """The sums are those of "loss", "l1", "square" (of the latents) and the game; see `Adversarial.summed`."""
-        frames = self.values(examples.frames).astype(jnp.float32)
+        frames = self.mel.values(examples.frames)
         latents = model.to_latents(frames)
         made = jnp.where(inside(examples)[..., None], model.decode(latents), frames)
         share = share_of(examples)
