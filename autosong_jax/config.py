@@ -57,7 +57,11 @@ def run_local(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.model.update(width=64, heads=2, layers=2, mlp_width=256, max_positions=8192)
     for source in config.sources.values():
         source.update(max_length=min(source.max_length, 512), width=32, heads=2, layers=min(source.layers, 1))
-    config.data.update(batch_size=4, seconds=min(config.data.seconds, 4.0))
+    config.data.update(batch_size=4, seconds=min(config.data.seconds, 4.0), curriculum_steps=0)
+    config.autoencoder.update(width=8, discriminator_width=min(config.autoencoder.discriminator_width, 8))
+    config.vocoder.update(width=64, blocks=2, mlp_width=128,
+                          discriminator_width=min(config.vocoder.discriminator_width, 4))
+    config.latents.update(layers=2, hidden=64, mlp_width=64)
     config.optimizer.update(warmup_steps=5)
     config.train.update(
         steps=20, accumulation=1, log_every=5, eval_every=10, checkpoint_every=10, sample_every=0, remat="none")
@@ -159,6 +163,13 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, st
     if config.objective.scheduled_sampling and objective == "masked_spans":
         yield (f"objective.scheduled_sampling {config.objective.scheduled_sampling}", "it means nothing with "
                "objective.name 'masked_spans', which reads no codes of its own in a row")
+    patterns = inputs.patterns("train.trainable", config.train.trainable)
+    if objective == "next_latent" and any(pattern.search("frames/latents/mean") for pattern in patterns):
+        yield (f"train.trainable {list(config.train.trainable)}", "expected expressions that are not found in "
+               "frames/latents, which holds the trained autoencoder, such as '^(?!frames/latents/)'")
+    if config.data.curriculum_steps and len(config.sources):
+        yield (f"data.curriculum_steps {config.data.curriculum_steps}", "expected 0 for a model with sources, whose "
+               "windows are always full")
     if model.delays and model.pattern != "delay":
         yield f"model.delays {list(model.delays)}", f"they mean nothing with model.pattern {model.pattern!r}"
     if config.optimizer.schedule == "plateau" and not config.train.eval_every:
@@ -249,6 +260,8 @@ _RULES = {
     "seed": _integer(0, 2**32 - 1),
     "data.path": _text,
     "data.seconds": _number(0.01, 36_000),
+    "data.first_frames": _integer(16, _MOST),
+    "data.curriculum_steps": _EVERY,
     "data.batch_size": _integer(1, 2**20),
     "data.end_of_song": _switch,
     "assumed.codec": _text,
@@ -279,17 +292,52 @@ _RULES = {
     "model.pattern": _one_of("delay", "flatten", "parallel", "coarse_first"),
     "model.delays": _tuple_of(_integer(0, 2**16)),
     "model.dtype": _one_of("auto", "bfloat16", "float32", "float16"),
-    "objective.name": _one_of("next_step", "masked_spans", "both"),
+    "objective.name": _one_of("next_step", "masked_spans", "both", "next_latent", "reconstruction", "vocoding"),
     "objective.scheduled_sampling": _number(0, 1),
     "objective.scheduled_sampling_steps": _EVERY,
     "objective.span_length": _integer(1, 2**16),
     "objective.context_ms": _number(0, 3.6e7),
+    "objective.adversarial": _number(0, 1e6),
+    "objective.feature_matching": _number(0, 1e6),
+    "objective.adversarial_start": _EVERY,
+    "objective.prior": _number(0, 1e6),
+    "objective.mel_weight": _number(0, 1e6),
+    "autoencoder.channels": _integer(1, 2**12),
+    "autoencoder.width": _integer(1, 2**12),
+    "autoencoder.blocks": _integer(0, 2**8),
+    "autoencoder.norm": _one_of("instance", "level"),
+    "autoencoder.block_columns": _integer(2, 2**16),
+    "autoencoder.overlap": _integer(0, 2**15),
+    "autoencoder.discriminator_width": _integer(0, 2**12),
+    "vocoder.n_fft": _integer(0, 2**16),
+    "vocoder.n_mels": _integer(1, 2048),
+    "vocoder.floor": _number(-150, 0),
+    "vocoder.width": _integer(1, 2**16),
+    "vocoder.blocks": _integer(1, 2**10),
+    "vocoder.mlp_width": _integer(1, 2**18),
+    "vocoder.discriminator_width": _integer(0, 2**12),
+    "latents.workdir": _text,
+    "latents.vocoder": _text,
+    "latents.order": _one_of("column", "raster"),
+    "latents.head": _one_of("regression", "mixture", "flow", "distilled"),
+    "latents.residual": _switch,
+    "latents.noise": _switch,
+    "latents.short_context": _integer(0, 2**12),
+    "latents.mlp_layers": _integer(0, 2**8),
+    "latents.mlp_width": _integer(1, 2**16),
+    "latents.adversarial": _number(0, 1e6),
+    "latents.components": _integer(1, 2**12),
+    "latents.layers": _integer(1, 2**10),
+    "latents.hidden": _integer(1, 2**16),
+    "latents.draws": _integer(1, 2**10),
+    "latents.steps": _integer(1, 10_000),
     "lora.rank": _integer(0, 2**12),
     "lora.alpha": _number(0, 1e6),
     "lora.targets": _tuple_of(_text),
     "init.workdir": _text,
     "optimizer.learning_rate": _number(0, 1e3),
     "optimizer.embedding_learning_rate": _number(0, 1e3),
+    "optimizer.discriminator_learning_rate": _number(0, 1e3),
     "optimizer.warmup_steps": _integer(0, _MOST),
     "optimizer.schedule": _one_of("cosine", "linear", "step", "plateau", "constant"),
     "optimizer.final_learning_rate": _number(0, 1e3),

@@ -11,6 +11,9 @@ def base() -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.path = ""  # a dataset that data_prep.export made
     data.seconds = 30.0  # window of a training example, cut at a random place of the song
+    # Of models without sources: windows have so many frames at first, and double to their full length over some steps.
+    data.first_frames = 64
+    data.curriculum_steps = 0  # 0 for full windows from the first step on
     data.batch_size = 192  # songs a step, over all devices and accumulation parts
     data.end_of_song = True  # train the model to say when a song is over
 
@@ -50,7 +53,9 @@ def base() -> ml_collections.ConfigDict:
     model.dtype = "auto"  # of the computation; auto is bfloat16 on GPU and TPU, float32 on CPU. Parameters are float32.
 
     config.objective = objective = ml_collections.ConfigDict()
-    objective.name = "next_step"  # next_step | masked_spans (MAGNeT) | both, step by step in turns
+    # Of codes: next_step | masked_spans (MAGNeT) | both, step by step in turns. Of mel spectrograms: next_latent, over
+    # an autoencoder's latents | reconstruction, of that autoencoder. Of sound itself: vocoding.
+    objective.name = "next_step"
     # Of next_step: the share of a song's codes in whose place the model reads what it would itself have sung there, as
     # it will when it sings, where nothing is right by itself. It grows in a line, from 0, over so many steps. Costs a
     # second pass of the decoder.
@@ -59,6 +64,48 @@ def base() -> ml_collections.ConfigDict:
     # Of masked_spans, which has no pattern: it reads and writes whole frames, the codebooks one after another.
     objective.span_length = 3  # frames that are masked together
     objective.context_ms = 100.0  # how far codebooks after the first see on each side; 0 for the whole song
+
+    # Of reconstruction and vocoding: a game against a discriminator, where the model has one.
+    objective.adversarial = 0.1  # weight of the discriminator's verdict
+    objective.feature_matching = 1.0  # weight of the distance between its features of what is real and what was made
+    objective.adversarial_start = 0  # the step from which on there is a game
+    objective.prior = 1e-4  # of reconstruction: weight of the mean square of the latents
+    objective.mel_weight = 15.0  # of vocoding: of the L1 of mels beside the distance of spectra
+
+    config.autoencoder = autoencoder = ml_collections.ConfigDict()  # of mel spectrograms; 16 frames are a column
+    autoencoder.channels = 4  # of 16 frames x 16 bands; more lose less
+    autoencoder.width = 64
+    autoencoder.blocks = 1  # residual blocks at each of the four resolutions
+    autoencoder.norm = "instance"  # of the decoder: instance | level, which keeps how loud a block is
+    autoencoder.block_columns = 16  # that are decoded together
+    autoencoder.overlap = 4  # columns that two blocks share
+    autoencoder.discriminator_width = 0  # of the discriminator that it is trained against; 0 for none
+
+    config.vocoder = vocoder = ml_collections.ConfigDict()  # from mel spectrograms to sound
+    vocoder.n_fft = 0  # of the mel spectrograms that it reads, as are the next two: see `--codec=mel`
+    vocoder.n_mels = 256
+    vocoder.floor = -90.0
+    vocoder.width = 512
+    vocoder.blocks = 8
+    vocoder.mlp_width = 1536
+    vocoder.discriminator_width = 0  # of the discriminator that it is trained against; 0 for none
+
+    config.latents = latents = ml_collections.ConfigDict()  # of next_latent
+    latents.workdir = ""  # of a trained autoencoder; where training starts its config.autoencoder counts
+    latents.vocoder = ""  # of a trained vocoder, which songs are to be heard by; "" for Griffin-Lim
+    latents.order = "column"  # column: a step has all 16 frames x all bands | raster: the rows of a column in turns
+    latents.head = "flow"  # regression (L1) | mixture (of Gaussians) | flow | distilled (a flow of one to four steps)
+    latents.residual = False  # predict differences from the latent before
+    latents.noise = True  # the decoder reads a noisy history in training, so that it stands its own errors
+    latents.short_context = 10  # last latents that the head reads as they are; 0 for none
+    latents.mlp_layers = 1  # of regression and mixture: hidden layers
+    latents.mlp_width = 512
+    latents.adversarial = 0.0  # of regression: weight of a discriminator's verdict; 0 for none
+    latents.components = 16  # of mixture
+    latents.layers = 6  # of flow and distilled: blocks of the network
+    latents.hidden = 512  # and their width
+    latents.draws = 4  # of noise, a step
+    latents.steps = 8  # from noise to a latent; of a flow, each goes through the network twice
 
     config.lora = lora = ml_collections.ConfigDict()
     lora.rank = 0  # of what is trained beside the kernels of linear layers; 0 for none
@@ -72,6 +119,7 @@ def base() -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 3e-4  # AdamW, peak of the schedule
     optimizer.embedding_learning_rate = 0.0  # the same of tables: of codes, characters, positions; 0 for learning_rate
+    optimizer.discriminator_learning_rate = 0.0  # the same of a discriminator, where there is one
     optimizer.warmup_steps = 1000  # linear, from 0 to the peak
     # What comes after: cosine | linear, to final_learning_rate at the last step; step | plateau, by drops that never go
     # below it; constant.

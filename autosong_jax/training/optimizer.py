@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from autosong_jax.parallel.sharding import put
@@ -47,36 +48,51 @@ def make_schedule(config: ml_collections.ConfigDict, peak: float) -> optax.Sched
 
 
 def make_optimizer(config: ml_collections.ConfigDict, declared: Parameters) -> optax.GradientTransformation:
-    """AdamW with clipping by global norm, with weight decay of the parameters whose declarations say so, and with a
-    learning rate of their own for tables.
+    """AdamW with clipping by global norm, with weight decay of the parameters whose declarations say so, and with
+    learning rates of their own for tables and for a discriminator.
+
+    A discriminator is what stands under that name in a model. It is trained in the same step, against the rest, so its
+    gradients have nothing to do with those of the rest: each side is clipped by a norm of its own.
     """
     optimizer = config.optimizer
     return optax.chain(
-        clip_by_global_norm(optimizer.clip_norm),
+        clip_by_global_norm(optimizer.clip_norm, of_discriminator(declared)),
         optax.chain(
             optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps),
             optax.add_decayed_weights(optimizer.weight_decay, jax.tree.map(lambda what: what.decay, declared)),
             scale_by_rates(config, declared)))
 
 
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scales all gradients by one factor so that their global norm is at most `max_norm`, as optax's of this name does.
+def of_discriminator(params: Parameters) -> Parameters:
+    """Of each parameter, whether it is a discriminator's: a tree of bools like `params`."""
+    return unflatten_dict({path: "discriminator" in path for path in flatten_dict(params)})
+
+
+def clip_by_global_norm(max_norm: float, other: Parameters) -> optax.GradientTransformation:
+    """Scales all gradients by one factor so that their global norm is at most `max_norm`, as optax's of this name does;
+    those for which the tree `other` says True by another factor, of their own norm.
 
     That one divides every gradient by the norm, a division which XLA on a CPU does once and keeps: a second copy of all
     gradients. A product with a factor it computes again wherever the optimizer reads it.
     """
     def clip(gradients, _):
-        factor = jnp.minimum(1.0, max_norm / optax.tree.norm(gradients))
-        return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
+        leaves, sides = jax.tree.leaves(gradients), jax.tree.leaves(other)
+        norms = {side: optax.tree.norm([leaf for leaf, one in zip(leaves, sides, strict=True) if one == side])
+                 for side in set(sides)}
+        factors = {side: jnp.minimum(1.0, max_norm / norm) for side, norm in norms.items()}
+        return jax.tree.map(lambda g, side: g * factors[side].astype(g.dtype), gradients, other)
 
     return optax.stateless(clip)
 
 
 def scale_by_rates(config: ml_collections.ConfigDict, declared: Parameters) -> optax.GradientTransformation:
-    """Multiplies by minus the learning rate of the step: that of tables, or that of all else."""
+    """Multiplies by minus the learning rate of the step: that of a discriminator, of tables, or of all else."""
     optimizer = config.optimizer
-    rate, table_rate = (_rate(config, peak) for peak in (
-        optimizer.learning_rate, optimizer.embedding_learning_rate or optimizer.learning_rate))
+    peaks = {"discriminator": optimizer.discriminator_learning_rate, "table": optimizer.embedding_learning_rate,
+             "else": optimizer.learning_rate}
+    rates = {name: _rate(config, peak or optimizer.learning_rate) for name, peak in peaks.items()}
+    names = jax.tree.map(lambda what, adversary: "discriminator" if adversary else
+                         "table" if what.kind == "table" else "else", declared, of_discriminator(declared))
 
     def init(params):
         del params
@@ -87,10 +103,8 @@ def scale_by_rates(config: ml_collections.ConfigDict, declared: Parameters) -> o
 
     def update(updates, state, params=None):
         del params
-        of_others, of_tables = -rate(state), -table_rate(state)
-        updates = jax.tree.map(
-            lambda what, update: update * jnp.asarray(of_tables if what.kind == "table" else of_others, update.dtype),
-            declared, updates)
+        factors = {name: -rate(state) for name, rate in rates.items()}
+        updates = jax.tree.map(lambda name, update: update * jnp.asarray(factors[name], update.dtype), names, updates)
         return updates, state._replace(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)

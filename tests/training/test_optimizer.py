@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, path_aware_map
 
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
-from autosong_jax.layers.declaration import declarations
+from autosong_jax.layers.declaration import Declaration, declarations
 from autosong_jax.models.build import build_model
 from autosong_jax.training import loop
 from autosong_jax.training.optimizer import (
@@ -140,11 +140,38 @@ def test_weight_decay_leaves_biases_norms_and_type_vectors_alone(toy_config, mod
 def test_clipping_is_that_of_optax(scale):
     rng = np.random.default_rng(0)
     gradients = {"a": scale * rng.standard_normal((3, 5)).astype("float32"), "b": np.full(2, scale, "float32")}
-    ours, theirs = clip_by_global_norm(0.5), optax.clip_by_global_norm(0.5)
+    ours = clip_by_global_norm(0.5, {"a": False, "b": False})
+    theirs = optax.clip_by_global_norm(0.5)
     assert jax.tree.structure(ours.init(gradients)) == jax.tree.structure(theirs.init(gradients))
     for a, b in zip(*(jax.tree.leaves(one.update(gradients, one.init(gradients))[0]) for one in (ours, theirs)),
                     strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_discriminator_is_clipped_and_learns_by_itself(toy_config):
+    """Beside two optimizers, each of which knows one side alone."""
+    rng = np.random.default_rng(0)
+    params = {"net": {"kernel": rng.standard_normal((3, 4))}, "discriminator": {"kernel": rng.standard_normal((4, 2))}}
+    params = jax.tree.map(np.float32, params)
+    gradients = {"net": jax.tree.map(lambda x: 100 * x, params["net"]), "discriminator": params["discriminator"]}
+    matrix = Declaration("matrix")
+    config = toy_config(**{"optimizer.learning_rate": 1e-3, "optimizer.discriminator_learning_rate": 1e-2,
+                           "optimizer.warmup_steps": 0, "optimizer.schedule": "constant"})
+
+    def run(peak, params, gradients):
+        with config.unlocked():
+            config.optimizer.learning_rate = peak
+        optimizer = make_optimizer(config, jax.tree.map(lambda _: matrix, params))
+        state = optimizer.init(params)
+        for factor in (1, 3):
+            updates, state = optimizer.update(jax.tree.map(lambda x, by=factor: by * x, gradients), state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    both = run(1e-3, params, gradients)
+    for side, peak in (("net", 1e-3), ("discriminator", 1e-2)):
+        alone = run(peak, {"net": params[side]}, {"net": gradients[side]})
+        np.testing.assert_allclose(both[side]["kernel"], alone["net"]["kernel"], rtol=1e-6)
 
 
 def test_a_plateau_wants_validation_losses(toy_config, tmp_path):
