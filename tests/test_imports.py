@@ -24,7 +24,7 @@ JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 # What data_prep takes from the JAX side: these import no JAX either.
 SHARED = ["autosong_jax." + name for name in (
     "audio", "cli", "codecs.blocks", "codecs.codec", "codecs.encodec.names", "codecs.folding", "codecs.info",
-    "codecs.mel", "codecs.melrvq", "codecs.pcm", "codecs.spectral", "codecs.table", "data", "errors",
+    "codecs.mel.codec", "codecs.melrvq", "codecs.pcm", "codecs.spectral", "codecs.table", "data", "errors",
     "evaluation.duets", "evaluation.notes", "inputs", "outputs", "sources.base", "sources.chroma.pitch_classes",
     "sources.spec", "sources.text.encoders", "sources.text.sections", "sources.text.tokenizer", "weights.files",
     *(f"codecs.{path.parent.name}.settings" for path in (ROOT / "autosong_jax" / "codecs").glob("*/settings.py")),

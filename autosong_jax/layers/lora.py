@@ -30,7 +30,7 @@ class Linear(nnx.Linear):
         if hasattr(self, "lora_a"):
             x, a, b = self.promote_dtype((x, self.lora_a[...], self.lora_b[...]), dtype=self.dtype)
             y = y + self.lora_scale * ((x @ a) @ b)
-        return y.reshape(*batch, -1)
+        return y.reshape(*batch, y.shape[-1])
 
 
 def add(model: nnx.Module, config: ml_collections.ConfigDict, *, rngs: nnx.Rngs) -> None:

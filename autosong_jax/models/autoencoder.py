@@ -19,7 +19,7 @@ from jax import Array
 from autosong_jax.errors import UserError
 from autosong_jax.layers.convolution import WHOLE, Conv, InstanceNorm, folded, linear, unfolded
 from autosong_jax.layers.spectra import overlap_add
-from autosong_jax.models.unconditioned import Unconditioned
+from autosong_jax.layers.unconditioned import Unconditioned
 
 SCALE = 16  # frames of a column, and bands of a row
 NORMS = ("instance", "level")

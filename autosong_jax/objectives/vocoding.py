@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from autosong_jax.codecs.mel.settings import MelConfig
+from autosong_jax.codecs.mel.vocoder import Vocoder
 from autosong_jax.codecs.pcm.settings import PcmConfig
 from autosong_jax.layers.spectra import band_magnitudes, stft_distance
 from autosong_jax.models.discriminators import mean_of_share
-from autosong_jax.models.vocoder import Vocoder
 from autosong_jax.objectives.adversarial import Adversarial, Examples, Shared, inside, share_of
 from autosong_jax.objectives.objective import Sums
 

@@ -8,11 +8,11 @@ from flax import nnx
 
 from autosong_jax.codecs.mel.codec import Mel
 from autosong_jax.codecs.mel.settings import MelConfig
+from autosong_jax.codecs.mel.vocoder import Vocoder
 from autosong_jax.errors import UserError
 from autosong_jax.layers.spectra import stft_distance
 from autosong_jax.models.autoencoder import MelAutoencoder
 from autosong_jax.models.discriminators import PatchDiscriminator, StftDiscriminator
-from autosong_jax.models.vocoder import Vocoder
 from autosong_jax.objectives.reconstruction import Reconstruction
 from autosong_jax.objectives.vocoding import Vocoding
 

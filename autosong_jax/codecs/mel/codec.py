@@ -9,23 +9,32 @@ stored, 1.6 dB of the first clip. Spectra of 4 hops become sound that is nearer 
 """
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autosong_jax.audio.spectrum import MelTransform
-from autosong_jax.codecs.mel.settings import MelConfig, MelInfo
+from autosong_jax.codecs.codec import Codec
+from autosong_jax.codecs.mel.settings import VOCODER, MelConfig, MelInfo
 from autosong_jax.codecs.spectral import SpectralCodec
+
+if TYPE_CHECKING:  # which imports JAX
+    from autosong_jax.codecs.mel.vocoder import Vocoder
+
+_BLOCK = 1024  # frames that a vocoder decodes at a time
 
 
 class Mel(SpectralCodec):
     """See the module's docstring, and `MelConfig` for what frames stand for.
 
-    One that has been trained beside it could find better audio than Griffin-Lim does: `sound` is its place.
+    Audio is found by Griffin-Lim, or by a vocoder that was trained to.
     """
 
-    def __init__(self, config: MelConfig):
-        self.config, self.info = config, MelInfo.of(config)
+    def __init__(self, config: MelConfig, vocoder: "Vocoder | None" = None):
+        """vocoder: of the same mels; see `saved`."""
+        self.config, self.info, self.vocoder = config, MelInfo.of(config), vocoder
+        self.exact_blocks = vocoder is not None
         super().__init__(MelTransform(config.sample_rate, config.n_fft, config.hop, config.n_mels), config.hop)
 
     def from_bands(self, bands: np.ndarray) -> np.ndarray:
@@ -35,6 +44,18 @@ class Mel(SpectralCodec):
     def to_bands(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [T, M] -> magnitudes float32 [T, M]."""
         return self.config.magnitudes(self.config.values(frames))
+
+    def decode(self, frames: np.ndarray) -> np.ndarray:
+        """See `SpectralCodec`; a vocoder's audio is cut off at +-1."""
+        return super().decode(frames) if self.vocoder is None else Codec.decode(self, frames)
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray], block_frames: int | None = None,
+                      loudness: float | None = None) -> Iterator[np.ndarray]:
+        """See `SpectralCodec`; a vocoder's blocks are exact."""
+        if self.vocoder is None:
+            return super().decode_blocks(blocks, block_frames, loudness)
+        values = (self.config.values(self.checked(block))[None] for block in blocks)
+        return (audio.clip(-1, 1) for audio in self.vocoder.decode_blocks(values, block_frames or _BLOCK))
 
     def quality(self, songs: Iterable[np.ndarray]) -> dict:
         """As of `Codec`, and `stored_db`: mean absolute error of the bands as stored, over those above the floor."""
@@ -56,5 +77,10 @@ def of(info: MelInfo) -> Mel:
 
 
 def load(directory: str | pathlib.Path) -> Mel:
-    """Reads what `Mel.save` wrote. Raises UserError where it is missing or damaged."""
-    return of(MelInfo.load(directory))
+    """Reads what `Mel.save` and, beside it, `saved.save` wrote. Raises UserError where it is missing or damaged."""
+    config = MelInfo.load(directory).config
+    if not (pathlib.Path(directory) / VOCODER).is_dir():
+        return Mel(config)
+    from autosong_jax.codecs.mel import saved  # which imports JAX
+
+    return Mel(config, saved.load(directory, config))

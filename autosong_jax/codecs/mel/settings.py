@@ -9,6 +9,7 @@ import numpy as np
 from autosong_jax.codecs.info import MAX_FRAME_RATE, Frames, PlainInfo, check_settings
 from autosong_jax.errors import UserError
 
+VOCODER = "vocoder"  # the folder beside codec.json where one lies, if there is one
 _TOP = 2.0  # magnitude: no band of audio within +-1 has more
 _LEVELS = 255  # what a frame holds is in [0, 255]
 # Beyond them is nothing that anybody would want to hear, or that a machine could hold.

@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 
 from autosong_jax.audio import spectrum
+from autosong_jax.codecs.mel.vocoder import Vocoder
 from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations
 from autosong_jax.layers.spectra import band_magnitudes, stft_distance
-from autosong_jax.models.vocoder import Vocoder
 
 BANDS, N_FFT, HOP = 6, 32, 8
 

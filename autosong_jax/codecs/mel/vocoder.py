@@ -21,7 +21,7 @@ from autosong_jax.layers.convolution import DepthwiseConv, linear
 from autosong_jax.layers.declaration import declared
 from autosong_jax.layers.spectra import istft
 from autosong_jax.layers.transformer import ACTIVATIONS
-from autosong_jax.models.unconditioned import Unconditioned
+from autosong_jax.layers.unconditioned import Unconditioned
 
 KERNEL = 7  # frames that a convolution sees
 _QUIET = -5.0  # the logarithm of the magnitudes that an untrained model gives: not a full-scale sine in every bin
