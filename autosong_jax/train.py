@@ -66,14 +66,24 @@ def main() -> int:
     with distributed.joined():
         try:
             step = loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED, SampleWriter)
-            given = " ".join(flag for source, flag in _GIVEN.items() if source in config.sources)
-            cli.log.info("Trained to step %d; let it sing with\n  python -m autosong_jax.generate --workdir=%s %s "
-                         "--output=song.wav", step, shlex.quote(FLAGS.workdir), given)
+            cli.log.info("Trained to step %d; %s", step, _next(config))
         except loop.Stopped as stopped:
             command = shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]])
             cli.log.info("%s; go on with\n  %s", stopped, command)
             return 130
     return 0
+
+
+def _next(config) -> str:
+    """What is done with a trained model."""
+    workdir = shlex.quote(FLAGS.workdir)
+    if config.objective.name == "reconstruction":
+        return ("learn songs of its latents with\n  python -m autosong_jax.train --config=configs/autosong_mel.py "
+                f"--config.data.path={shlex.quote(config.data.path)} --config.latents.workdir={workdir} --workdir=DIR")
+    if config.objective.name == "vocoding":
+        return f"models of mel spectrograms take it from {workdir}"
+    given = " ".join(flag for source, flag in _GIVEN.items() if source in config.sources)
+    return f"let it sing with\n  python -m autosong_jax.generate --workdir={workdir} {given} --output=song.wav"
 
 
 def _plan(config) -> int:

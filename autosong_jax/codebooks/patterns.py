@@ -30,6 +30,11 @@ class Pattern:
     frames: np.ndarray
 
     @property
+    def num_frames(self) -> int:
+        """T."""
+        return len(self.steps)
+
+    @property
     def num_steps(self) -> int:
         """S, the empty first step included."""
         return self.frames.shape[0]

@@ -1,18 +1,15 @@
-"""From a config, a codec and a text encoder to a song model."""
+"""From a config, a codec and a text encoder to a model."""
 
-import functools
 from typing import Any
 
 import ml_collections
 from flax import nnx
 
-from autosong_jax.codecs.info import CodecInfo, CodesInfo
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.layers import lora
 from autosong_jax.layers.platform import platform
-from autosong_jax.layers.transformer import TransformerConfig
-from autosong_jax.models.frames import CodeFrames
+from autosong_jax.models.kinds import kind_of
 from autosong_jax.models.song import SongModel
-from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 
@@ -24,23 +21,9 @@ def build_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextE
       codec: whose codes it models, and reads of recordings.
       text: the text encoder of the dataset, which decides how each source is read.
     """
-    model = config.model
-    codec = CodesInfo.required(codec, f"objective.name {config.objective.name!r}")
-    context = config.objective.context_ms / 1000 * codec.frame_rate
-    window = max(round(context), 1) if context else None
-    dtype = compute_dtype(model.dtype)
-    decoder = TransformerConfig(
-        width=model.width, heads=model.heads, layers=model.layers, mlp_width=model.mlp_width, norm=model.norm,
-        activation=model.activation, positions=model.positions, max_positions=model.max_positions, bias=model.bias,
-        dropout=model.dropout, window=window, remat=config.train.remat,
-        unroll=config.train.unroll, dtype=dtype)
-
-    sources = {name: spec.module(config, dtype, rngs=rngs)
-               for name, spec in sorted(source_specs(config.sources, text, codec).items())}
-    frames = functools.partial(CodeFrames, codec.num_codebooks, codec.codebook_size, config.data.end_of_song)
-    song_model = SongModel(frames, decoder, model.fusion, sources, model.dropped, rngs=rngs)
-    lora.add(song_model, config.lora, rngs=rngs)  # last: the parameters before it are the same with and without it
-    return song_model
+    model = kind_of(config).build(config, codec, text, compute_dtype(config.model.dtype), rngs=rngs)
+    lora.add(model, config.lora, rngs=rngs)  # last: the parameters before it are the same with and without it
+    return model
 
 
 def abstract_model(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo

@@ -1,20 +1,30 @@
 """The objectives by the name that a config gives them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import ml_collections
 
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.errors import UserError
+from autosong_jax.models.kinds import Steps
+from autosong_jax.models.of_latents import per_column
+from autosong_jax.models.of_samples import mel_of
 from autosong_jax.objectives.masked_spans import MaskedSpans
+from autosong_jax.objectives.next_latent import NextLatent
 from autosong_jax.objectives.next_step import NextStep
 from autosong_jax.objectives.objective import Objective
+from autosong_jax.objectives.reconstruction import Reconstruction
+from autosong_jax.objectives.vocoding import Vocoding
 
-OBJECTIVES = {"next_step": ("next_step",), "masked_spans": ("masked_spans",), "both": ("next_step", "masked_spans")}
-_CLASSES = {"next_step": NextStep, "masked_spans": MaskedSpans}
+CLASSES = {"next_step": NextStep, "masked_spans": MaskedSpans, "next_latent": NextLatent,
+           "reconstruction": Reconstruction, "vocoding": Vocoding}
+OBJECTIVES = {name: (name,) for name in CLASSES} | {"both": ("next_step", "masked_spans")}
 
 
 def samplers_of(objective: str) -> tuple[str, ...]:
     """The names of the samplers of a model that is trained for `objective`, a name in a config."""
-    return tuple(_CLASSES[name].sampler for name in OBJECTIVES[objective])
+    return tuple(CLASSES[name].sampler for name in OBJECTIVES[objective] if CLASSES[name].sampler)
 
 
 def sampled_by(sampler: str) -> list[str]:
@@ -22,13 +32,13 @@ def sampled_by(sampler: str) -> list[str]:
     return [name for name in OBJECTIVES if sampler in samplers_of(name)]
 
 
-def get_objectives(config: ml_collections.ConfigDict, pattern: Pattern, special: int) -> dict[str, Objective]:
+def get_objectives(config: ml_collections.ConfigDict, steps: Pattern | Steps, model: Any) -> dict[str, Objective]:
     """The objectives of `config` by name; a model of several is trained on them in turns.
 
     Args:
       config: see `autosong_jax/defaults.py`.
-      pattern: of a window.
-      special: V.
+      steps: how a window is read.
+      model: what is trained; shapes are enough.
 
     Raises:
       UserError: if `config.objective` is of no known name or means nothing.
@@ -43,6 +53,37 @@ def get_objectives(config: ml_collections.ConfigDict, pattern: Pattern, special:
     if objective.span_length < 1 or objective.context_ms < 0:
         raise UserError(f"objective.span_length {objective.span_length}, context_ms {objective.context_ms}: expected a "
                         "length of at least 1 frame and a context of at least 0 ms")
-    known = {"next_step": NextStep(pattern, special, objective.scheduled_sampling, objective.scheduled_sampling_steps),
-             "masked_spans": MaskedSpans(pattern.frames.shape[1], special, objective.span_length)}
-    return {name: known[name] for name in names}
+    return {name: _MAKERS[name](config, steps, model) for name in names}
+
+
+def _next_step(config: ml_collections.ConfigDict, pattern: Pattern, model: Any) -> NextStep:
+    return NextStep(pattern, model.frames.special, config.objective.scheduled_sampling,
+                    config.objective.scheduled_sampling_steps)
+
+
+def _masked_spans(config: ml_collections.ConfigDict, pattern: Pattern, model: Any) -> MaskedSpans:
+    return MaskedSpans(pattern.frames.shape[1], model.frames.special, config.objective.span_length)
+
+
+def _next_latent(config: ml_collections.ConfigDict, steps: Steps, model: Any) -> NextLatent:
+    return NextLatent(steps.codec.config.values, per_column(config, steps.codec), config.latents.residual,
+                      config.latents.noise)
+
+
+def _game(config: ml_collections.ConfigDict) -> dict[str, float]:
+    objective = config.objective
+    return {"generator_weight": objective.adversarial, "feature_weight": objective.feature_matching,
+            "adversarial_start": objective.adversarial_start}
+
+
+def _reconstruction(config: ml_collections.ConfigDict, steps: Steps, model: Any) -> Reconstruction:
+    return Reconstruction(mel=steps.codec.config, prior=config.objective.prior, **_game(config))
+
+
+def _vocoding(config: ml_collections.ConfigDict, steps: Steps, model: Any) -> Vocoding:
+    return Vocoding(mel=mel_of(config, steps.codec), mel_weight=config.objective.mel_weight, **_game(config))
+
+
+_MAKERS: dict[str, Callable[[ml_collections.ConfigDict, Any, Any], Objective]] = {
+    "next_step": _next_step, "masked_spans": _masked_spans, "next_latent": _next_latent,
+    "reconstruction": _reconstruction, "vocoding": _vocoding}

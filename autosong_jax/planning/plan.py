@@ -219,13 +219,13 @@ class Planner:
     def batch(self, songs: int) -> dict[str, Any]:
         """Shapes and dtypes of a batch, as the step takes it."""
         specs = source_specs(self.config.sources, self.songs.text.as_read, self.songs.codec)
-        layout = batch_layout(len(self.pattern.steps), self.songs.codec.frames, specs)
+        layout = batch_layout(self.pattern.num_frames, self.songs.codec.frames, specs)
         return jax.tree.map(lambda array: jax.ShapeDtypeStruct((songs, *array.shape), array.dtype), layout)
 
     def _prime(self, trainer: Trainer) -> int:
         """A prime that divides no size that the model has: in a shape, it stands for the songs."""
         lengths = [source.max_length for source in self.config.sources.values()]
-        steps = [self.pattern.num_steps - 1, self.pattern.num_steps, len(self.pattern.steps)]
+        steps = [self.pattern.num_steps - 1, self.pattern.num_steps, self.pattern.num_frames]
         sizes = {*lengths, sum(lengths), *steps, *(sum(lengths) + n for n in steps)}
         sizes |= {n for x in jax.tree.leaves((trainer.abstract.params, trainer.frozen)) for n in x.shape}
         return next(prime for prime in (1009, 1013, 1019, 1021, 1031) if all(n % prime or n == 0 for n in sizes))

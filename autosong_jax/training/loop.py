@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -20,6 +21,7 @@ from jax.sharding import Mesh
 
 from autosong_jax.cli import log, progress
 from autosong_jax.data import schema
+from autosong_jax.data.curriculum import frames_at, shortened
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
@@ -28,6 +30,7 @@ from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, put_batch
 from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.ahead import Laps, compile_ahead
+from autosong_jax.training.latents import known_parameters, with_autoencoder
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
 from autosong_jax.training.optimizer import after_evaluation, last_rate
@@ -83,6 +86,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     laps = Laps(time.perf_counter() if started is None else started)
     laps.lap("imports")
     dataset = SongDataset(config.data.path, "train")
+    config = with_autoencoder(config, dataset, workdir)
     distributed.check_same(_common(config, dataset))
     # Before anything is built of them or written: whether dataset, workdir and base belong together.
     check_workdir(config, dataset, workdir)
@@ -91,7 +95,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     mesh = make_mesh(config.mesh)
     _check(config, mesh)
     reading = {
-        "batch_size": config.data.batch_size, "frames": len(pattern.steps),
+        "batch_size": config.data.batch_size, "frames": pattern.num_frames,
         "sources": config.sources,
         "end_of_song": config.data.end_of_song, "rows": batch_rows(config.data.batch_size, mesh)}
     batches = train_batches(dataset, seed=config.seed, **reading)
@@ -110,7 +114,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     distributed.check_shared(workdir)
     checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
     expected = checkpoints.latest or 0
-    stream = iterate(batches, expected)
+    stream = _batches(config, batches, expected, pattern.num_frames)
     first = next(stream)
     laps.lap("data and devices")
     step_function = None
@@ -118,9 +122,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
         log.info("%s is at step %d already: a greater --config.train.steps would train on", workdir, expected)
     else:
         step_function = compile_ahead(trainer, _put(first, mesh, texts))
-    state, frozen = start(config, trainer, checkpoints, workdir, base)
+    state, frozen = start(config, trainer, checkpoints, workdir, base,
+                          functools.partial(known_parameters, config, dataset, pattern.num_frames))
     first_step = int(state.step)
-    stream = itertools.chain([first], stream) if first_step == expected else iterate(batches, first_step)
+    stream = itertools.chain([first], stream) if first_step == expected else _batches(
+        config, batches, first_step, pattern.num_frames)
     log.info("Parameters:\n%s", parameter_overview.get_parameter_overview(state.params, include_stats=False))
     if jax.default_backend() == "cpu" and count(state.params) > MANY:
         log.info("No GPU or TPU is here: on a CPU a step of so many parameters takes minutes; :runlocal after the name "
@@ -197,6 +203,14 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps:
 def count(params: Parameters) -> int:
     """How many numbers they are."""
     return sum(math.prod(p.shape) for p in jax.tree.leaves(params))
+
+
+def _batches(config: ml_collections.ConfigDict, batches: Any, start: int, frames: int) -> Iterator[Batch]:
+    """Those of the steps after `start`, in windows of `frames`, or of fewer while a curriculum says so."""
+    data = config.data
+    for step, batch in enumerate(iterate(batches, start), start):
+        now = frames_at(step, frames, data.first_frames, data.curriculum_steps)
+        yield batch if now == frames else shortened(batch, now)
 
 
 def _put(batch: Batch, mesh: Mesh, states: Callable[[Batch], Batch]) -> Batch:

@@ -21,15 +21,16 @@ PEAK_FLOPS = {
 FLUSH_SECONDS = 60.0  # how late TensorBoard may see a number
 
 
-def model_flops_utilization(step_flops: float, seconds: float) -> float | None:
+def model_flops_utilization(step_flops: float | None, seconds: float) -> float | None:
     """The share of the devices' peak that a training step used; None for devices whose peak is not known.
 
     Args:
-      step_flops: floating-point operations of the model a step, forward and backward, without recomputation.
+      step_flops: floating-point operations of the model a step, forward and backward, without recomputation; None where
+        they are not known.
       seconds: what the step took.
     """
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return step_flops / seconds / (peak * jax.device_count()) if peak else None
+    return step_flops / seconds / (peak * jax.device_count()) if peak and step_flops else None
 
 
 class MetricsWriter:

@@ -12,7 +12,7 @@ from autosong_jax.training.step import Trainer
 from autosong_jax.weights.trainable import combine
 
 
-def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> float:
+def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> float | None:
     """Floating-point operations of a step, forward and backward; of several objectives, the mean of their steps.
 
     As for model FLOP/s utilization (Chowdhery et al. 2022, appendix B): a multiply and an add for each number of a
@@ -24,15 +24,20 @@ def step_operations(trainer: Trainer, config: ml_collections.ConfigDict) -> floa
     Args:
       trainer: of the run.
       config: of the run.
+
+    Returns:
+      None for a model that is no song model, whose convolutions nobody counts here.
     """
     model = nnx.merge(trainer.graph, combine(trainer.abstract.params, trainer.frozen))
+    if not isinstance(model, SongModel):
+        return None
     lengths = {name: config.sources[name].max_length for name in model.source_names}
     declared = flatten_dict(trainer.declarations)
     trained, frozen = ({path: leaf.size for path, leaf in flatten_dict(params).items()
                         if declared[path].kind == "matrix"} for params in (trainer.abstract.params, trainer.frozen))
     of_objectives = []
     for objective in trainer.objectives.values():
-        steps = trainer.pattern.num_steps - 1 if objective.causal else len(trainer.pattern.steps)
+        steps = trainer.pattern.num_steps - 1 if objective.causal else trainer.pattern.num_frames
         more = objective.passes - 1  # through all but the sources
         multiplied = sum(
             (passes + (0 if path[0] == "conditions" else more)) * size * _positions(path, model, steps, lengths)
@@ -47,6 +52,8 @@ def _positions(path: tuple[str, ...], model: SongModel, steps: int, lengths: dic
     memory = sum(lengths.values())
     if path[0] == "conditions":
         return lengths[path[2]]
+    if path[:2] == ("frames", "latents"):  # an autoencoder's, whose convolutions nobody counts here
+        return 0
     if path[0] == "decoder" and model.fusion == "prefix":
         return memory + steps
     return memory if "cross_attention" in path and ({"k", "v"} & set(path)) else steps

@@ -1,6 +1,7 @@
 """How a run begins: from its own checkpoint, from another workdir's weights, or from nothing."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import ml_collections
@@ -68,17 +69,19 @@ def check_shapes(base: Workdir, trainer: Trainer) -> None:
 
 
 def start(config: ml_collections.ConfigDict, trainer: Trainer, checkpoints: Checkpoints, workdir: pathlib.Path,
-          base: Workdir | None) -> tuple[TrainState, Parameters]:
+          base: Workdir | None, given: Callable[[], Parameters]) -> tuple[TrainState, Parameters]:
     """The first state of a run, and the parameters that it does not train.
 
-    That is the newest checkpoint; without one, the weights of `base` and for those that it lacks initial values. A
-    checkpoint of a converted model has no state of an optimizer, which then starts anew.
+    That is the newest checkpoint; without one, the weights of `base`, those that are `given`, and for those that both
+    lack initial values. A checkpoint of a converted model has no state of an optimizer, which then starts anew.
     """
     if checkpoints.latest is None:
         known = {}
         if base:
             log.info("Starting from %s", base.directory)
             known, _ = base.read_weights()
+        else:
+            known = given()
         trained, frozen = partition(combine(trainer.fresh(config.seed, known), known), config.train.trainable)
         if frozen:
             save_frozen(workdir, frozen)

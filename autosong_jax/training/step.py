@@ -23,7 +23,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.layers.declaration import declarations, held_in
 from autosong_jax.models.build import compute_dtype
-from autosong_jax.models.song import SongModel
+from autosong_jax.models.kinds import Steps
 from autosong_jax.objectives.objective import Objective
 from autosong_jax.objectives.table import get_objectives
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
@@ -62,7 +62,7 @@ class Trainer:
 
     Attributes:
       mesh: the devices.
-      pattern: of a window.
+      pattern: how a window is read.
       objectives: what the model is trained for, by name; steps take them in turns, step 0 the first.
       graph: the model without its parameters; `nnx.merge(graph, combine(params, frozen))` is the model.
       declarations: what each parameter is, trained or not; see `layers.declaration`.
@@ -79,7 +79,7 @@ class Trainer:
     """
 
     mesh: Mesh
-    pattern: Pattern
+    pattern: Pattern | Steps
     objectives: Mapping[str, Objective]
     graph: Any
     declarations: Parameters
@@ -92,14 +92,14 @@ class Trainer:
     eval_step: Callable[[Parameters, Parameters, Batch], dict[str, dict[str, Array]]]
 
 
-def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.Rngs], SongModel], pattern: Pattern,
-                 mesh: Mesh | AbstractMesh) -> Trainer:
+def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.Rngs], nnx.Module],
+                 pattern: Pattern | Steps, mesh: Mesh | AbstractMesh) -> Trainer:
     """Compiles nothing yet; shapes and shardings come from abstract evaluation.
 
     Args:
       config: see `autosong_jax/defaults.py`.
       create_model: makes the model with fresh parameters.
-      pattern: of as many frames as a batch has.
+      pattern: how as many frames are read as a batch has.
       mesh: from `parallel.sharding.make_mesh`; of one without devices come shapes alone.
     """
     train = config.train
@@ -109,7 +109,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
     declared = declarations(graph, abstract_params)
     of_trained, of_frozen = partition(declared, train.trainable)
     optimizer = make_optimizer(config, of_trained)
-    objectives = get_objectives(config, pattern, abstract_model.frames.special)
+    objectives = get_objectives(config, pattern, abstract_model)
     rates = jnp.array([config.sources[name].dropout for name in abstract_model.source_names])
 
     def fresh(seed: int, known: Parameters) -> Parameters:

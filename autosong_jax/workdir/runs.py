@@ -3,6 +3,7 @@
 import filecmp
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import ml_collections
@@ -13,6 +14,7 @@ from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.sources.text.encoders import DIRECTORY, INFO_FILE, TextEncoderInfo
 from autosong_jax.workdir.checkpoints import is_exported
+from autosong_jax.workdir.vocoders import open_vocoder, take_vocoder
 from autosong_jax.workdir.workdir import Workdir
 
 
@@ -35,6 +37,9 @@ def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workd
               "codec": same_codec(workdir / "codec", dataset.path / "codec"),
               "config.model": config_file.to_json(old.model) == config_file.to_json(config.model),
               "config.objective": config_file.to_json(old.objective) == config_file.to_json(config.objective),
+              "config.autoencoder": config_file.to_json(old.autoencoder) == config_file.to_json(config.autoencoder),
+              "config.vocoder": config_file.to_json(old.vocoder) == config_file.to_json(config.vocoder),
+              "config.latents": _of_latents(old) == _of_latents(config),
               "config.sources": source_shapes(old) == source_shapes(config),
               "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
               "config.lora": config_file.to_json(old.lora) == config_file.to_json(config.lora),
@@ -58,9 +63,11 @@ def _check_nobody_elses(workdir: pathlib.Path) -> None:
 
 def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path) -> None:
     """Writes what `generate` needs beside checkpoints. Raises UserError if that cannot be."""
+    path, vocoder = workdir / "config.json", None
+    if config.latents.vocoder and not path.exists():
+        vocoder = open_vocoder(config.latents.vocoder, dataset.codec)
     if jax.process_index() != 0:
         return
-    path = workdir / "config.json"
     try:
         if not path.exists():
             workdir.mkdir(parents=True, exist_ok=True)
@@ -68,11 +75,18 @@ def prepare_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, wor
             for name in ("codec", "text_encoder"):
                 if (dataset.path / name).is_dir():
                     shutil.copytree(dataset.path / name, workdir / name, dirs_exist_ok=True)
+            if vocoder:
+                take_vocoder(vocoder, workdir / "codec")
         # Last, and in one move: where it stands, the rest is complete.
         config_file.save(config, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written ({error}): choose another --workdir") from error
+
+
+def _of_latents(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What decides a model of latents; not where autoencoder and vocoder were once read from."""
+    return {name: value for name, value in config.latents.items() if name not in ("workdir", "vocoder")}
 
 
 def source_shapes(config: ml_collections.ConfigDict) -> dict[str, tuple[int, int, int]]:

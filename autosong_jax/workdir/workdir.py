@@ -12,12 +12,13 @@ import numpy as np
 from flax import nnx
 
 from autosong_jax import config as config_file
-from autosong_jax.codebooks.patterns import Pattern, get_pattern
+from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.codecs.codec import Codec, load_codec
-from autosong_jax.codecs.info import CodecInfo, CodesInfo
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations, held_in
 from autosong_jax.models.build import abstract_model, compute_dtype
+from autosong_jax.models.kinds import Steps, kind_of
 from autosong_jax.models.song import SongModel
 from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.sources.text.encoders import TextEncoder, TextEncoderInfo, rebuild_text_encoder
@@ -55,7 +56,7 @@ class ModelContext:
                    lambda: frozen_text.load(directory) if text.frozen else rebuild_text_encoder(text))
 
     @property
-    def pattern(self) -> Pattern:
+    def pattern(self) -> Pattern | Steps:
         """Of a training window."""
         return window_pattern(self.config, self.codec)
 
@@ -117,15 +118,15 @@ def assemble(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEnco
     return nnx.merge(graph, params).unstacked(consume=True)
 
 
-def window_pattern(config: ml_collections.ConfigDict, codec: CodecInfo, frames: int | None = None) -> Pattern:
-    """The pattern of so many frames; by default of a training window, of `config.data.seconds`.
+def window_pattern(config: ml_collections.ConfigDict, codec: CodecInfo, frames: int | None = None
+                   ) -> Pattern | Steps:
+    """How so many frames are read; by default those of a training window, of `config.data.seconds`.
 
     Raises:
-      UserError: the songs are no codes, or the model has no positions for so many steps.
+      UserError: the model has no positions for so many steps, or reads no frames of such a codec.
     """
-    codec = CodesInfo.required(codec, f"objective.name {config.objective.name!r}")
     frames = max(round(config.data.seconds * codec.frame_rate), 1) if frames is None else frames
-    pattern = get_pattern(config.model.pattern, frames, codec.num_codebooks, config.model.delays)
+    pattern = kind_of(config).steps(config, codec, frames)
     positions = pattern.num_steps
     if config.model.fusion == "prefix":
         positions += sum(source.max_length for source in config.sources.values())

@@ -23,7 +23,7 @@ def run_steps(config, mesh, steps=3):
     trainer = make_trainer(
         config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern, mesh)
     batches = train_batches(
-        dataset, batch_size=config.data.batch_size, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
+        dataset, batch_size=config.data.batch_size, frames=pattern.num_frames, seed=0, end_of_song=True,
         sources=config.sources)
     trained, frozen = partition(trainer.fresh(config.seed, {}), config.train.trainable)
     before = jax.tree.map(np.array, frozen)
@@ -73,7 +73,7 @@ def test_no_device_computes_the_whole_batch(toy_config, shape):
     pattern = window_pattern(config, dataset.codec)
     trainer = make_trainer(
         config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs), pattern, mesh)
-    batch = train_batches(dataset, batch_size=88, frames=pattern.steps.shape[0], seed=0, end_of_song=True,
+    batch = train_batches(dataset, batch_size=88, frames=pattern.num_frames, seed=0, end_of_song=True,
                           sources=config.sources)[0]
     program = trainer.train_step.lower(trainer.abstract, trainer.frozen, batch).compile().as_text()
     arrays = re.findall(r"(?:f32|bf16)\[([\d,]+)\]", program)
