@@ -21,8 +21,8 @@ AT_ONCE = 64  # songs that are made together, whatever is asked for
 MAX_SONGS = 10_000  # of one command
 MAX_STEPS = 10_000  # passes of a codebook
 CLIPS = {"prompt_audio": None, "melody": 1, "backing": None, "style_audio": None}  # channels; None for the codec's
-OPTIONS = ("duration", "top_k", "top_p", "cfg_scale", "cfg_scale_min", "arrangement", "confidence", "hybrid_seconds",
-           "rescore_weight")  # flags that are handed on as they are
+OPTIONS = ("duration", "latent_steps", "top_k", "top_p", "cfg_scale", "cfg_scale_min", "arrangement", "confidence",
+           "hybrid_seconds", "rescore_weight")  # flags that are handed on as they are
 
 
 def define_flags() -> None:
@@ -40,6 +40,8 @@ def define_flags() -> None:
     flags.DEFINE_float("temperature", None, "Temperature; 0 is greedy. Default: the config's.")
     flags.DEFINE_integer("top_k", None, "Choose among the k most probable codes; 0 for all. Default: the config's.")
     flags.DEFINE_float("top_p", None, "Choose within the nucleus of this probability. Default: the config's.")
+    flags.DEFINE_integer("latent_steps", None, "Models of latents: steps from noise to a latent. Default: the "
+                         "config's.")
     flags.DEFINE_float("cfg_scale", None, "Guidance scale; 1 is none. Default: the config's.")
     flags.DEFINE_list("cfg_scales", [], "Guidance scales of single sources, such as lyrics=4,genre=2.")
     flags.DEFINE_bool("greedy", False, "Always the most probable code; the same as --temperature=0. Masked models "

@@ -85,6 +85,7 @@ def _write_autosong(workdir: pathlib.Path, directory: pathlib.Path, config: ml_c
     files.write(directory, parameters.unload(params, parameters.own_recipes(params)))
     (directory / "README.md").write_text(_card(directory.name, config, codec, text, params, step), encoding="utf-8")
     config.data.path = config.init.workdir = ""  # places of the machine that it was trained on
+    config.latents.update(workdir="", vocoder="")
     config_file.save(config, directory / "config.json")
 
 

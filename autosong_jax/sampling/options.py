@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import ml_collections
+from jax import Array
 
 from autosong_jax.errors import UserError
 from autosong_jax.sampling.masked import Plan
@@ -40,28 +41,18 @@ class LengthOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class DrawOptions:
-    """How codes are guided and drawn: what every sampler takes.
+class GuidanceOptions:
+    """How songs are guided: what every sampler takes.
 
     Attributes:
-      temperature, top_k, top_p: see `tokens.Choice`.
       cfg_scale: guidance scale of every source.
       cfg_scales: guidance scales of single sources by name.
+      temperature: how much of chance there is; 0 for none.
     """
 
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
     cfg_scale: float | None = None
     cfg_scales: Mapping[str, float] | None = None
-
-    def choice(self, defaults: ml_collections.ConfigDict) -> Choice:
-        """How ids are drawn. Raises UserError for values that mean nothing."""
-        temperature, top_k, top_p = (self._pick(name, defaults) for name in ("temperature", "top_k", "top_p"))
-        if not (0 <= temperature < math.inf and 0 <= top_k < 2**31 and 0 < top_p <= 1):
-            raise UserError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected temperature >= 0, "
-                            "top_k >= 0 and 0 < top_p <= 1")
-        return Choice(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
+    temperature: float | None = None
 
     def scales(self, defaults: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, float]:
         """The guidance scale of each source. Raises UserError for one that the model does not have."""
@@ -80,8 +71,49 @@ class DrawOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class DrawOptions(GuidanceOptions):
+    """How codes are guided and drawn.
+
+    Attributes:
+      temperature, top_k, top_p: see `tokens.Choice`.
+    """
+
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def choice(self, defaults: ml_collections.ConfigDict) -> Choice:
+        """How ids are drawn. Raises UserError for values that mean nothing."""
+        temperature, top_k, top_p = (self._pick(name, defaults) for name in ("temperature", "top_k", "top_p"))
+        if not (0 <= temperature < math.inf and 0 <= top_k < 2**31 and 0 < top_p <= 1):
+            raise UserError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected temperature >= 0, "
+                            "top_k >= 0 and 0 < top_p <= 1")
+        return Choice(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p))
+
+
+@dataclasses.dataclass(frozen=True)
 class AutoregressiveOptions(DrawOptions):
     """Of songs that are sung step by step; their defaults are in `config.sampling`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuousOptions(GuidanceOptions):
+    """Of songs of latents; their defaults are in `config.sampling`, those of `latent_steps` in `config.latents`.
+
+    Attributes:
+      temperature: noise is scaled by its square root.
+      latent_steps: from noise to a latent, of a flow.
+    """
+
+    latent_steps: int | None = None
+
+    def noise(self, defaults: ml_collections.ConfigDict) -> Array:
+        """The temperature, float32 []. Raises UserError for options that mean nothing."""
+        temperature = self._pick("temperature", defaults)
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature {temperature}: expected 0 or more")
+        if self.latent_steps is not None and not 1 <= self.latent_steps <= 10_000:
+            raise UserError(f"latent_steps {self.latent_steps}: expected 1 to 10,000")
+        return jnp.float32(temperature)
 
 
 @dataclasses.dataclass(frozen=True)

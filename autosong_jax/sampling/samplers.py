@@ -20,12 +20,15 @@ from jax import Array
 from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
+from autosong_jax.models.autoencoder import SCALE
+from autosong_jax.models.kinds import Steps
 from autosong_jax.models.song import SongModel
-from autosong_jax.objectives.table import sampled_by, samplers_of
-from autosong_jax.sampling import autoregressive, masked
+from autosong_jax.objectives.table import OBJECTIVES, sampled_by, samplers_of
+from autosong_jax.sampling import autoregressive, continuous, masked
 from autosong_jax.sampling.guidance import annealed_branches, branches
 from autosong_jax.sampling.options import (
     AutoregressiveOptions,
+    ContinuousOptions,
     HybridOptions,
     LengthOptions,
     MaskedOptions,
@@ -43,13 +46,13 @@ class SampledModel:
     Attributes:
       graph: the model without its parameters; `unstacked`.
       config: of the run.
-      pattern: of a window of training.
+      pattern: how a window of training is read.
       source_names: the model's sources.
     """
 
     graph: Any
     config: ml_collections.ConfigDict
-    pattern: Pattern
+    pattern: Pattern | Steps
     source_names: Sequence[str]
 
     def overlap(self, length: int) -> int:
@@ -87,7 +90,7 @@ class Autoregressive:
         """With options as a caller names them, those of others among them. Raises UserError if one means nothing."""
         chosen, defaults = pick(AutoregressiveOptions, options), self._model.config.sampling
         keep, weights = branches(self._model.source_names, chosen.scales(defaults, self._model.source_names))
-        choice, length = chosen.choice(defaults), len(self._model.pattern.steps)
+        choice, length = chosen.choice(defaults), self._model.pattern.num_frames
 
         def sing(params: Any, sources: Sources, window: Window, stride: int | None) -> Iterator[Piece]:
             memory = self._encode(params, sources, keep, window.keys)
@@ -126,7 +129,7 @@ class Masked:
                                      other.judged_by, weight)
             return self._loop.pieces(params, memory, request, plan, other.judge, stride)
 
-        length = plan.window(num_frames, len(self._model.pattern.steps))
+        length = plan.window(num_frames, self._model.pattern.num_frames)
         return WindowSampler(length, self._model.overlap(length), sing)
 
     def frames(self, options: Mapping[str, Any], num_frames: int) -> int:
@@ -142,18 +145,59 @@ class Masked:
         MaskedOptions().plan(config, codec.frames.width)
 
 
-SAMPLERS = {"autoregressive": Autoregressive, "masked": Masked}
+class Continuous:
+    """Sings windows of latents step by step; its frames are columns. Those that are given come first."""
+
+    fills_in = False
+    ability = "sing latents step by step"
+    option_kinds = (ContinuousOptions,)
+
+    def __init__(self, model: SampledModel):
+        self._model, steps = model, model.pattern
+        self._columns = steps.num_frames // SCALE
+        self._loop = continuous.Sampler(model.graph, self._columns, steps.num_steps // self._columns,
+                                        model.config.latents.residual)
+        self._encode = jax.jit(functools.partial(_memory, model.graph))
+
+    def prepare(self, options: Mapping[str, Any]) -> WindowSampler:
+        """As of `Autoregressive`."""
+        chosen, defaults = pick(ContinuousOptions, options), self._model.config.sampling
+        keep, weights = branches(self._model.source_names, chosen.scales(defaults, self._model.source_names))
+        temperature, steps = chosen.noise(defaults), chosen.latent_steps
+
+        def sing(params: Any, sources: Sources, window: Window, stride: int | None) -> Iterator[Piece]:
+            memory = self._encode(params, sources, keep, window.keys)
+            request = continuous.Request(
+                weights, window.keys, window.frames, window.given.sum(axis=1), window.num_frames, temperature, steps)
+            return self._loop.pieces(params, memory, request, stride)
+
+        return WindowSampler(self._columns, self._model.overlap(self._columns), sing)
+
+    @staticmethod
+    def check(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
+        """As of `Autoregressive`."""
+
+
+SAMPLERS = {"autoregressive": Autoregressive, "masked": Masked, "continuous": Continuous}
 ALL_OPTIONS = names(LengthOptions).union(
     *(names(kind) for sampler in SAMPLERS.values() for kind in sampler.option_kinds))
 
 
-def get_samplers(model: SampledModel) -> list[Autoregressive | Masked]:
+def get_samplers(model: SampledModel) -> list[Autoregressive | Masked | Continuous]:
     """The samplers of a model; the last is the one it sings by, and those before it may begin songs for that."""
     return [SAMPLERS[name](model) for name in samplers_of(model.config.objective.name)]
 
 
+def check_sings(config: ml_collections.ConfigDict, what: str) -> None:
+    """Raises UserError where a model of `config`, called `what`, makes no songs."""
+    if not samplers_of(config.objective.name):
+        raise UserError(f"{what} is of objective {config.objective.name}, which sings nothing: expected one of "
+                        f"{', '.join(name for name in OBJECTIVES if samplers_of(name))}")
+
+
 def check_config(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
     """Raises UserError where a model of `config` could not sing songs of that codec with its own defaults."""
+    check_sings(config, f"train.sample_every {config.train.sample_every}: the model")
     for name in samplers_of(config.objective.name):
         SAMPLERS[name].check(config, codec)
 
@@ -164,7 +208,7 @@ def trained_to(sampler: type) -> str:
     return f"trained to {sampler.ability} (objective {' or '.join(sampled_by(name))})"
 
 
-def check_options(given: Mapping[str, Any], samplers: Sequence[Autoregressive | Masked]) -> None:
+def check_options(given: Mapping[str, Any], samplers: Sequence[Autoregressive | Masked | Continuous]) -> None:
     """Raises UserError for an option that no sampler of a model takes, and TypeError for one that none at all does."""
     of_model = {name for sampler in samplers for kind in sampler.option_kinds for name in names(kind)}
     for option in sorted(given.keys() - of_model - names(LengthOptions)):
@@ -175,7 +219,7 @@ def check_options(given: Mapping[str, Any], samplers: Sequence[Autoregressive | 
         raise unable(option, samplers, taker)
 
 
-def unable(wish: str, samplers: Sequence[Autoregressive | Masked], sampler: type) -> UserError:
+def unable(wish: str, samplers: Sequence[Autoregressive | Masked | Continuous], sampler: type) -> UserError:
     """The error of a wish that only a model with `sampler` could fulfil."""
     return UserError(f"{wish}: this model can only {' and '.join(s.ability for s in samplers)}; expected one that was "
                      f"{trained_to(sampler)}")

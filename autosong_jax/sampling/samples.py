@@ -109,7 +109,7 @@ class SampleWriter:
         if states is None:
             return {}
         songs = SongDataset(config.data.path, split)
-        frames = len(window_pattern(config, songs.codec).steps)
+        frames = window_pattern(config, songs.codec).num_frames
         batches = eval_batches(songs, batch_size=1, frames=frames, end_of_song=False, sources=config.sources,
                                beginnings=True)
         return jax.device_get(states(batches[int(number)]["sources"]))

@@ -24,8 +24,9 @@ from autosong_jax.sampling.drafts import Draft
 from autosong_jax.sampling.edits import Edit
 from autosong_jax.sampling.helpers import Helper, same_codec
 from autosong_jax.sampling.judge import Judge
+from autosong_jax.sampling.medium import medium_of
 from autosong_jax.sampling.options import HybridOptions, LengthOptions, pick
-from autosong_jax.sampling.samplers import Autoregressive, Judgement, Masked, SampledModel
+from autosong_jax.sampling.samplers import Autoregressive, Continuous, Judgement, Masked, SampledModel
 from autosong_jax.sampling.sound import AudioChunk, GeneratedSong
 from autosong_jax.sampling.windows import Leg, Made, WindowSampler
 from autosong_jax.sources.base import Encoders
@@ -53,6 +54,7 @@ class Singer:
         self.encode_conditions = self._conditions.encode
         self.replace_weights(model)
         self.pattern = context.pattern
+        self._medium = medium_of(context.codec, lambda: nnx.merge(self._graph, self._params))
         self.judge = Judge(self._graph, context)
         self._samplers = samplers.get_samplers(SampledModel(
             self._graph, context.config, self.pattern, model.source_names))
@@ -145,8 +147,9 @@ class Singer:
         options, samples = self._lasting(songs, options)
         draft, legs = self._plan(sources, 1, prompt, leader and self.helper(leader, songs),
                                  rescorer and self.helper(rescorer, songs), options)
-        stride = max(round(chunk_seconds * self.frame_rate), 1)
-        return sound.decoded(self.codec, self._standing(windows.sing(draft, legs, [seed], stride)), stride, samples)
+        stride = max(round(chunk_seconds * self._medium.rate), 1)
+        frames = self._medium.frames(_standing(windows.sing(draft, legs, [seed], stride)))
+        return sound.decoded(self.codec, frames, max(round(chunk_seconds * self.frame_rate), 1), samples)
 
     def edit(self, edit: Edit, *, seed: int = 0, rescorer: "Singer | None" = None, show_progress: bool = False,
              **conditions_and_options) -> GeneratedSong | list[GeneratedSong]:
@@ -178,7 +181,7 @@ class Singer:
         Raises:
           UserError: if it cannot sing step by step, or its frames mean something else.
         """
-        if singer._autoregressive is None:
+        if not isinstance(singer._stepwise, Autoregressive):
             raise UserError(f"a model of objective {singer.config.objective.name} cannot help: expected one that was "
                             f"{samplers.trained_to(Autoregressive)}")
         if not same_codec((self._context.codec, singer._context.codec), lambda: (self.codec, singer.codec)):
@@ -188,7 +191,7 @@ class Singer:
             {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs])
 
         def lead(options: Mapping[str, Any], stop: int) -> Leg:
-            return singer._leg(singer._autoregressive.prepare(options), stop, sources)
+            return singer._leg(singer._stepwise.prepare(options), stop, sources)
 
         return Helper(lead, Judgement(singer.judge, (singer._params, singer._conditions.at(sources, 0.0))))
 
@@ -232,24 +235,26 @@ class Singer:
         if self._masked is None:
             raise samplers.unable("edit", self._samplers, Masked)
         leg = self._filling(rescorer, options, len(frames), sources)
-        return self._collect(self._draft(frames, given, len(seeds)), [leg], seeds, show_progress)
+        draft = Draft.of(self._medium.units(frames), given, len(seeds))
+        return self._collect(draft, [leg], seeds, show_progress)
 
     def _plan(self, sources: Sources, count: int, prompt: np.ndarray | None, leader: Helper | None,
               rescorer: Helper | None, options: Mapping[str, Any]) -> tuple[Draft, list[Leg]]:
         """How `count` songs are sung: what stands at first, and the legs of the way; arguments as of `sing`."""
         options = self._checked_options(options)
-        prompt = self.frames.none if prompt is None else prompt
-        total = pick(LengthOptions, options).frames(self.frame_rate, len(self.pattern.steps))
+        rate, prompt = self._medium.rate, self._medium.none if prompt is None else self._medium.units(prompt)
+        window = round(self.pattern.num_frames / self.frame_rate * rate)
+        total = pick(LengthOptions, options).frames(rate, window)
         total = self._masked.frames(options, total) if self._masked else total
         if total <= len(prompt):
-            raise UserError(f"duration {total / self.frame_rate:.2f} s: expected more than the prompt's "
-                            f"{len(prompt) / self.frame_rate:.2f} s")
-        draft = self._draft(prompt, np.ones(len(prompt), bool), count)
+            raise UserError(f"duration {total / rate:.2f} s: expected more than the prompt's "
+                            f"{len(prompt) / rate:.2f} s")
+        draft = Draft.of(prompt, np.ones(len(prompt), bool), count)
         if self._masked is None:
             for name, helper in [("leader", leader), ("rescorer", rescorer)]:
                 if helper is not None:
                     raise samplers.unable(name, self._samplers, Masked)
-            return draft, [self._leg(self._autoregressive.prepare(options), total, sources)]
+            return draft, [self._leg(self._stepwise.prepare(options), total, sources)]
         filling = self._filling(rescorer, options, total, sources)
         lead = min(round(pick(HybridOptions, options).lead_seconds(self.config.sampling.masked) * self.frame_rate),
                    total)
@@ -265,10 +270,10 @@ class Singer:
         if leader is not None:  # whose sources may be others
             own = {name: value for name, value in options.items() if name != "cfg_scales"}
             return leader.lead(own, lead)
-        if self._autoregressive is None:
+        if self._stepwise is None:
             raise UserError(f"hybrid_seconds {lead / self.frame_rate:.2f}: this model was not trained to sing step by "
                             "step; expected a leader that was, or a model of both")
-        return self._leg(self._autoregressive.prepare(options), lead, sources)
+        return self._leg(self._stepwise.prepare(options), lead, sources)
 
     def _filling(self, rescorer: Helper | None, options: Mapping[str, Any], total: int, sources: Sources) -> Leg:
         """The last leg of songs of `total` frames: what does not stand yet is filled in."""
@@ -277,10 +282,10 @@ class Singer:
 
     def _leg(self, sampler: WindowSampler, stop: int, sources: Sources) -> Leg:
         """A leg that this model sings, with the weights that it has now."""
-        return Leg(stop, sampler, self._params, lambda start: self._conditions.at(sources, start / self.frame_rate))
+        return Leg(stop, sampler, self._params, lambda start: self._conditions.at(sources, start / self._medium.rate))
 
     @property
-    def _autoregressive(self) -> Autoregressive | None:
+    def _stepwise(self) -> Autoregressive | Continuous | None:
         return next((sampler for sampler in self._samplers if not sampler.fills_in), None)
 
     @property
@@ -335,9 +340,6 @@ class Singer:
         """A song of these frames, whose audio has so many samples if that is given."""
         return GeneratedSong(frames, self._context.codec.sample_rate, lambda frames: self.codec.decode(frames), samples)
 
-    def _draft(self, frames: np.ndarray, given: np.ndarray, count: int) -> Draft:
-        return Draft.of(frames.astype(self.frames.batch_dtype), given, count)
-
     def _collect(self, draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool
                  ) -> list[np.ndarray]:
         """The frames of songs once they are all made."""
@@ -345,16 +347,17 @@ class Singer:
                       show=show_progress) as bar:
             for now in windows.sing(draft, legs, seeds, None if bar.disable else STRIDE):
                 bar.update(now.made - bar.n)
-        return [song.astype(self.frames.dtype) for song in now.draft.songs()]
+        return [np.concatenate([self.frames.none, *self._medium.frames([song])]) for song in now.draft.songs()]
 
-    def _standing(self, made: Iterator[Made]) -> Iterator[np.ndarray]:
-        """The frames of one song, [any, D], as they come to stand from its beginning on."""
-        sent = 0
-        for now in made:
-            stop = min(now.draft.standing, int(now.draft.num_frames[0]))
-            if stop > sent:
-                yield now.draft.frames[0, sent:stop].astype(self.frames.dtype)
-                sent = stop
+
+def _standing(made: Iterator[Made]) -> Iterator[np.ndarray]:
+    """The units of one song, [any, W], as they come to stand from its beginning on."""
+    sent = 0
+    for now in made:
+        stop = min(now.draft.standing, int(now.draft.num_frames[0]))
+        if stop > sent:
+            yield now.draft.frames[0, sent:stop]
+            sent = stop
 
 
 def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
@@ -373,4 +376,5 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
         model = released.read(str(source), flag)
         return Singer(model.context, model.load_model())
     workdir = Workdir(directory)
+    samplers.check_sings(workdir.config, f"{flag} {source}")
     return Singer(workdir.context, workdir.load_model())

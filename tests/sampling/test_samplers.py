@@ -9,7 +9,8 @@ from autosong_jax.objectives.table import OBJECTIVES, sampled_by, samplers_of
 from autosong_jax.sampling import options, samplers
 from autosong_jax.sampling.options import AutoregressiveOptions, HybridOptions, MaskedOptions, pick
 
-AUTOREGRESSIVE, MASKED = (object.__new__(samplers.SAMPLERS[name]) for name in ("autoregressive", "masked"))
+AUTOREGRESSIVE, MASKED, CONTINUOUS = (
+    object.__new__(samplers.SAMPLERS[name]) for name in ("autoregressive", "masked", "continuous"))
 
 
 def test_every_objective_has_samplers_and_every_sampler_an_objective():
@@ -29,8 +30,11 @@ def test_an_option_goes_to_all_that_have_it_and_to_no_other():
 def test_options_that_no_sampler_of_a_model_takes_are_named(option):
     of_autoregressive = {field.name for kind in (options.LengthOptions, AutoregressiveOptions)
                          for field in dataclasses.fields(kind)}
-    samplers.check_options({option: 1}, [AUTOREGRESSIVE, MASKED])
-    samplers.check_options({option: 1}, [MASKED])
+    if option == "latent_steps":
+        samplers.check_options({option: 1}, [CONTINUOUS])
+    else:
+        samplers.check_options({option: 1}, [AUTOREGRESSIVE, MASKED])
+        samplers.check_options({option: 1}, [MASKED])
     if option in of_autoregressive:
         samplers.check_options({option: 1}, [AUTOREGRESSIVE])
     else:
