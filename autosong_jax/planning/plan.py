@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import AbstractMesh
 
@@ -30,6 +29,7 @@ from autosong_jax.planning.memory import GRADIENTS, KEPT, WORKING, Buffer, Cuts,
 from autosong_jax.sources.spec import source_specs
 from autosong_jax.sources.text.encoders import DIRECTORY, TextEncoderInfo, get_text_encoder
 from autosong_jax.training.step import Trainer, make_trainer, state_shardings
+from autosong_jax.weights.parameters import leaves
 from autosong_jax.weights.trainable import combine
 from autosong_jax.workdir.workdir import window_pattern
 
@@ -234,8 +234,8 @@ class Planner:
 def whole_parameters(trainer: Trainer, mesh: AbstractMesh) -> list[str]:
     """The parameters that an axis of the mesh should cut but does not divide, each with why."""
     found = []
-    declared = flatten_dict(trainer.declarations, sep="/")
-    for name, leaf in flatten_dict(combine(trainer.abstract.params, trainer.frozen), sep="/").items():
+    declared = leaves(trainer.declarations)
+    for name, leaf in leaves(combine(trainer.abstract.params, trainer.frozen)).items():
         axes = declared[name].axes
         meant = partition_spec(axes, leaf.shape, abstract_mesh(ONE, 1))
         for size, axis, got in zip(leaf.shape, meant, partition_spec(axes, leaf.shape, mesh), strict=True):

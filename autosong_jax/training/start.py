@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import ml_collections
-from flax.traverse_util import flatten_dict
 
 from autosong_jax.cli import log
 from autosong_jax.data.dataset import SongDataset
@@ -13,6 +12,7 @@ from autosong_jax.errors import UserError
 from autosong_jax.layers import lora
 from autosong_jax.parallel.sharding import put
 from autosong_jax.training.step import Trainer, TrainState
+from autosong_jax.weights.parameters import leaves
 from autosong_jax.weights.trainable import Parameters, combine, partition
 from autosong_jax.workdir.checkpoints import Checkpoints, latest_step, load_frozen, save_frozen
 from autosong_jax.workdir.runs import same_codec, same_text_encoder, source_shapes
@@ -59,9 +59,9 @@ def _check_same_use(config: ml_collections.ConfigDict, base: Workdir) -> None:
 def check_shapes(base: Workdir, trainer: Trainer) -> None:
     """Raises UserError if the model of `trainer` has no place for a parameter of the base."""
     params = combine(trainer.abstract.params, trainer.frozen)
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
+    shapes = {path: leaf.shape for path, leaf in leaves(params).items()}
     merged = jax.eval_shape(lambda params: lora.merge(params, base.config.lora), base.abstract)
-    for path, leaf in flatten_dict(merged, sep="/").items():
+    for path, leaf in leaves(merged).items():
         if shapes.get(path) != leaf.shape:
             found = f"has {list(shapes[path])}" if path in shapes else "lacks it"
             raise UserError(f"init.workdir {base.directory} holds the parameter {path} of shape {list(leaf.shape)}, "
