@@ -262,6 +262,7 @@ _RULES = {
     "data.seconds": _number(0.01, 36_000),
     "data.first_frames": _integer(16, _MOST),
     "data.curriculum_steps": _EVERY,
+    "data.beginnings": _switch,
     "data.batch_size": _integer(1, 2**20),
     "data.end_of_song": _switch,
     "assumed.codec": _text,

@@ -11,6 +11,7 @@ def base() -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.path = ""  # a dataset that data_prep.export made
     data.seconds = 30.0  # window of a training example, cut at a random place of the song
+    data.beginnings = False  # windows are the beginnings of songs alone
     # Of models without sources: windows have so many frames at first, and double to their full length over some steps.
     data.first_frames = 64
     data.curriculum_steps = 0  # 0 for full windows from the first step on

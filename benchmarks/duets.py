@@ -61,7 +61,8 @@ def judge(workdir: pathlib.Path, dataset: pathlib.Path, songs: pathlib.Path, mos
     """Mean note error rates of leads that a model sings to held-out backings.
 
     "ours" is beside what the backing asks for, "other backing" beside what another one does, of the same genre if there
-    is one; "codec" and "true audio" are of the true lead, after the codec and as it is.
+    is one; "chance" is of the true lead beside that other backing; "codec" and "true audio" are of the true lead, after
+    the codec and as it is.
     """
     import autosong_jax
     from autosong_jax.audio import io
@@ -83,14 +84,15 @@ def judge(workdir: pathlib.Path, dataset: pathlib.Path, songs: pathlib.Path, mos
             part = of_genre[first:first + BATCH]
             backings = [read(folder, "backing.wav") for folder in part]
             made |= zip(part, singer.generate(backing=backings, seed=first), strict=True)
-    rates = {"ours": [], "other backing": [], "codec": [], "true audio": []}
+    rates = {"ours": [], "other backing": [], "chance": [], "codec": [], "true audio": []}
     for i, folder in enumerate(folders):
         ours, true = made[folder].audio, read(folder, "audio.wav")
         heard = {"ours": ours, "codec": singer.codec.decode(singer.codec.encode(true)), "true audio": true}
         for name, audio in heard.items():
             rates[name].append(lead_error_rate(chords[i], audio[0], singer.codec.sample_rate))
         others = sorted((j for j in range(len(folders)) if j != i), key=lambda j: genres[j] != genres[i])
-        rates["other backing"].append(lead_error_rate(chords[others[0]], ours[0], singer.codec.sample_rate))
+        for name, audio in (("other backing", ours), ("chance", true)):
+            rates[name].append(lead_error_rate(chords[others[0]], audio[0], singer.codec.sample_rate))
     return {"backings": len(folders)} | {name: float(np.mean(values)) for name, values in rates.items()}
 
 
@@ -98,11 +100,13 @@ def print_table(rows: list[dict[str, float]]) -> None:
     """The rows as a table, with what its columns mean."""
     print(f"\nNote error rates of leads sung to {rows[0]['backings']} backings that were not learned from."
           "\n  ours: beside what the chords of the backing ask for   control: beside what another backing asks for"
-          "\n  ceiling: of the true lead after the codec, and as it is\n")
-    print(f"{'share':>6} {'minutes':>8} {'ours':>7} {'control':>8} {'ceiling':>14} {'loss':>7} {'accuracy':>9}")
+          "\n  chance: of the true lead, beside that other backing  ceiling: after the codec, and as it is\n")
+    print(f"{'share':>6} {'minutes':>8} {'ours':>7} {'control':>8} {'chance':>7} {'ceiling':>13} {'loss':>7} "
+          f"{'accuracy':>9}")
     for row in rows:
         print(f"{row['share']:6.2f} {row['minutes']:8.1f} {row['ours']:7.3f} {row['other backing']:8.3f} "
-              f"{row['codec']:8.3f} {row['true audio']:5.3f} {row['loss']:7.3f} {row['accuracy']:9.3f}")
+              f"{row['chance']:7.3f} {row['codec']:7.3f} {row['true audio']:5.3f} {row['loss']:7.3f} "
+              f"{row['accuracy']:9.3f}")
     print("\nLoss and accuracy are of codes, each from the true codes before it.")
 
 

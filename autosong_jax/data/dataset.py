@@ -110,7 +110,7 @@ class SongDataset:
 
 
 def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, Any], end_of_song: bool,
-                  seed: int, rows: Sequence[int] | None = None) -> "grain.MapDataset[Batch]":
+                  seed: int, rows: Sequence[int] | None = None, beginnings: bool = False) -> "grain.MapDataset[Batch]":
     """Batches for training without end: `batches[step]` for any step, or one after another with `iterate`.
 
     Every epoch has all songs, one window of each, in a new order; a batch may hold the end of one epoch and the start
@@ -126,6 +126,7 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
       seed: in [0, 2**32).
       rows: which rows of the global batch to read, as `parallel.sharding.batch_rows` names those of a host; None for
         all. No other song is read.
+      beginnings: windows are those at the beginnings of songs, not anywhere.
 
     Returns:
       Batches of those rows, with
@@ -143,7 +144,7 @@ def train_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources
     if not 0 <= seed < 2**32:
         raise UserError(f"the seed is {seed}, expected 0 to {2**32 - 1}")
     rows = _rows(batch_size, rows)
-    windows = _Windows(dataset, frames, sources, end_of_song, seed)
+    windows = _Windows(dataset, frames, sources, end_of_song, seed, beginnings)
     # As good as without end, whose length would not fit an integer in batches of one.
     stream = grain.MapDataset.range(len(dataset)).shuffle(seed=seed).repeat(2**31)
     # Global batches of song numbers, which cost nothing; then only this host's songs are read.

@@ -97,7 +97,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     reading = {
         "batch_size": config.data.batch_size, "frames": pattern.num_frames,
         "sources": config.sources,
-        "end_of_song": config.data.end_of_song, "rows": batch_rows(config.data.batch_size, mesh)}
+        "end_of_song": config.data.end_of_song, "beginnings": config.data.beginnings,
+        "rows": batch_rows(config.data.batch_size, mesh)}
     batches = train_batches(dataset, seed=config.seed, **reading)
 
     def create_model(rngs):

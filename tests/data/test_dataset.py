@@ -134,6 +134,11 @@ def test_windows_start_anywhere_up_to_the_end_of_the_song(write_dataset, make_re
     assert (batch["num_frames"] == np.where(batch["song_ends"], 7, 8)).all()
 
 
+def test_windows_may_be_the_beginnings_alone(dataset, records):
+    for song, start in stream(train_batches(dataset, seed=3, beginnings=True, **OPTIONS), records, steps=10):
+        assert start == 0, song
+
+
 def test_without_end_of_song_every_frame_that_counts_is_the_songs(dataset, records):
     batches = train_batches(dataset, seed=0, **(OPTIONS | {"end_of_song": False}))
     for step in range(20):
