@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from autosong_jax.codecs.info import CodesInfo
+from autosong_jax.codecs.table import plain_info
 from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations
@@ -123,7 +124,7 @@ def test_a_run_goes_on_with_fewer_devices_and_with_more_again(config, trainer_of
 def test_every_config_can_be_cut_along_every_mesh(name, request):
     required = f"base={request.getfixturevalue('toy_workdir')}," if name == "finetune" else ""
     config = importlib.import_module(f"configs.{name}").get_config(f"{required}runlocal")
-    codec = CodesInfo("encodec", 32000, 1, 50.0, 4, 2048)
+    codec = plain_info(config.assumed.codec, "assumed.codec") or CodesInfo("encodec", 32000, 1, 50.0, 4, 2048)
     graph, params = abstract_model(config, codec, get_text_encoder("bytes").info)
     declared = declarations(graph, params)
     optimizer = jax.eval_shape(make_optimizer(config, declared).init, params)

@@ -150,11 +150,11 @@ def test_a_song_model_stopped_and_started_again_equals_undisturbed(song_model, t
     {"latents.head": "regression", "latents.adversarial": 0.1, "latents.noise": False, "latents.short_context": 0,
      "latents.mlp_layers": 0}], ids=lambda fields: fields["latents.head"])
 def test_every_head_trains(mels, autoencoder, tmp_path, fields):
-    config = song_config(mels, autoencoder[1], **fields, **{"train.steps": 2, "train.eval_every": 2})
+    config = song_config(mels, autoencoder[1], **fields, **{
+        "train.steps": 1, "train.log_every": 1, "train.checkpoint_every": 1, "train.eval_every": 0})
     loop.train(config, tmp_path)
-    lines = metrics_of(tmp_path)
-    assert {line["kind"] for line in lines} == {"train", "validation"}
-    assert all(np.isfinite(line["loss"]) and line["targets"] > 0 for line in lines)
+    [line] = metrics_of(tmp_path)
+    assert np.isfinite(line["loss"]) and np.isfinite(line["gradient_norm"]) and line["targets"] > 0
 
 
 def test_eight_devices_equal_one(mels, autoencoder):
