@@ -20,7 +20,7 @@ from autosong_jax.weights.trainable import Parameters
 from autosong_jax.workdir.workdir import Workdir
 
 SONGS, BATCH = 1024, 16
-"""How many windows the statistics are taken of, and how many at a time."""
+"""How many songs the statistics are taken of, a window each, and how many at a time."""
 
 
 def with_autoencoder(config: ml_collections.ConfigDict, dataset: SongDataset, workdir: pathlib.Path
@@ -81,7 +81,7 @@ def known_parameters(config: ml_collections.ConfigDict, dataset: SongDataset, fr
 
     batches = train_batches(dataset, batch_size=BATCH, frames=frames, sources={}, end_of_song=False, seed=config.seed)
     total = None
-    for batch in itertools.islice(iterate(batches), SONGS // BATCH):
+    for batch in itertools.islice(iterate(batches), -(-min(SONGS, len(dataset)) // BATCH)):
         of_batch = jax.tree.map(np.float64, jax.device_get(sums(params, batch["frames"], batch["num_frames"])))
         total = of_batch if total is None else jax.tree.map(np.add, total, of_batch)
     count, first, second = total
