@@ -16,8 +16,6 @@ from autosong_jax.layers.declaration import declared
 from autosong_jax.layers.transformer import ACTIVATIONS
 from autosong_jax.models.autoencoder import MelAutoencoder
 
-ORDERS = ("column", "raster")
-
 
 class Latents(nnx.Module):
     """An autoencoder and the statistics of its latents, none of which a song model trains: songs as columns of unit

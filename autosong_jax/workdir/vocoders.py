@@ -2,6 +2,7 @@
 
 import pathlib
 
+from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.codecs.mel import saved
 from autosong_jax.codecs.mel.settings import MelInfo
 from autosong_jax.errors import UserError
@@ -9,7 +10,7 @@ from autosong_jax.models.of_samples import mel_of, sizes_of
 from autosong_jax.workdir.workdir import Workdir
 
 
-def open_vocoder(source: str, codec: MelInfo) -> Workdir:
+def open_vocoder(source: str, codec: CodecInfo) -> Workdir:
     """The workdir of a vocoder.
 
     Args:
@@ -17,8 +18,9 @@ def open_vocoder(source: str, codec: MelInfo) -> Workdir:
       codec: whose mel spectrograms it is to sing.
 
     Raises:
-      UserError: there is none, or it reads other mel spectrograms.
+      UserError: there is none, or it reads other mel spectrograms, or the songs are none.
     """
+    codec = MelInfo.required(codec, f"latents.vocoder {source}")
     vocoder = Workdir(source)
     if vocoder.config.objective.name != "vocoding":
         raise UserError(f"latents.vocoder {source} is of objective {vocoder.config.objective.name}: expected a trained "

@@ -194,6 +194,8 @@ def test_a_vocoder_trains_and_is_what_songs_are_heard_by(mels, autoencoder, trai
     np.testing.assert_allclose(blocks, expected.clip(-1, 1), atol=1e-4)
     with pytest.raises(UserError, match=r"latents.vocoder .* is of objective reconstruction: expected a trained voc"):
         open_vocoder(str(autoencoder[1]), codec.info)
+    with pytest.raises(UserError, match=r"latents.vocoder .* reads songs as mel spectrograms, but these are samples"):
+        open_vocoder(str(trained_vocoder), run.codec)
     with pytest.raises(UserError, match=r"reads mel spectrograms of .* but the songs are of"):
         open_vocoder(str(trained_vocoder), MelInfo.of(MelConfig(RATE, HOP, 0, 16)))
 
