@@ -104,7 +104,7 @@ class NextLatent:
         valid, asked, over = self._masks(examples)
         latents = jnp.where(valid[..., None], latents, 0)
         of_history, of_head = jax.vmap(lambda key: tuple(jax.random.split(key)))(examples.keys)
-        history = jnp.where(shared.noise, noised(latents, of_history), latents)
+        history = jnp.where(shared.noise, noised(latents, of_history), latents) if self.noise else latents
         states = frames.predict(model.hidden(frames.inputs(history), memory, key))
         before = jnp.pad(latents, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         targets = latents - before if self.residual else latents
