@@ -124,7 +124,7 @@ class StepwiseSampler:
         """
         state = self.begin(params, memory, request)
         state = self.advance(params, state, request, self._num_steps)
-        return self.frames_of(state.written, 0, len(self._complete)), state.end
+        return self._look(state, 0, count=len(self._complete))
 
     def pieces(self, params: Any, memory: Memory, request: Request, stride: int | None = None) -> Iterator[Piece]:
         """What a call gives, piece by piece as the device makes it; arguments as above.
@@ -146,7 +146,7 @@ class StepwiseSampler:
                 if (ends <= start).all():
                     break
             before = now
-        frames, ends = jax.device_get((self.frames_of(state.written, 0, length), state.end))
+        frames, ends = jax.device_get(self._look(state, 0, count=length))
         yield Piece(start, frames[:, start:], ends, 1.0)
 
     def begin(self, params: Any, memory: Memory, request: Request) -> SamplerState:
