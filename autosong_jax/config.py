@@ -163,10 +163,6 @@ def _contradictions(config: ml_collections.ConfigDict) -> Iterator[tuple[str, st
     if config.objective.scheduled_sampling and objective == "masked_spans":
         yield (f"objective.scheduled_sampling {config.objective.scheduled_sampling}", "it means nothing with "
                "objective.name 'masked_spans', which reads no codes of its own in a row")
-    patterns = inputs.patterns("train.trainable", config.train.trainable)
-    if objective == "next_latent" and any(pattern.search("frames/latents/mean") for pattern in patterns):
-        yield (f"train.trainable {list(config.train.trainable)}", "expected expressions that are not found in "
-               "frames/latents, which holds the trained autoencoder, such as '^(?!frames/latents/)'")
     if config.data.curriculum_steps and len(config.sources):
         yield (f"data.curriculum_steps {config.data.curriculum_steps}", "expected 0 for a model with sources, whose "
                "windows are always full")

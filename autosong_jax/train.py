@@ -76,12 +76,11 @@ def main() -> int:
 
 def _next(config) -> str:
     """What is done with a trained model."""
+    from autosong_jax.models.kinds import kind_of
+
     workdir = shlex.quote(FLAGS.workdir)
-    if config.objective.name == "reconstruction":
-        return ("learn songs of its latents with\n  python -m autosong_jax.train --config=configs/autosong_mel.py "
-                f"--config.data.path={shlex.quote(config.data.path)} --config.latents.workdir={workdir} --workdir=DIR")
-    if config.objective.name == "vocoding":
-        return f"models of mel spectrograms take it from {workdir}"
+    if used := kind_of(config).used:
+        return used.format(workdir=workdir, dataset=shlex.quote(config.data.path))
     given = " ".join(flag for source, flag in _GIVEN.items() if source in config.sources)
     return f"let it sing with\n  python -m autosong_jax.generate --workdir={workdir} {given} --output=song.wav"
 

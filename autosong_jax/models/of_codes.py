@@ -9,6 +9,7 @@ from autosong_jax.codebooks.patterns import Pattern, get_pattern
 from autosong_jax.codecs.info import CodecInfo, CodesInfo
 from autosong_jax.models.decoder import song_model
 from autosong_jax.models.frames import CodeFrames
+from autosong_jax.models.kinds import Kind
 from autosong_jax.models.song import SongModel
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
@@ -25,3 +26,6 @@ def steps(config: ml_collections.ConfigDict, codec: CodecInfo, num_frames: int) 
     """See `kinds.Kind`."""
     codec = CodesInfo.required(codec, f"objective.name {config.objective.name!r}")
     return get_pattern(config.model.pattern, num_frames, codec.num_codebooks, config.model.delays)
+
+
+KIND = Kind("a song model of codes", "configs/small.py", build, steps)

@@ -8,7 +8,7 @@ from autosong_jax.codecs.mel.settings import MelInfo
 from autosong_jax.errors import UserError
 from autosong_jax.models.autoencoder import SCALE, MelAutoencoder
 from autosong_jax.models.discriminators import PatchDiscriminator
-from autosong_jax.models.kinds import Steps
+from autosong_jax.models.kinds import Kind, Steps
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 
@@ -42,3 +42,8 @@ def check_mel(config: ml_collections.ConfigDict, codec: CodecInfo) -> MelInfo:
         raise UserError(f"the songs have {codec.n_mels} bands, expected a multiple of {SCALE} for an autoencoder: "
                         f"export them with --codec=mel:n_mels={max(codec.n_mels // SCALE, 1) * SCALE}")
     return codec
+
+
+KIND = Kind("an autoencoder", "configs/autosong_autoencoder.py", build, steps, used=(
+    "learn songs of its latents with\n  python -m autosong_jax.train --config=configs/autosong_mel.py "
+    "--config.data.path={dataset} --config.latents.workdir={workdir} --workdir=DIR"))

@@ -9,7 +9,7 @@ from autosong_jax.codecs.mel.settings import MelConfig
 from autosong_jax.codecs.mel.vocoder import Vocoder
 from autosong_jax.codecs.pcm.settings import PcmInfo
 from autosong_jax.models.discriminators import StftDiscriminator
-from autosong_jax.models.kinds import Steps
+from autosong_jax.models.kinds import Kind, Steps
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 
 
@@ -34,3 +34,7 @@ def mel_of(config: ml_collections.ConfigDict, codec: PcmInfo) -> MelConfig:
 def steps(config: ml_collections.ConfigDict, codec: CodecInfo, num_frames: int) -> Steps:
     """See `kinds.Kind`."""
     return Steps(num_frames, num_frames, PcmInfo.required(codec, f"objective.name {config.objective.name!r}"))
+
+
+KIND = Kind("a vocoder", "configs/vocoder.py", build, steps,
+            used="models of mel spectrograms are heard by it with --config.latents.vocoder={workdir}")

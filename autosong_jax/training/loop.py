@@ -30,7 +30,7 @@ from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, put_batch
 from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.ahead import Laps, compile_ahead
-from autosong_jax.training.latents import known_parameters, with_autoencoder
+from autosong_jax.training.components import known_parameters, with_component
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
 from autosong_jax.training.optimizer import after_evaluation, last_rate
@@ -86,7 +86,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     laps = Laps(time.perf_counter() if started is None else started)
     laps.lap("imports")
     dataset = SongDataset(config.data.path, "train")
-    config = with_autoencoder(config, dataset, workdir)
+    config = with_component(config, dataset, workdir)
     distributed.check_same(_common(config, dataset))
     # Before anything is built of them or written: whether dataset, workdir and base belong together.
     check_workdir(config, dataset, workdir)

@@ -21,9 +21,10 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from autosong_jax.codebooks.patterns import Pattern
+from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations, held_in
 from autosong_jax.models.build import compute_dtype
-from autosong_jax.models.kinds import Steps
+from autosong_jax.models.kinds import Steps, kind_of
 from autosong_jax.objectives.objective import Objective
 from autosong_jax.objectives.table import get_objectives
 from autosong_jax.parallel.sharding import BATCH, tree_shardings
@@ -124,6 +125,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
         return TrainState(jnp.int32(0), params, params if train.ema_decay else {}, optimizer.init(params))
 
     trained, frozen = partition(abstract_params, train.trainable)
+    _check_frozen(config, trained)
     frozen = _frozen_arrays(frozen, of_frozen, compute_dtype(config.model.dtype), mesh)
     frozen_shardings = jax.tree.map(lambda x: x.sharding, frozen)
     abstract = jax.eval_shape(init, trained)
@@ -260,6 +262,18 @@ def state_shardings(state: TrainState, declarations: Parameters, mesh: Mesh | Ab
     optimizer = jax.tree.map(lambda part: params if is_like_params(part) else whole, state.optimizer,
                              is_leaf=is_like_params)
     return TrainState(whole, params, params if state.ema else {}, optimizer)
+
+
+def _check_frozen(config: ml_collections.ConfigDict, trained: Parameters) -> None:
+    """Raises UserError if a component of the model would be trained with it."""
+    component = kind_of(config).component
+    path = component.path if component else ()
+    for name in path:
+        trained = trained.get(name, {})
+    if path and trained:
+        where = "/".join(path)
+        raise UserError(f"train.trainable {list(config.train.trainable)}: expected expressions that are not found in "
+                        f"{where}, which holds {component.kind.name} that is trained, such as '^(?!{where}/)'")
 
 
 def _frozen_arrays(params: Parameters, declarations: Parameters, dtype: str, mesh: Mesh) -> Parameters:

@@ -6,8 +6,8 @@ from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.codecs.mel import saved
 from autosong_jax.codecs.mel.settings import MelInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models.of_samples import mel_of, sizes_of
-from autosong_jax.workdir.workdir import Workdir
+from autosong_jax.models.of_samples import KIND, mel_of, sizes_of
+from autosong_jax.workdir.workdir import Workdir, open_trained
 
 
 def open_vocoder(source: str, codec: CodecInfo) -> Workdir:
@@ -21,10 +21,7 @@ def open_vocoder(source: str, codec: CodecInfo) -> Workdir:
       UserError: there is none, or it reads other mel spectrograms, or the songs are none.
     """
     codec = MelInfo.required(codec, f"latents.vocoder {source}")
-    vocoder = Workdir(source)
-    if vocoder.config.objective.name != "vocoding":
-        raise UserError(f"latents.vocoder {source} is of objective {vocoder.config.objective.name}: expected a trained "
-                        "vocoder, which --config=configs/vocoder.py makes")
+    vocoder = open_trained(source, "latents.vocoder", KIND)
     if (own := mel_of(vocoder.config, vocoder.codec)) != codec.config:
         raise UserError(f"latents.vocoder {source} reads mel spectrograms of {own}, but the songs are of "
                         f"{codec.config}")

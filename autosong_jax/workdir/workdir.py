@@ -18,7 +18,7 @@ from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
 from autosong_jax.layers.declaration import declarations, held_in
 from autosong_jax.models.build import abstract_model, compute_dtype
-from autosong_jax.models.kinds import Steps, kind_of
+from autosong_jax.models.kinds import Kind, Steps, kind_of
 from autosong_jax.models.song import SongModel
 from autosong_jax.sources.text import frozen as frozen_text
 from autosong_jax.sources.text.encoders import TextEncoder, TextEncoderInfo, rebuild_text_encoder
@@ -110,6 +110,26 @@ class Workdir:
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
         params, _ = checkpoints.load_weights(self.directory, self.config, target)
         return assemble(self.merged_config, self.codec, self.text, params)
+
+
+def open_trained(directory: str, field: str, kind: Kind) -> Workdir:
+    """The workdir of a trained model that a config names.
+
+    Args:
+      directory: where it is.
+      field: of the config, which says so.
+      kind: that the model must be of.
+
+    Raises:
+      UserError: there is none, or it is of another kind.
+    """
+    made = f"{kind.name}, which --config={kind.made_by} trains"
+    if not directory:
+        raise UserError(f"{field} is empty: expected the workdir of {made}")
+    workdir = Workdir(directory)
+    if kind_of(workdir.config) is not kind:
+        raise UserError(f"{field} {directory} is of objective {workdir.config.objective.name}: expected {made}")
+    return workdir
 
 
 def assemble(config: ml_collections.ConfigDict, codec: CodecInfo, text: TextEncoderInfo, params: Any) -> SongModel:

@@ -192,7 +192,7 @@ def test_a_vocoder_trains_and_is_what_songs_are_heard_by(mels, autoencoder, trai
     np.testing.assert_allclose(codec.decode(frames), expected.clip(-1, 1), atol=1e-5)
     blocks = np.concatenate(list(codec.decode_blocks([frames[:50], frames[50:]], 20)), axis=1)
     np.testing.assert_allclose(blocks, expected.clip(-1, 1), atol=1e-4)
-    with pytest.raises(UserError, match=r"latents.vocoder .* is of objective reconstruction: expected a trained voc"):
+    with pytest.raises(UserError, match=r"latents.vocoder .* is of objective reconstruction: expected a voc"):
         open_vocoder(str(autoencoder[1]), codec.info)
     with pytest.raises(UserError, match=r"latents.vocoder .* reads songs as mel spectrograms, but these are samples"):
         open_vocoder(str(trained_vocoder), run.codec)
@@ -203,8 +203,8 @@ def test_a_vocoder_trains_and_is_what_songs_are_heard_by(mels, autoencoder, trai
 def test_what_does_not_fit_together_is_said(mels, autoencoder, song_model, toy_dataset, toy_config, tmp_path):
     for config, expected in [
             (song_config(mels, ""), "latents.workdir is empty"),
-            (song_config(mels, song_model[1]), "is of objective next_latent: expected a trained autoencoder"),
-            (song_config(toy_dataset, autoencoder[1]), "has other mel spectrograms than the dataset"),
+            (song_config(mels, song_model[1]), "is of objective next_latent: expected an autoencoder"),
+            (song_config(toy_dataset, autoencoder[1]), "has another codec than the dataset"),
             (small(autosong_autoencoder.get_config(), toy_dataset), "songs as mel spectrograms, but these are codes"),
             (small(vocoder.get_config(), mels), "reads songs as samples, but these are mel spectrograms"),
             (song_config(mels, autoencoder[1], **{"train.trainable": (".*",)}), "not found in frames/latents"),

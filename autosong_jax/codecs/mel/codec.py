@@ -26,15 +26,10 @@ _BLOCK = 1024  # frames that a vocoder decodes at a time
 
 
 class Mel(SpectralCodec):
-    """See the module's docstring, and `MelConfig` for what frames stand for.
+    """See the module's docstring, and `MelConfig` for what frames stand for. Audio is found by Griffin-Lim."""
 
-    Audio is found by Griffin-Lim, or by a vocoder that was trained to.
-    """
-
-    def __init__(self, config: MelConfig, vocoder: "Vocoder | None" = None):
-        """vocoder: of the same mels; see `saved`."""
-        self.config, self.info, self.vocoder = config, MelInfo.of(config), vocoder
-        self.exact_blocks = vocoder is not None
+    def __init__(self, config: MelConfig):
+        self.config, self.info = config, MelInfo.of(config)
         super().__init__(MelTransform(config.sample_rate, config.n_fft, config.hop, config.n_mels), config.hop)
 
     def from_bands(self, bands: np.ndarray) -> np.ndarray:
@@ -44,18 +39,6 @@ class Mel(SpectralCodec):
     def to_bands(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [T, M] -> magnitudes float32 [T, M]."""
         return self.config.magnitudes(self.config.values(frames))
-
-    def decode(self, frames: np.ndarray) -> np.ndarray:
-        """See `SpectralCodec`; a vocoder's audio is cut off at +-1."""
-        return super().decode(frames) if self.vocoder is None else Codec.decode(self, frames)
-
-    def decode_blocks(self, blocks: Iterable[np.ndarray], block_frames: int | None = None,
-                      loudness: float | None = None) -> Iterator[np.ndarray]:
-        """See `SpectralCodec`; a vocoder's blocks are exact."""
-        if self.vocoder is None:
-            return super().decode_blocks(blocks, block_frames, loudness)
-        values = (self.config.values(self.checked(block))[None] for block in blocks)
-        return (audio.clip(-1, 1) for audio in self.vocoder.decode_blocks(values, block_frames or _BLOCK))
 
     def quality(self, songs: Iterable[np.ndarray]) -> dict:
         """As of `Codec`, and `stored_db`: mean absolute error of the bands as stored, over those above the floor."""
@@ -71,6 +54,25 @@ class Mel(SpectralCodec):
         return np.abs(20 * np.log10(stored[heard] / bands[heard]))
 
 
+class VocodedMel(Mel):
+    """Mel spectrograms that a vocoder sings, which was trained to; its audio is cut off at +-1."""
+
+    exact_blocks = True
+
+    def __init__(self, config: MelConfig, vocoder: "Vocoder"):
+        """vocoder: of the same mels; see `saved`."""
+        super().__init__(config)
+        self.vocoder = vocoder
+
+    decode = Codec.decode
+
+    def decode_blocks(self, blocks: Iterable[np.ndarray], block_frames: int | None = None,
+                      loudness: float | None = None) -> Iterator[np.ndarray]:
+        """See `Codec`."""
+        values = (self.config.values(self.checked(block))[None] for block in blocks)
+        return (audio.clip(-1, 1) for audio in self.vocoder.decode_blocks(values, block_frames or _BLOCK))
+
+
 def of(info: MelInfo) -> Mel:
     """The codec that is described so. Raises UserError where that contradicts itself."""
     return Mel(info.config)
@@ -83,4 +85,4 @@ def load(directory: str | pathlib.Path) -> Mel:
         return Mel(config)
     from autosong_jax.codecs.mel import saved  # which imports JAX
 
-    return Mel(config, saved.load(directory, config))
+    return VocodedMel(config, saved.load(directory, config))
