@@ -36,6 +36,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_samples", 1, "Songs to make of each lyrics file.", lower_bound=1)
     flags.DEFINE_string("output", None, "Audio file, .wav or .flac. Of several songs each name gets a number.")
     flags.DEFINE_string("codes_output", None, "File for the codes, .npy, integers [frames, codebooks].")
+    flags.DEFINE_string("lrc", None, "File for when each line of --lyrics is sung, .lrc, as players of karaoke read "
+                        "it. It shows where the model attends, which is no proof of what is heard.")
+    flags.DEFINE_multi_string("alignment", [], "File for when each line, word and character of --lyrics is sung, with "
+                              "confidence, .json, or for a picture of that, .png; may be given twice.")
     flags.DEFINE_float("duration", None, "Longest duration in seconds, a prompt included. Default: one window.")
     flags.DEFINE_float("temperature", None, "Temperature; 0 is greedy. Default: the config's.")
     flags.DEFINE_integer("top_k", None, "Choose among the k most probable codes; 0 for all. Default: the config's.")
@@ -78,7 +82,8 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    if not (FLAGS.output or FLAGS.codes_output or FLAGS.mix):
+    times = [path for path in [FLAGS.lrc, *FLAGS.alignment] if path]
+    if not (FLAGS.output or FLAGS.codes_output or FLAGS.mix or times):
         raise UserError("nothing to write: give --output=song.wav or --codes_output=codes.npy, or both")
     if FLAGS.mix and not FLAGS.backing:
         raise UserError(f"--mix={FLAGS.mix} without --backing: it is the song together with that")
@@ -89,6 +94,12 @@ def main() -> None:
     if FLAGS.mix and FLAGS.output and pathlib.Path(FLAGS.mix).absolute() == pathlib.Path(FLAGS.output).absolute():
         raise UserError(f"--mix and --output are both {FLAGS.mix}: expected two files")
     outputs.check_file(FLAGS.codes_output, (".npy",), "codes_output", read=read)
+    outputs.check_file(FLAGS.lrc, (".lrc",), "lrc", read=read)
+    for path in FLAGS.alignment:
+        outputs.check_file(path, (".json", ".png"), "alignment", read=read)
+    if times and not FLAGS.lyrics:
+        raise UserError(f"--{'lrc' if FLAGS.lrc else 'alignment'}={times[0]} without --lyrics: it is for when they are "
+                        "sung")
     _check_edit()
     scales, steps = _scales(FLAGS.cfg_scales), _steps(FLAGS.steps)
     count = _count()
@@ -104,7 +115,10 @@ def main() -> None:
     asked |= {"temperature": 0.0 if FLAGS.greedy else FLAGS.temperature, "show_progress": True}
     asked |= {name: autosong_jax.load(FLAGS[name].value, f"--{name}") for name in ("leader", "rescorer")
               if FLAGS[name].value}
-    asked |= {name: _clip(path, singer, CLIPS[name]) for name, path in clips.items()}
+    asked |= {name: singer.read(path, CLIPS[name]) for name, path in clips.items()}
+    if times:
+        for song in songs:
+            singer.check_align(**song)
     sing = functools.partial(singer.edit, _edit(singer)) if FLAGS.edit else singer.generate
     for first in range(0, count, AT_ONCE):
         some = [songs[i // FLAGS.num_samples] for i in range(first, min(first + AT_ONCE, count))]
@@ -114,6 +128,9 @@ def main() -> None:
             _write(made[i], singer.frame_rate, first + i, count)
             if FLAGS.mix:
                 _mix(made[i], asked["backing"], singer, _numbered(FLAGS.mix, first + i, count))
+            if times:
+                known = {name: asked[name] for name in clips if name != "prompt_audio"}
+                _align(singer.align(made[i].frames, **some[i], **known), times, first + i, count)
             made[i] = None  # and its audio
 
 
@@ -141,6 +158,13 @@ def _mix(song, backing: np.ndarray, singer, path: pathlib.Path) -> None:
     audio = sound.mixed(song.audio, backing)
     io.write(path, audio, song.sample_rate)
     cli.say(f"{path}: {audio.shape[1] / song.sample_rate:.2f} s, with the backing")
+
+
+def _align(alignment, paths: list[str], i: int, count: int) -> None:
+    """Writes when the lyrics of song `i` of `count` are sung, and says so."""
+    for path in (_numbered(path, i, count) for path in paths):
+        alignment.write(path)
+        cli.say(f"{path}: {alignment.summary}")
 
 
 def _count() -> int:
@@ -194,7 +218,7 @@ def _edit(singer):
     """The edit that is asked for."""
     from autosong_jax.sampling.edits import Edit
 
-    return Edit([_clip(path, singer) for path in FLAGS.edit], list(zip(FLAGS["from"].value, FLAGS.to, strict=True)),
+    return Edit([singer.read(path) for path in FLAGS.edit], list(zip(FLAGS["from"].value, FLAGS.to, strict=True)),
                 FLAGS.before, FLAGS.between, FLAGS.after)
 
 
@@ -216,16 +240,6 @@ def _check_edit() -> None:
                             "--before and --after add to it")
     if len(FLAGS.edit) < 2 and FLAGS.between:
         raise UserError(f"--between={FLAGS.between}: expected several --edit to be between")
-
-
-def _clip(path: str, singer, channels: int | None = None) -> np.ndarray:
-    """The audio in a file, or the codes in a .npy file."""
-    from autosong_jax.audio import io
-    from autosong_jax.codecs.codec import read_frames
-
-    if path.endswith(".npy") and channels is None:
-        return read_frames(path, singer.frames)
-    return io.read(path, singer.codec.sample_rate, channels or singer.codec.channels)[0]
 
 
 def _numbered(path: str, index: int, count: int) -> pathlib.Path:

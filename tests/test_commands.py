@@ -1,5 +1,7 @@
 """The documented way, as a user goes it: songs, dataset, model, song; in processes without PyTorch and TensorFlow."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import soundfile
 
 import autosong_jax
 from autosong_jax.errors import UserError
+from autosong_jax.evaluation.timed import read_songs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,12 +47,16 @@ def trained(command, tmp_path_factory):
 
 def test_generate_writes_the_same_song_for_the_same_seed(command, trained, tmp_path):
     lyrics = trained / "songs" / "song_00000" / "lyrics.txt"
-    for name, seed in [("one", 3), ("two", 3), ("three", 4)]:
+    for name, seed, *times in [("one", 3), ("two", 3), ("three", 4, f"--lrc={tmp_path}/three.lrc",
+                                                        f"--alignment={tmp_path}/three.json")]:
         process = command(
             "autosong_jax.generate", f"--workdir={trained / 'workdir'}", f"--lyrics={lyrics}", "--genre=pop",
             "--duration=2", f"--seed={seed}", f"--output={tmp_path / name}.wav",
-            f"--codes_output={tmp_path / name}.npy")
+            f"--codes_output={tmp_path / name}.npy", *times)
         assert process.returncode == 0, process.stderr
+    lines = [line for line in lyrics.read_text().splitlines() if line and line[0] != "["]
+    assert re.findall(r"\[00:0[012]\.\d\d\](.+)", (tmp_path / "three.lrc").read_text()) == lines
+    assert [line["text"] for line in json.loads((tmp_path / "three.json").read_text())["lines"]] == lines
     one, two, three = (np.load(tmp_path / f"{name}.npy") for name in ("one", "two", "three"))
     np.testing.assert_array_equal(one, two)
     assert one.shape != three.shape or np.any(one != three)
@@ -75,6 +82,28 @@ def test_several_lyrics_at_once_are_the_songs_made_alone(trained):
     np.testing.assert_array_equal(songs[1].codes, alone.codes)
     np.testing.assert_array_equal(songs[1].audio, alone.audio)
     assert not np.array_equal(songs[0].codes, songs[1].codes)
+
+
+def test_recordings_are_aligned_by_heads_that_songs_with_known_times_chose(command, trained, tmp_path):
+    singer = autosong_jax.load(trained / "workdir")
+    songs = read_songs(trained / "songs", 2, "--calibrate")
+    with (trained / "songs" / "song_00000" / "notes.json").open() as file:
+        notes = json.load(file)
+    assert [second for _, second in songs[0].times] == [note["start"] for note in notes]
+    assert [songs[0].lyrics[at:at + 2] for at in songs[0].characters] == [note["syllable"] for note in notes]
+    found = singer.calibrate([(singer.read(str(song.audio)), {"lyrics": song.lyrics, "genre": song.genre}, song.times)
+                              for song in songs])
+    assert found.songs == 2 and found.syllables == sum(len(song.times) for song in songs)
+    found.save(trained / "workdir")
+    song = trained / "songs" / "song_00001"  # longer than a window
+    process = command("autosong_jax.align", f"--workdir={trained / 'workdir'}", f"--lyrics={song / 'lyrics.txt'}",
+                      f"--audio={song / 'audio.wav'}", f"--alignment={tmp_path / 'song.json'}")
+    (trained / "workdir" / "alignment.json").unlink()
+    assert process.returncode == 0, process.stderr
+    written = json.loads((tmp_path / "song.json").read_text())
+    assert written["heads"] == [list(head) for head in found.heads]
+    assert written["duration"] == pytest.approx(soundfile.info(song / "audio.wav").duration, abs=0.1) and (
+        0 <= min(line["start"] for line in written["lines"]) <= written["lines"][-1]["end"] <= written["duration"])
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -105,6 +134,10 @@ def test_what_cannot_be_sung_is_named(trained, arguments, words):
     ("autosong_jax.generate", ["--workdir=nowhere"], ["--output"]),
     ("autosong_jax.generate", ["--workdir=x", "--lyrics=nowhere.txt", "--output=x.wav"], ["nowhere.txt"]),
     ("autosong_jax.generate", ["--workdir=x", "song.wav"], ["song.wav", "--help"]),
+    ("autosong_jax.generate", ["--workdir=x", "--lrc=x.lrc"], ["--lrc=x.lrc without --lyrics"]),
+    ("autosong_jax.generate", ["--workdir=x", "--lyrics=README.md", "--alignment=nowhere/x.png"],
+     ["nowhere/x.png", "there is no directory"]),
+    ("autosong_jax.align", ["--workdir=x", "--lyrics=README.md", "--lrc=x.lrc"], ["--audio is missing", "--calibrate"]),
 ])
 def test_a_wrong_command_line_is_one_plain_line(command, module, arguments, words):
     process = command(module, *arguments)

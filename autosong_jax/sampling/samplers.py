@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -75,6 +76,21 @@ class Judgement:
     judged_by: Any = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What a model reads of windows that are sung.
+
+    Attributes:
+      steps: [B, S, ...], as `SongModel` takes them.
+      decided: int [T], the step at which the first of each frame is decided.
+      local: as `SongModel` takes it.
+    """
+
+    steps: Array
+    decided: np.ndarray
+    local: Array | None = None
+
+
 class Autoregressive:
     """Sings windows step by step. The frames that are given come first."""
 
@@ -99,6 +115,12 @@ class Autoregressive:
             return self._loop.pieces(params, memory, request, stride)
 
         return WindowSampler(length, self._model.overlap(length), sing)
+
+    def read(self, model: SongModel, frames: Array) -> Read:
+        """How the model reads windows that are sung, [B, any, D], when it is asked what it attends to."""
+        steps = self._model.pattern.interleave(
+            _padded(frames, self._model.pattern.num_frames, model.frames.special), model.frames.special)
+        return Read(steps, self._model.pattern.steps.min(axis=1) - 1)
 
     @staticmethod
     def check(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
@@ -136,6 +158,12 @@ class Masked:
         """How many of `num_frames` songs are made of."""
         return self._plan(options).frames(num_frames)
 
+    def read(self, model: SongModel, frames: Array) -> Read:
+        """As of `Autoregressive`: in the first stage, at its end. All of the first codebook stands, no other does."""
+        frames = _padded(frames, self._model.pattern.num_frames, model.frames.special)
+        steps = jnp.where(jnp.arange(frames.shape[-1]) == 0, frames, model.frames.special)
+        return Read(steps, np.arange(frames.shape[1]), jnp.array(False))
+
     def _plan(self, options: Mapping[str, Any]) -> masked.Plan:
         return pick(MaskedOptions, options).plan(self._model.config, self._model.pattern.frames.shape[1])
 
@@ -172,6 +200,11 @@ class Continuous:
             return self._loop.pieces(params, memory, request, stride)
 
         return WindowSampler(self._columns, self._model.overlap(self._columns), sing)
+
+    def read(self, model: SongModel, frames: Array) -> Read:
+        """As of `Autoregressive`; frames are columns."""
+        steps = model.frames.inputs(model.frames.steps(_padded(frames, self._columns, 0)))
+        return Read(steps, np.arange(self._columns) * model.frames.per_column)
 
     @staticmethod
     def check(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
@@ -223,6 +256,11 @@ def unable(wish: str, samplers: Sequence[Autoregressive | Masked | Continuous], 
     """The error of a wish that only a model with `sampler` could fulfil."""
     return UserError(f"{wish}: this model can only {' and '.join(s.ability for s in samplers)}; expected one that was "
                      f"{trained_to(sampler)}")
+
+
+def _padded(frames: Array, length: int, value: int) -> Array:
+    """[B, any, D] -> [B, length, D]: windows all have one length, so that one program reads them."""
+    return jnp.pad(frames, ((0, 0), (0, length - frames.shape[1]), (0, 0)), constant_values=value)
 
 
 def _memory(graph: Any, params: Any, sources: Sources, keep: Array, keys: Array) -> Memory:

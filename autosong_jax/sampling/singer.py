@@ -7,19 +7,21 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
+from autosong_jax.audio import io
 from autosong_jax.cli import progress
-from autosong_jax.codecs.codec import Codec, frames_of
+from autosong_jax.codecs.codec import Codec, frames_of, read_frames
 from autosong_jax.codecs.info import Frames
 from autosong_jax.errors import UserError
 from autosong_jax.models.song import SongModel
 from autosong_jax.pretrained import released
-from autosong_jax.sampling import samplers, sound, windows
+from autosong_jax.sampling import aligner, samplers, sound, windows
+from autosong_jax.sampling.alignment import Alignment, Calibration, Head
 from autosong_jax.sampling.drafts import Draft
 from autosong_jax.sampling.edits import Edit
 from autosong_jax.sampling.helpers import Helper, same_codec
@@ -40,24 +42,32 @@ Conditions = Mapping[str, Any]  # by what they are given as: a text, or audio or
 
 
 class Singer:
-    """A trained model that sings: `generate` and `edit` for songs, `stream` for sound as it is made, `sing` for frames.
+    """A trained model that sings: `generate` and `edit` for songs, `stream` for sound as it is made, `sing` for frames;
+    and `align` for when each line is sung.
 
     Args:
       context: what the model is used with; its codec and text encoder are loaded when they are first needed.
       model: `unstacked`.
+
+    Attributes:
+      calibration: by which heads `align` tells times; None for those that are the most monotone in a song.
     """
+
+    calibration: Calibration | None = None
 
     def __init__(self, context: ModelContext, model: SongModel):
         self.config, self._context = context.config, context
-        self._conditions = UserConditions(context.config, context.text, context.codec,
-                                          Encoders(functools.cache(context.load_text_encoder), lambda: self.codec))
+        encoders = Encoders(functools.cache(context.load_text_encoder), lambda: self.codec)
+        self._conditions = UserConditions(context.config, context.text, context.codec, encoders)
         self.encode_conditions = self._conditions.encode
         self.replace_weights(model)
         self.pattern = context.pattern
         self._medium = medium_of(context.codec, lambda: nnx.merge(self._graph, self._params))
         self.judge = Judge(self._graph, context)
-        self._samplers = samplers.get_samplers(SampledModel(
-            self._graph, context.config, self.pattern, model.source_names))
+        sampled = SampledModel(self._graph, context.config, self.pattern, model.source_names)
+        self._samplers = samplers.get_samplers(sampled)
+        self._aligner = aligner.Aligner(sampled, self._samplers[0], self._conditions, encoders.text, self._window,
+                                        self._medium.rate)
 
     def replace_weights(self, model: SongModel) -> None:
         """Sings with `model` (`unstacked`) from now on; nothing is compiled anew for a model of the same shape."""
@@ -81,6 +91,13 @@ class Singer:
     def frames(self) -> Frames:
         """What songs are made of."""
         return self._context.codec.frames
+
+    def read(self, path: str, channels: int | None = None) -> np.ndarray:
+        """A clip as a caller gives it: the audio in a file, by default of the codec's channels; or the frames in a .npy
+        file. Raises UserError where it is neither."""
+        if path.endswith(".npy") and channels is None:
+            return read_frames(path, self.frames)
+        return io.read(path, self.codec.sample_rate, channels or self.codec.channels)[0]
 
     def generate(self, *, seed: int = 0, prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
                  rescorer: "Singer | None" = None, show_progress: bool = False, **conditions_and_options
@@ -175,6 +192,45 @@ class Singer:
         made = [self._generated(frames) for frames in made]
         return made if several else made[0]
 
+    def align(self, song: np.ndarray, *, heads: Sequence[Head] | None = None, **conditions) -> Alignment:
+        """When each line of the lyrics is sung in a song of this model's, or in any recording of them.
+
+        It shows where the model attends, which is not proof of what is heard.
+
+        Args:
+          song: its frames, integer [T, D], as `generate` gives them; or float32 [channels, samples] at the codec's
+            rate. `read` gives either.
+          heads: (layer, head), each counted from 0, whose attention is averaged; by default those of `calibration`.
+          **conditions: of the song, as of `generate`: its `lyrics`, and what else it was sung with.
+
+        Raises:
+          UserError: there is nothing to align, or the model does not attend to lyrics (`check_align` says so before),
+            or has no such head.
+        """
+        self.check_align(**conditions)
+        if heads is None and self.calibration:
+            heads = self.calibration.heads
+        return self._aligner.align(self._params, self._sung(song, conditions), heads)
+
+    def check_align(self, **conditions) -> None:
+        """Raises UserError where `align` would, whatever the song."""
+        self._aligner.check(conditions)
+
+    def calibrate(self, songs: Iterable[tuple[np.ndarray, Conditions, Sequence[tuple[int, float]]]], *,
+                  show_progress: bool = False) -> Calibration:
+        """The heads by which `align` tells times best, for `calibration`.
+
+        Args:
+          songs: of each itself and its conditions, as of `align`; and known times: (a character of the lyrics that is
+            sung, the second in which it begins).
+          show_progress: progress bars on stderr.
+
+        Raises:
+          UserError: as `align`; also if no time is known.
+        """
+        known = ((self._sung(song, conditions), times) for song, conditions, times in songs)
+        return self._aligner.calibrate(self._params, known, show_progress)
+
     def helper(self, singer: "Singer", songs: Sequence[Conditions]) -> Helper:
         """Another model that can help this one with `songs` (see `encode_conditions`), of which it reads what it knows.
 
@@ -243,8 +299,7 @@ class Singer:
         """How `count` songs are sung: what stands at first, and the legs of the way; arguments as of `sing`."""
         options = self._checked_options(options)
         rate, prompt = self._medium.rate, self._medium.none if prompt is None else self._medium.units(prompt)
-        window = round(self.pattern.num_frames / self.frame_rate * rate)
-        total = pick(LengthOptions, options).frames(rate, window)
+        total = pick(LengthOptions, options).frames(rate, self._window)
         total = self._masked.frames(options, total) if self._masked else total
         if total <= len(prompt):
             raise UserError(f"duration {total / rate:.2f} s: expected more than the prompt's "
@@ -285,6 +340,11 @@ class Singer:
         return Leg(stop, sampler, self._params, lambda start: self._conditions.at(sources, start / self._medium.rate))
 
     @property
+    def _window(self) -> int:
+        """Units of a window of training."""
+        return round(self.pattern.num_frames / self.frame_rate * self._medium.rate)
+
+    @property
     def _stepwise(self) -> Autoregressive | Continuous | None:
         return next((sampler for sampler in self._samplers if not sampler.fills_in), None)
 
@@ -312,6 +372,11 @@ class Singer:
                  for i in range(counts.pop() if counts else 1)]
         songs = [{name: condition for name, condition in song.items() if condition is not None} for song in songs]
         return songs, bool(lists), options
+
+    def _sung(self, song: np.ndarray, conditions: Conditions) -> aligner.Song:
+        """A song as the aligner takes it. Raises UserError if it is neither audio nor frames."""
+        given = {name: condition for name, condition in conditions.items() if condition is not None}
+        return aligner.Song(self._medium.units(self._frames("the song", song)), given)
 
     def _frames(self, name: str, clip: np.ndarray) -> np.ndarray:
         """The frames of a clip, audio or frames. Raises UserError if it is neither."""
@@ -374,7 +439,10 @@ def load(source: str | pathlib.Path, flag: str = "source") -> Singer:
     directory = released.locate(source, flag)
     if released.is_released(directory):
         model = released.read(str(source), flag)
-        return Singer(model.context, model.load_model())
-    workdir = Workdir(directory)
-    samplers.check_sings(workdir.config, f"{flag} {source}")
-    return Singer(workdir.context, workdir.load_model())
+        singer = Singer(model.context, model.load_model())
+    else:
+        workdir = Workdir(directory)
+        samplers.check_sings(workdir.config, f"{flag} {source}")
+        singer = Singer(workdir.context, workdir.load_model())
+    singer.calibration = Calibration.load(directory)
+    return singer
