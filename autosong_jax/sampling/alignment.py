@@ -15,6 +15,7 @@ import json
 import pathlib
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated
 
@@ -278,7 +279,9 @@ class Alignment:
         heads = ", ".join(f"{layer}.{head}" for layer, head in self.heads)
         axes.set_title(f"{CAVEAT} (layer.head {heads})", loc="left", fontsize=9)
         figure.colorbar(image, ax=axes, label="attention", fraction=0.03, pad=0.01)
-        figure.savefig(path, format="png")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # of scripts that the font lacks: boxes in the picture say so
+            figure.savefig(path, format="png")
 
 
 def _stamp(seconds: float) -> str:
