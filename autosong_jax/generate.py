@@ -128,7 +128,9 @@ def main() -> None:
             _write(made[i], singer.frame_rate, first + i, count)
             if FLAGS.mix:
                 _mix(made[i], asked["backing"], singer, _numbered(FLAGS.mix, first + i, count))
-            if times:
+            if times and not len(made[i].frames):
+                cli.log.warning("%s: not written, since the song is empty", ", ".join(times))
+            elif times:
                 known = {name: asked[name] for name in clips if name != "prompt_audio"}
                 _align(singer.align(made[i].frames, **some[i], **known), times, first + i, count)
             made[i] = None  # and its audio

@@ -103,6 +103,8 @@ class Aligner:
         spans = encoder.encode_lyrics(lyrics).spans if hasattr(encoder, "encode_lyrics") else encoder.spans(lyrics)
         sources = self._conditions.encode([song.conditions])
         text = Text(lyrics, spans[:sources[LYRICS]["length"][0]])
+        if not len(text.spans):
+            raise UserError("times of lyrics: the model reads no word of them, so long is what stands before the first")
 
         def read(heads: Sequence[Head]) -> Iterator[tuple[Head, np.ndarray]]:
             some = max(1, AT_ONCE // (max(self._length, len(song.frames)) * len(spans)))

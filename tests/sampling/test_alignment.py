@@ -231,6 +231,15 @@ def check_planted(sampler, pattern, monkeypatch):
                             False).mean_error == 0
 
 
+def test_songs_and_lyrics_of_which_nothing_is_read_are_named(monkeypatch):
+    params, singer = planted(monkeypatch, Masked, get_pattern("parallel", T, 3), "[solo]\nla\n", np.zeros(SONG, int))
+    with pytest.raises(UserError, match="the song is empty"):
+        singer.align(params, aligner.Song(np.zeros((0, 3), np.int32), {"lyrics": "la"}), None)
+    singer._conditions.encode = lambda songs: {"lyrics": {"length": [1]}}  # of the tag alone
+    with pytest.raises(UserError, match="reads no word of them"):
+        singer.align(params, aligner.Song(np.zeros((T, 3), np.int32), {"lyrics": "[solo]\nla\n"}), None)
+
+
 def test_columns_of_latents_are_decided_where_their_first_step_is():
     latents = types.SimpleNamespace(per_column=2, steps=lambda columns: columns.reshape(1, 8, -1),
                                     inputs=lambda steps: jnp.pad(steps, ((0, 0), (1, 0), (0, 0)))[:, :-1])
