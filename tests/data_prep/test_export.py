@@ -1,7 +1,6 @@
 """Exports from end to end: what a dataset holds, what is left out and why, and what a stop at any moment costs."""
 
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from data_prep.pipeline import Options, export
 from data_prep.records import encode
 from data_prep.songs import Song
 from data_prep.workers import Workers
+from tests.data_prep.stops import Stop, stopped_before_and_after_each_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SONGS = 7
@@ -338,48 +338,23 @@ class InProcess(Workers):
         return ((item, function(item)) for item in items)
 
 
-class Stop(BaseException):
-    """Not an Exception: nothing may handle it."""
-
-
 def test_stopped_before_and_after_each_step(songs, exported, tmp_path, monkeypatch, one_thread):
-    """A file or a directory gets its name at each `os.replace`, one goes away at each `unlink` and `rmtree`."""
     monkeypatch.setattr(pipeline, "Workers", InProcess)
     encoded = []
     encode = tasks.encode
     monkeypatch.setattr(tasks, "encode", lambda file, codec_directory: encoded.append(file.song) or encode(
         file, codec_directory))
-    steps = allowed = 0
-
-    def stopping(function):
-        @functools.wraps(function)
-        def step(*args, **kwargs):
-            stop()
-            result = function(*args, **kwargs)
-            stop()
-            return result
-        return step
-
-    def stop():
-        nonlocal steps
-        steps += 1
-        if steps > allowed:
-            raise Stop
-
-    for module, name in ((os, "replace"), (Path, "unlink"), (shutil, "rmtree")):
-        monkeypatch.setattr(module, name, stopping(getattr(module, name)))
     target = tmp_path / "data"
-    options = Options(str(songs), str(target))
-    finished = None
-    while not finished:  # each start is stopped after one step more
-        steps, allowed = 0, allowed + 1
+
+    def start():
         kept = len([path for path in target.glob(".partial/records/*") if path.suffix != ".unfinished"])
         encoded.clear()
         try:
-            finished = export(options)
-        except Stop:
+            export(Options(str(songs), str(target)))
+        finally:
             assert len(encoded) <= SONGS - kept
-    assert allowed > 20
+
+    assert stopped_before_and_after_each_step(start) > 20
     assert contents(target) == contents(exported[0])
 
 

@@ -1,7 +1,5 @@
 """From recordings to songs: what comes out, what is left out, and what a stop at any moment costs."""
 
-import contextlib
-import functools
 import os
 import re
 import shutil
@@ -23,6 +21,7 @@ from data_prep.stems import report, stages
 from data_prep.stems.loudness import Meter
 from data_prep.stems.pipeline import make_songs
 from data_prep.stems.tracks import Track
+from tests.data_prep.stops import stopped_before_and_after_each_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -221,19 +220,13 @@ def test_the_same_recording_twice(small, tmp_path, write_sound, in_process):
     assert [(one.recording, one.reason) for one in finished.left_out] == [("y", "the same audio as x")]
 
 
-class Stop(BaseException):
-    """Not an Exception: nothing may handle it."""
-
-
 def test_stopped_before_and_after_each_step(band, mixes, small, tmp_path, monkeypatch, in_process):
-    """A file or a directory gets its name at each `os.replace`, one goes away at each `unlink` and `rmtree`."""
     pytest.importorskip("demucs")
     source = tmp_path / "in"
     shutil.copytree(band / "a b", source / "a b")
     shutil.copytree(mixes / "album", source / "album")
     few = {"pitch": (2.0,), "tempo": ()}
     make_songs(small(source, tmp_path / "in peace", **few))
-    steps = allowed = 0
     perform, done = stages.Stages.perform, set()
 
     def once(self, job):
@@ -241,30 +234,9 @@ def test_stopped_before_and_after_each_step(band, mixes, small, tmp_path, monkey
         perform(self, job)
         done.add(job)
 
-    def stopping(function):
-        @functools.wraps(function)
-        def step(*args, **kwargs):
-            stop()
-            result = function(*args, **kwargs)
-            stop()
-            return result
-        return step
-
-    def stop():
-        nonlocal steps
-        steps += 1
-        if steps > allowed:
-            raise Stop
-
     monkeypatch.setattr(stages.Stages, "perform", once)
-    for module, name in ((os, "replace"), (Path, "unlink"), (shutil, "rmtree")):
-        monkeypatch.setattr(module, name, stopping(getattr(module, name)))
-    finished = None
-    while not finished:  # each start is stopped after one step more
-        steps, allowed = 0, allowed + 1
-        with contextlib.suppress(Stop):
-            finished = make_songs(small(source, tmp_path / "songs", **few))
-    assert allowed > 20 and len(done) > 5
+    starts = stopped_before_and_after_each_step(lambda: make_songs(small(source, tmp_path / "songs", **few)))
+    assert starts > 20 and len(done) > 5
     assert contents(tmp_path / "songs") == contents(tmp_path / "in peace")
 
 
