@@ -2,38 +2,19 @@
 
 import numpy as np
 import pytest
-from flax import nnx
 
-from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import build_model
 from autosong_jax.sampling import sound
-from autosong_jax.sampling.singer import Singer
-from autosong_jax.sources.text.encoders import TextEncoderInfo
-from autosong_jax.workdir.workdir import ModelContext
 from benchmarks.fuzzing.fixtures import recording_sources
 
 WINDOW, K, V, HOP = 12, 3, 16, 640
 
 
 @pytest.fixture(scope="module")
-def make_singer(toy_config, toy_dataset):
-    def make(**changes):
-        config = toy_config(**{"data.end_of_song": False, "sampling.masked.steps": (2, 1, 1), "model.width": 8,
-                               "model.layers": 1, "model.heads": 1} | changes)
-        config.sources = recording_sources()
-        codec, text = CodecInfo.load(toy_dataset / "codec"), TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, codec, text, rngs=nnx.Rngs(0))
-        model.frames.heads[...] = 3 * model.frames.heads[...]
-        return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def singers(make_singer):
-    return {"step by step": make_singer(),
-            "filled in": make_singer(**{"objective.name": "masked_spans", "model.pattern": "parallel"})}
+    return {"step by step": make_singer(sources=recording_sources()),
+            "filled in": make_singer(sources=recording_sources(), **{
+                "objective.name": "masked_spans", "model.pattern": "parallel", "sampling.masked.steps": (2, 1, 1)})}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +58,7 @@ def test_each_window_hears_its_own_part_of_the_backing(singers, style, name):
 
 
 def test_a_song_that_is_over_before_its_backing_is_followed_by_silence(make_singer, backing):
-    singer = make_singer(**{"data.end_of_song": True})
+    singer = make_singer(sources=recording_sources(), **{"data.end_of_song": True})
     frames = set()
     for seed in range(6):
         asked = {"backing": backing, "seed": seed, "temperature": 3.0}

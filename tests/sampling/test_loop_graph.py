@@ -91,21 +91,8 @@ class Bar:
 
 
 @pytest.fixture(scope="module")
-def make_singer(toy_config, toy_dataset):
-    def make():
-        config = toy_config(**{
-            "objective.name": "both", "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3), "model.width": 8,
-            "model.layers": 1, "model.heads": 1})
-        text = TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, CodecInfo.load(toy_dataset / "codec"), text, rngs=nnx.Rngs(0))
-        return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def singer(make_singer):
-    return make_singer()
+    return make_singer(**{"objective.name": "both"})
 
 
 @pytest.mark.parametrize("lead", [0.0, 9.0], ids=["masked", "step by step"])
@@ -158,7 +145,7 @@ def test_the_step_by_step_loop_alone_is_compiled_with_the_options(on_cuda, make_
         return jit(function, compiler_options=compiler_options, **options)
 
     monkeypatch.setattr(jax, "jit", watched)
-    other = make_singer()
+    other = make_singer(**{"objective.name": "both"})
     monkeypatch.undo()
     assert given == [(stepwise.__name__, "_advanced", platform.ONE_GRAPH)]
     sources = singer.encode_conditions([{"lyrics": "la la"}])

@@ -6,12 +6,9 @@ import pytest
 from flax import nnx
 
 from autosong_jax.codebooks.patterns import get_pattern
-from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import build_model
 from autosong_jax.sampling.edits import Edit
 from autosong_jax.sampling.singer import Singer
-from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.workdir.workdir import ModelContext
 
 WINDOW, K, V, RATE = 12, 3, 16, 25.0
@@ -19,25 +16,9 @@ SONGS = [{"lyrics": "la la", "genre": "pop"}, {"lyrics": "lo"}]
 
 
 @pytest.fixture(scope="module")
-def make_singer(toy_config, toy_dataset):
-    """`make_singer("both", seed, **changes)`: a singer of an objective; of one seed the weights are the same."""
-
-    def make(objective, seed, **changes):
-        config = toy_config(**{
-            "objective.name": objective, "data.end_of_song": False, "sampling.masked.steps": (4, 2, 3),
-            "model.width": 8, "model.layers": 1, "model.heads": 1} | changes)
-        text = TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, CodecInfo.load(toy_dataset / "codec"), text, rngs=nnx.Rngs(seed))
-        model.frames.heads[...] = 3 * model.frames.heads[...]
-        return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def singers(make_singer):
     """Singers by objective; those of "next_step" and "both" have the same weights."""
-    return {objective: make_singer(objective, seed)
+    return {objective: make_singer(seed, **{"objective.name": objective})
             for objective, seed in [("next_step", 0), ("both", 0), ("masked_spans", 1)]}
 
 
@@ -69,7 +50,7 @@ def test_trimmed_songs_are_whole_spans_and_are_seen_alone(make_singer, sources, 
     """They are those of a model whose window is as long as they are."""
     def make(frames, **sampling):
         changes = {f"sampling.masked.{name}": value for name, value in sampling.items()}
-        return make_singer("masked_spans", 1, **{"data.seconds": frames / RATE} | changes)
+        return make_singer(1, **{"objective.name": "masked_spans", "data.seconds": frames / RATE} | changes)
 
     trimmed = make(WINDOW, trim=True)
     for frames, made in [(11, 9), (32, 30)]:

@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from flax import nnx
 
 from autosong_jax.codecs.codec import load_codec
 from autosong_jax.codecs.encodec.codec import EncodecCodec
-from autosong_jax.codecs.info import CodecInfo
 from autosong_jax.errors import UserError
-from autosong_jax.models.build import build_model
 from autosong_jax.sampling import sound
-from autosong_jax.sampling.singer import Singer
-from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.weights.files import Tensors
-from autosong_jax.workdir.workdir import ModelContext
 
 WINDOW, K, V, RATE = 12, 3, 16, 25.0
 SONG = {"lyrics": "la la", "genre": "pop"}
@@ -28,19 +22,6 @@ SAMPLERS = {
     "filled in": {"objective.name": "masked_spans", "model.pattern": "parallel"},
     "hybrid": {"objective.name": "both", "sampling.masked.hybrid_seconds": 0.32},
 }
-
-
-@pytest.fixture(scope="module")
-def make_singer(toy_config, toy_dataset):
-    def make(end_of_song=False, **changes):
-        config = toy_config(**{"data.end_of_song": end_of_song, "sampling.masked.steps": (4, 2, 3), "model.width": 8,
-                               "model.layers": 1, "model.heads": 1} | changes)
-        codec, text = CodecInfo.load(toy_dataset / "codec"), TextEncoderInfo.load(toy_dataset)
-        model = build_model(config, codec, text, rngs=nnx.Rngs(0))
-        model.frames.heads[...] = 3 * model.frames.heads[...]
-        return Singer(ModelContext.read(config, toy_dataset), model.unstacked())
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +91,7 @@ def test_streams_in_turns_are_those_alone(singers, name):
 
 @pytest.mark.parametrize("changes", [{"objective.name": "next_step"}, SAMPLERS["hybrid"]], ids=["one", "hybrid"])
 def test_songs_that_end_early_end_in_their_streams(make_singer, changes):
-    singer = make_singer(end_of_song=True, **changes)
+    singer = make_singer(**{"data.end_of_song": True} | changes)
     ends = set()
     for seed in range(6):
         asked = SONG | {"seed": seed, "duration": 1.2, "temperature": 3.0}
