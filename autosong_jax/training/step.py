@@ -118,7 +118,7 @@ def make_trainer(config: ml_collections.ConfigDict, create_model: Callable[[nnx.
             params = nnx.to_pure_dict(nnx.state(create_model(nnx.Rngs(jax.random.key(seed))), nnx.Param))
             return without(params, known)
 
-        out = tree_shardings(jax.eval_shape(create, 0), declared, mesh)
+        out = tree_shardings(without(abstract_params, known), declared, mesh)
         return jax.jit(create, out_shardings=out)(np.uint32(seed))
 
     def init(params: Parameters) -> TrainState:
