@@ -22,7 +22,8 @@ class Case:
       wanted: the exit statuses that are right. (2,) for what has to be refused, (0,) for what has to work.
       changes: files and folders that were there before and that the command may write to.
       seconds: of a CPU after which it is ended; also if it only waits.
-      memory: MiB resident, of all its processes, at which it is ended. A process with JAX has about 700 of them.
+      memory: MiB of all its processes, of which what they share counts once, at which it is ended. A process with JAX
+        has about 700.
     """
 
     module: str

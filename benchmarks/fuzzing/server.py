@@ -174,9 +174,9 @@ def _watch(pid: int, request: dict[str, Any]) -> dict[str, Any]:
         found, status = os.waitpid(pid, os.WNOHANG)
         if found:
             break
-        now, members = time.perf_counter(), [pid, *_children(pid)]
-        most = max(most, sum(_resident(member) for member in members))
-        work = sum(_work(member) for member in members)
+        now, children = time.perf_counter(), _children(pid)
+        most = max(most, _resident(pid) + sum(map(_private, children)))
+        work = sum(map(_work, [pid, *children]))
         if work != worked[0]:
             worked = work, now
         if most > request["memory"] * MIB or work > request["seconds"] or now - worked[1] > request["idle"]:
@@ -200,6 +200,15 @@ def _resident(pid: int) -> int:
         return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _private(pid: int) -> int:
+    """Bytes that no other process has: workers that are forked have all that the command has imported, once."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return 1024 * sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB", text, re.MULTILINE)))
 
 
 def _work(pid: int) -> float:
