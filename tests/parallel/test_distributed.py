@@ -143,10 +143,13 @@ def on_devices(monkeypatch):
     return use
 
 
+SMALL = {"model.layers": 1, "model.width": 8, "model.mlp_width": 16, "model.dropout": 0.1, "train.ema_every": 1,
+         "train.steps": 24, "train.eval_every": 12, "train.checkpoint_every": 4}
+
+
 @pytest.fixture(scope="module")
 def config(toy_config):
-    return toy_config(**{"model.layers": 1, "model.width": 8, "model.mlp_width": 16, "model.dropout": 0.1,
-                         "train.ema_every": 1, "train.steps": 24, "train.eval_every": 12, "train.checkpoint_every": 4})
+    return toy_config(sources=False, **SMALL)
 
 
 def changed(config, **fields):
@@ -160,10 +163,10 @@ def mesh_of(config, count):
     return make_mesh(config.mesh, jax.devices()[:count])
 
 
-def test_two_processes_of_two_devices_equal_one_of_four_and_read_each_its_rows(config, tmp_path, on_devices):
+def test_two_processes_of_two_devices_equal_one_of_four_and_read_each_its_rows(toy_config, tmp_path, on_devices):
     # SGD-like updates: Adam divides tiny gradients by their own size, which blows rounding up to the learning rate.
-    config = changed(config, **{"optimizer.eps": 1e-2, "train.steps": 4, "train.eval_every": 2, "train.sample_every": 4,
-                                "train.prompts": ("train:0", "validation:9")})
+    config = toy_config(**SMALL | {"optimizer.eps": 1e-2, "train.steps": 4, "train.eval_every": 2,
+                                   "train.sample_every": 4, "train.prompts": ("train:0", "validation:9")})
     (tmp_path / "sitecustomize.py").write_text(NOTE_ROWS)
     one, two = tmp_path / "one", tmp_path / "two"
     statuses, outputs = finish(start(
@@ -272,9 +275,9 @@ def tokens(save_text_encoder, tmp_path_factory):
     return root / "dataset"
 
 
-def test_frozen_text_and_parameters_on_a_mesh_whose_heads_span_processes(config, tokens, tmp_path, on_devices):
+def test_frozen_text_and_parameters_on_a_mesh_whose_heads_span_processes(toy_config, tokens, tmp_path, on_devices):
     base, one, two = tmp_path / "base", tmp_path / "one", tmp_path / "two"
-    config = changed(config, **{
+    config = toy_config(**SMALL | {
         "data.path": str(tokens), "train.steps": 2, "train.eval_every": 0, "init.workdir": str(base),
         "train.trainable": ("conditions/", "mlp/"), "mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 2})
     on_devices(2)

@@ -36,7 +36,8 @@ def mesh_of(shape):
 
 @pytest.fixture(scope="module")
 def config(toy_config):
-    return toy_config(**{"train.ema_every": 1, "model.dropout": 0.1, "model.layers": 1, "model.width": 8})
+    return toy_config(sources=False, **{"train.ema_every": 1, "model.dropout": 0.1, "model.layers": 1,
+                                        "model.width": 8})
 
 
 @pytest.fixture(scope="module")

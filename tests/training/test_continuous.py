@@ -65,19 +65,20 @@ def autoencoder(mels, tmp_path_factory):
     return config, workdir
 
 
-def song_config(mels, autoencoder, **fields):
+def song_config(mels, autoencoder, lyrics=False, **fields):
+    """Without a source unless it is to hear lyrics: sources are most of what there would be to compile."""
     config = small(autosong_mel.get_config(), mels, **{
         "latents.workdir": str(autoencoder), "model.width": 8, "model.mlp_width": 16, "latents.layers": 1,
         "latents.hidden": 8, "latents.draws": 1, "latents.steps": 2, "latents.short_context": 2, "latents.mlp_width": 8,
         **fields})
-    for source in config.sources.values():
-        source.update(max_length=24, width=8)
+    config.sources.lyrics.update(max_length=24, width=8)
+    config.sources = {"lyrics": config.sources.lyrics} if lyrics else {}
     return config
 
 
 @pytest.fixture(scope="module")
 def song_model(mels, autoencoder, tmp_path_factory):
-    config, workdir = song_config(mels, autoencoder[1]), tmp_path_factory.mktemp("latents") / "workdir"
+    config, workdir = song_config(mels, autoencoder[1], lyrics=True), tmp_path_factory.mktemp("latents") / "workdir"
     config.data.end_of_song = False
     loop.train(config, workdir)
     return config, workdir
