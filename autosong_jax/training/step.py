@@ -223,7 +223,7 @@ def accumulated(gradient: Callable, count: int, mesh: Mesh) -> Callable:
     def accumulate(params, frozen, songs, shared, key):
         # Example i goes to part i mod A, which keeps every example on its device.
         parts = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
-            x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1),
+            x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1),
             NamedSharding(mesh, PartitionSpec(None, *BATCH))), songs)
         keys = None if key is None else jax.random.split(key, count)
         shapes = jax.eval_shape(
