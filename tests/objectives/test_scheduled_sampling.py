@@ -109,7 +109,7 @@ def test_the_share_grows_in_a_line():
 def test_nothing_is_drawn_in_validation_or_without_a_share(toy_config):
     """Then programs are those without scheduled sampling, letter by letter."""
     def programs(**overrides):
-        config = toy_config(**overrides)
+        config = toy_config(sources=False, **overrides)
         dataset = SongDataset(config.data.path, "train")
         pattern = window_pattern(config, dataset.codec)
         trainer = make_trainer(config, lambda rngs: build_model(config, dataset.codec, dataset.text, rngs=rngs),
