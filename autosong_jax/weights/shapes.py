@@ -4,7 +4,7 @@ The bounds are far beyond any released model: they are there for files that are 
 """
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -48,6 +48,65 @@ class Bert:
     type_vocab_size: Annotated[int, pydantic.Field(ge=1, le=2**10)] = 2
     layer_norm_eps: Epsilon = 1e-12
     position_embedding_type: str = "absolute"
+
+
+@dataclasses.dataclass(frozen=True)
+class Clap:
+    """Of CLAP. Here and in its parts, what a file leaves out is as transformers' classes have it."""
+
+    model_type: str
+    text_config: dict[str, Any]
+    audio_config: dict[str, Any]
+    projection_dim: Width = 512
+    projection_hidden_act: str = "relu"
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialIds:
+    """Of RoBERTa."""
+
+    bos_token_id: Annotated[int, pydantic.Field(ge=0, le=2**22)]
+    pad_token_id: Annotated[int, pydantic.Field(ge=0, le=2**10)]
+    eos_token_id: Annotated[int, pydantic.Field(ge=0, le=2**22)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClapAudio:
+    """Of CLAP's audio tower."""
+
+    num_mel_bins: Annotated[int, pydantic.Field(ge=1, le=2**12)] = 64
+    spec_size: Annotated[int, pydantic.Field(ge=1, le=2**12)] = 256
+    patch_size: int | list[int] = 4
+    patch_stride: int | list[int] = 4
+    patch_embeds_hidden_size: Width = 96
+    depths: Annotated[list[Layers], pydantic.Field(min_length=1, max_length=8)] = dataclasses.field(
+        default_factory=lambda: [2, 2, 6, 2])
+    num_attention_heads: list[Heads] = dataclasses.field(default_factory=lambda: [4, 8, 16, 32])
+    window_size: Annotated[int, pydantic.Field(ge=1, le=2**8)] = 8
+    hidden_size: Width = 768
+    mlp_ratio: Annotated[float, pydantic.Field(gt=0, le=64)] = 4.0
+    hidden_act: str = "gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    enable_fusion: bool = False
+    enable_patch_layer_norm: Literal[True] = True
+    flatten_patch_embeds: Literal[True] = True
+    qkv_bias: Literal[True] = True
+    patch_embed_input_channels: Literal[1] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ClapFeatures:
+    """Of CLAP's `preprocessor_config.json`; the released ones differ from the class in the lowest frequency."""
+
+    feature_size: Annotated[int, pydantic.Field(ge=1, le=2**12)] = 64
+    sampling_rate: Annotated[int, pydantic.Field(ge=100, le=768_000)] = 48_000
+    hop_length: Annotated[int, pydantic.Field(ge=1, le=2**16)] = 480
+    fft_window_size: Annotated[int, pydantic.Field(ge=2, le=2**16)] = 1024
+    max_length_s: Annotated[int, pydantic.Field(ge=1, le=600)] = 10
+    frequency_min: Annotated[float, pydantic.Field(ge=0, le=384_000)] = 0
+    frequency_max: Annotated[float, pydantic.Field(gt=0, le=384_000)] = 14_000
+    truncation: str = "fusion"
+    padding: str = "repeatpad"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,8 @@ class BertConfig:
       activation: of the MLP.
       epsilon: of the norms.
       begin, end: the ids that a piece begins and ends with, [CLS] and [SEP].
+      first_position: of a piece. RoBERTa (Liu et al. 2019), otherwise the same encoder, counts from behind the id of
+        padding.
     """
 
     vocab_size: int
@@ -41,6 +43,7 @@ class BertConfig:
     epsilon: float
     begin: int
     end: int
+    first_position: int = 0
 
 
 class BertBlock(nnx.Module):
@@ -99,7 +102,7 @@ class BertEncoder(nnx.Module):
         # That the token before it ends a piece tells the first token of a piece from a "[CLS]" within a text.
         after_end = jnp.pad(ids[:, :-1] == self.config.end, ((0, 0), (1, 0)), constant_values=True)
         begins = after_end & (ids == self.config.begin)
-        positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
+        positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1) + self.config.first_position
         positions = jnp.minimum(positions, self.config.max_positions - 1)  # only padding would stand further on
         pieces = jnp.where(slots < lengths[:, None], jnp.cumsum(begins, axis=1), -1)
         x = self.embedding(ids) + self.positions(positions) + self.types.embedding[0]

@@ -15,8 +15,9 @@ IGNORED = r"^(pooler|cls|classifier|qa_outputs)\.|^embeddings\.position_ids$"
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}  # of norms, in files that come from TensorFlow
 
 
-def read_config(config: Mapping[str, Any], begin: int, end: int, where: str = "config.json") -> BertConfig:
-    """From a `config.json`, which errors call `where`, and the ids of [CLS] and [SEP].
+def read_config(config: Mapping[str, Any], begin: int, end: int, where: str = "config.json",
+                first_position: int = 0) -> BertConfig:
+    """From a `config.json`, which errors call `where`, the ids of [CLS] and [SEP], and the position of the first.
 
     Raises:
       UserError: a size is missing or out of range.
@@ -34,7 +35,8 @@ def read_config(config: Mapping[str, Any], begin: int, end: int, where: str = "c
     return BertConfig(
         vocab_size=shape.vocab_size, max_positions=shape.max_position_embeddings, token_types=shape.type_vocab_size,
         width=shape.hidden_size, heads=shape.num_attention_heads, layers=shape.num_hidden_layers,
-        mlp_width=shape.intermediate_size, activation=activation, epsilon=shape.layer_norm_eps, begin=begin, end=end)
+        mlp_width=shape.intermediate_size, activation=activation, epsilon=shape.layer_norm_eps, begin=begin, end=end,
+        first_position=first_position)
 
 
 def standard_names(tensors: Tensors) -> Tensors:
