@@ -1,7 +1,9 @@
 """What every command line shares: flags first, one plain line for a user's mistake, progress for a terminal."""
 
 import contextlib
+import difflib
 import logging
+import pathlib
 import re
 import sys
 import time
@@ -102,8 +104,14 @@ def _parse(argv: list[str]) -> None:
 
 
 def config_error(error: OSError) -> str:
-    """What ml_collections says of a config file that it could not load, in one line."""
-    return f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}"
+    """What ml_collections says of a config file that it could not load, in one line, and which name was meant."""
+    said = str(error).splitlines()[-1].strip()
+    hint = ""
+    if missing := re.search(r"No such file or directory: '(.+)'", said):
+        path = pathlib.Path(missing[1])
+        near = difflib.get_close_matches(path.name, (other.name for other in path.parent.glob("*.py")), 1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    return f"the config cannot be loaded: {said}{hint}"
 
 
 class _ProgressHandler(logging.Handler):

@@ -112,7 +112,8 @@ def summary(report: dict, output: str, speed: Speed | None) -> str:
     with_backing = "backing" in report["options"].get("sources", ())
     config = "accompaniment" if with_backing else CODECS[report["codec"]["name"]].first_config
     command = shlex.join(["python", "-m", "autosong_jax.train", f"--config=configs/{config}.py",
-                          f"--config.data.path={output}", "--workdir=runs/mine"])
+                          f"--config.data.path={output}",
+                          f"--workdir=runs/{'lead' if with_backing else 'mine'}"])
     return "\n".join([*lines, "", "Next, train on it:", f"  {command}"])
 
 

@@ -122,6 +122,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     if expected >= config.train.steps:
         log.info("%s is at step %d already: a greater --config.train.steps would train on", workdir, expected)
     else:
+        log.info("Compiling the training step, which takes a while but where it is known from before")
         step_function = compile_ahead(trainer, _put(first, mesh, texts))
     state, frozen = start(config, trainer, checkpoints, workdir, base,
                           functools.partial(known_parameters, config, dataset, pattern.num_frames))
@@ -293,9 +294,9 @@ class Interval:
             of_objective["learning_rate"] = learning_rate
             kind = _kind("train", name, self._run.trainer)
             self._run.writer.write(step, kind, of_objective | speed)
-            log.info("Step %d: %s %s, gradient norm %.3f, %.2f steps/s", step, kind,
-                     _headline(self._run.trainer.objectives[name], of_objective), of_objective["gradient_norm"],
-                     speed.get("steps_per_second", math.nan))
+            rate = f", {speed['steps_per_second']:.2f} steps/s" if speed else ""  # no step has been timed yet
+            log.info("Step %d: %s %s, gradient norm %.3f%s", step, kind,
+                     _headline(self._run.trainer.objectives[name], of_objective), of_objective["gradient_norm"], rate)
         self._sums.clear()
         self.start()
 

@@ -44,10 +44,9 @@ def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workd
               "config.data.end_of_song": old.data.end_of_song == config.data.end_of_song,
               "config.lora": config_file.to_json(old.lora) == config_file.to_json(config.lora),
               "config.train.trainable": list(old.train.trainable) == list(config.train.trainable)}
-    for name, same in checks.items():
-        if not same:
-            raise UserError(f"{workdir} holds a run with another {name}: give what that run had, or choose another "
-                            "--workdir")
+    if others := ", ".join(name for name, same in checks.items() if not same):
+        raise UserError(f"{workdir} holds a run with another {others}: give what that run had, or choose another "
+                        "--workdir")
 
 
 def _check_nobody_elses(workdir: pathlib.Path) -> None:
