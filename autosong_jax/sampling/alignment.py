@@ -49,7 +49,8 @@ class Timed:
     Attributes:
       text: the part.
       start, end: in seconds.
-      confidence: the share of the attention, 0 to 1, that it has where it is sung.
+      confidence: the share of the attention, 0 to 1, that its characters have where each is sung, each together with
+        the two beside it.
     """
 
     text: str
@@ -161,8 +162,12 @@ class Walk:
         return float(self.scores[self.frames, np.arange(len(self.frames))].mean() * explained)
 
     def confidence(self, columns: np.ndarray) -> float:
-        """The attention that some columns have together in their frames, on average."""
-        return min(float(self.scores[self.frames[columns]][:, columns].sum(axis=1).mean()), 1.0)
+        """The attention that each of some columns has in its frame together with its two neighbours, on average. With
+        the whole line it would be high by chance: of two lines, one half.
+        """
+        padded = np.pad(self.scores[self.frames[columns]], ((0, 0), (1, 1)))
+        near = padded[np.arange(len(columns))[:, None], columns[:, None] + np.arange(3)]
+        return min(float(near.sum(axis=1).mean()), 1.0)
 
     def stops(self) -> np.ndarray:
         """int [C], where columns end: with the next one. While a note is held nothing is attended to, and so nothing
@@ -269,8 +274,9 @@ class Alignment:
         for line, span in zip(self.lines, (span for span in text.lines if len(text.of(span))), strict=True):
             top = text.of(span)[0]
             axes.axhline(top - 0.5, color="#999999", linewidth=0.6)
-            axes.annotate(f"{line.start:.2f} s", (line.start, top), xytext=(6, 2), textcoords="offset points",
-                          color="#d73027", fontsize=8, va="top")
+            axes.annotate(f"{line.start:.2f} s", (line.start, top), xytext=(8, 8), textcoords="offset points",
+                          color="#d73027", fontsize=8, va="top",
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})
         words = [(text.of(span)[0], text.text[slice(*span)]) for span in text.words if len(text.of(span))]
         words = words[::-(-len(words) // 200)] if words else words  # more cannot be read
         axes.set_yticks([at for at, _ in words], [_shown(word) for _, word in words], fontsize=8)

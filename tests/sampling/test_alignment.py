@@ -107,6 +107,14 @@ def test_what_the_model_does_not_read_has_no_time():
     assert len(made.lines) == 1 and len(made.words) == 3 and len(made.characters) == 5
 
 
+def test_attention_to_everything_is_no_confidence():
+    text = text_of("la lo\nmi\n")
+    made = Alignment.of(Walk(text, np.full((20, 6), 1 / 6)), 1.0, [(0, 0)], spelled=True)
+    # Of six columns those at the ends have one neighbour, the others two.
+    assert [line.confidence for line in made.lines] == [round((2 + 3 + 3 + 3) / 24, 3), round((3 + 2) / 12, 3)]
+    assert made.words[1].confidence == 0.5 and made.characters[0].confidence == round(2 / 6, 3)
+
+
 def test_the_planted_heads_are_found():
     text, rng = text_of("la lo mi\n"), np.random.default_rng(3)
     starts = np.arange(6) * 5 + 2
