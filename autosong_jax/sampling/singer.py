@@ -51,6 +51,7 @@ class Singer:
 
     Attributes:
       calibration: by which heads `align` tells times; None for those that are the most monotone in a song.
+      medium: what the model makes songs of: frames, or columns of latents.
     """
 
     calibration: Calibration | None = None
@@ -62,12 +63,12 @@ class Singer:
         self.encode_conditions = self._conditions.encode
         self.replace_weights(model)
         self.pattern = context.pattern
-        self._medium = medium_of(context.codec, lambda: nnx.merge(self._graph, self._params))
+        self.medium = medium_of(context.codec, lambda: nnx.merge(self._graph, self._params))
         self.judge = Judge(self._graph, context)
         sampled = SampledModel(self._graph, context.config, self.pattern, model.source_names)
         self._samplers = samplers.get_samplers(sampled)
         self._aligner = aligner.Aligner(sampled, self._samplers[0], self._conditions, encoders.text, self._window,
-                                        self._medium.rate)
+                                        self.medium.rate)
 
     def replace_weights(self, model: SongModel) -> None:
         """Sings with `model` (`unstacked`) from now on; nothing is compiled anew for a model of the same shape."""
@@ -164,8 +165,8 @@ class Singer:
         options, samples = self._lasting(songs, options)
         draft, legs = self._plan(sources, 1, prompt, leader and self.helper(leader, songs),
                                  rescorer and self.helper(rescorer, songs), options)
-        stride = max(round(chunk_seconds * self._medium.rate), 1)
-        frames = self._medium.frames(_standing(windows.sing(draft, legs, [seed], stride)))
+        stride = max(round(chunk_seconds * self.medium.rate), 1)
+        frames = self.medium.frames(_standing(windows.sing(draft, legs, [seed], stride)))
         return sound.decoded(self.codec, frames, max(round(chunk_seconds * self.frame_rate), 1), samples)
 
     def edit(self, edit: Edit, *, seed: int = 0, rescorer: "Singer | None" = None, show_progress: bool = False,
@@ -270,6 +271,15 @@ class Singer:
         Returns:
           For each song [T, D], as the codec decodes it: of codes uint16.
         """
+        units = self.sing_units(sources, seeds, prompt=prompt, leader=leader, rescorer=rescorer,
+                                show_progress=show_progress, **options)
+        return [self._frames_of(song) for song in units]
+
+    def sing_units(self, sources: Sources, seeds: Sequence[int], *, prompt: np.ndarray | None = None,
+                   leader: Helper | None = None, rescorer: Helper | None = None, show_progress: bool = False, **options
+                   ) -> list[np.ndarray]:
+        """The same in units of `medium`: of a model of latents their columns, float32 [N, R C] of unit variance over
+        the songs that it learned from."""
         return self._collect(*self._plan(sources, len(seeds), prompt, leader, rescorer, options), seeds, show_progress)
 
     def resing(self, sources: Sources, seeds: Sequence[int], frames: np.ndarray, given: np.ndarray, *,
@@ -291,14 +301,14 @@ class Singer:
         if self._masked is None:
             raise samplers.unable("edit", self._samplers, Masked)
         leg = self._filling(rescorer, options, len(frames), sources)
-        draft = Draft.of(self._medium.units(frames), given, len(seeds))
-        return self._collect(draft, [leg], seeds, show_progress)
+        draft = Draft.of(self.medium.units(frames), given, len(seeds))
+        return [self._frames_of(song) for song in self._collect(draft, [leg], seeds, show_progress)]
 
     def _plan(self, sources: Sources, count: int, prompt: np.ndarray | None, leader: Helper | None,
               rescorer: Helper | None, options: Mapping[str, Any]) -> tuple[Draft, list[Leg]]:
         """How `count` songs are sung: what stands at first, and the legs of the way; arguments as of `sing`."""
         options = self._checked_options(options)
-        rate, prompt = self._medium.rate, self._medium.none if prompt is None else self._medium.units(prompt)
+        rate, prompt = self.medium.rate, self.medium.none if prompt is None else self.medium.units(prompt)
         total = pick(LengthOptions, options).frames(rate, self._window)
         total = self._masked.frames(options, total) if self._masked else total
         if total <= len(prompt):
@@ -337,12 +347,12 @@ class Singer:
 
     def _leg(self, sampler: WindowSampler, stop: int, sources: Sources) -> Leg:
         """A leg that this model sings, with the weights that it has now."""
-        return Leg(stop, sampler, self._params, lambda start: self._conditions.at(sources, start / self._medium.rate))
+        return Leg(stop, sampler, self._params, lambda start: self._conditions.at(sources, start / self.medium.rate))
 
     @property
     def _window(self) -> int:
         """Units of a window of training."""
-        return round(self.pattern.num_frames / self.frame_rate * self._medium.rate)
+        return round(self.pattern.num_frames / self.frame_rate * self.medium.rate)
 
     @property
     def _stepwise(self) -> Autoregressive | Continuous | None:
@@ -376,7 +386,7 @@ class Singer:
     def _sung(self, song: np.ndarray, conditions: Conditions) -> aligner.Song:
         """A song as the aligner takes it. Raises UserError if it is neither audio nor frames."""
         given = {name: condition for name, condition in conditions.items() if condition is not None}
-        return aligner.Song(self._medium.units(self._frames("the song", song)), given)
+        return aligner.Song(self.medium.units(self._frames("the song", song)), given)
 
     def _frames(self, name: str, clip: np.ndarray) -> np.ndarray:
         """The frames of a clip, audio or frames. Raises UserError if it is neither."""
@@ -407,12 +417,16 @@ class Singer:
 
     def _collect(self, draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool
                  ) -> list[np.ndarray]:
-        """The frames of songs once they are all made."""
+        """The units of songs once they are all made."""
         with progress(total=legs[-1].stop - int(draft.given.sum()), unit="frame", desc="singing", leave=False,
                       show=show_progress) as bar:
             for now in windows.sing(draft, legs, seeds, None if bar.disable else STRIDE):
                 bar.update(now.made - bar.n)
-        return [np.concatenate([self.frames.none, *self._medium.frames([song])]) for song in now.draft.songs()]
+        return list(now.draft.songs())
+
+    def _frames_of(self, units: np.ndarray) -> np.ndarray:
+        """The frames of a song."""
+        return np.concatenate([self.frames.none, *self.medium.frames([units])])
 
 
 def _standing(made: Iterator[Made]) -> Iterator[np.ndarray]:

@@ -225,12 +225,15 @@ def test_songs_of_latents_are_sung_streamed_and_go_on_from_recordings(song_model
     song = model.generate(lyrics="la la", duration=9 * columns / RATE, seed=3)
     assert song.frames.shape == (9 * 16, BANDS) and song.frames.dtype == np.uint8
     assert song.audio.shape == (1, 9 * columns) and np.isfinite(song.audio).all()
+    made = model.sing_units(model.encode_conditions([{"lyrics": "la la"}]), [3], duration=9 * columns / RATE)
+    assert made[0].shape == (9, BANDS // 16 * 4)
+    np.testing.assert_array_equal(np.concatenate(list(model.medium.frames(made))), song.frames)
     chunks = list(model.stream(lyrics="la la", duration=9 * columns / RATE, seed=3, chunk_seconds=2 * columns / RATE))
     streamed = np.concatenate([chunk.frames for chunk in chunks])
     assert len(chunks) > 2 and np.abs(streamed.astype(int) - song.frames).max() <= 1
     audio, _ = io.read(songs / "song_1" / "audio.wav", RATE, 1)
     prompt = audio[:, :2 * columns + 100]  # of which two columns are whole
-    units = model._medium.units(model.codec.encode(prompt))
+    units = model.medium.units(model.codec.encode(prompt))
     assert units.shape == (2, BANDS // 16 * 4)
     longer = model.generate(lyrics="la la", duration=5 * columns / RATE, prompt_audio=prompt)
     assert len(longer.frames) == 5 * 16 and rate == RATE / HOP
