@@ -8,10 +8,12 @@ goes on where it was stopped, measures what there is not yet, and prints all of 
 
 vocoder       sound of true mel spectrograms: the vocoder beside Griffin-Lim
 autoencoders  what comes back through them, of few channels and of many
+song          lyrics never seen, sung by each variant of the song model, over one of the autoencoders
+drift         minutes of free run of each variant: do they fade?
+speed         what each variant costs beside a model of codes
 """
 
 import pathlib
-from typing import Any
 
 from absl import flags
 
@@ -20,7 +22,7 @@ from autosong_jax.errors import UserError
 from benchmarks.continuous.scene import Scene
 
 FLAGS = flags.FLAGS
-PARTS = ("vocoder", "autoencoders")
+PARTS = ("vocoder", "autoencoders", "song", "drift", "speed")
 
 
 def define_flags() -> None:
@@ -36,30 +38,50 @@ def define_flags() -> None:
                       "trained against a discriminator, cN-level has a decoder that keeps how loud a block is.")
     flags.DEFINE_integer("autoencoder_steps", 800, "Steps of training of each.", lower_bound=4)
     flags.DEFINE_string("clips", None, "Folder of audio files, which go through the autoencoders, too.")
+    flags.DEFINE_list("variants", ["given", "regression", "mixture", "flow", "distilled", "flow-nonoise",
+                                   "flow-nocontext"], "Song models: given, the system as it was first built, or a head "
+                      "of latents, with -nonoise trained on clean histories, with -nocontext without short context.")
+    flags.DEFINE_string("autoencoder", "c8", "The one whose latents they sing; it is trained if it is not yet.")
+    flags.DEFINE_integer("song_steps", 800, "Steps of training of each.", lower_bound=1)
+    flags.DEFINE_list("drift_variants", None, "Those that run freely. By default --variants.")
+    flags.DEFINE_integer("drift_steps", 400, "Steps of training of each.", lower_bound=1)
+    flags.DEFINE_integer("drift_songs", 200, "Songs of a minute to learn from for that.", lower_bound=40)
+    flags.DEFINE_float("drift_seconds", 180.0, "Of a free run.", lower_bound=30.0)
+    flags.DEFINE_integer("drift_seeds", 3, "Free runs of each.", lower_bound=1)
+    flags.DEFINE_integer("speed_steps", 60, "Steps of training by which the speed is measured.", lower_bound=20)
 
 
 def main() -> None:
-    from benchmarks.continuous import autoencoders, vocoder
+    from benchmarks.continuous import autoencoders, drift, songs, speed, vocoder
 
     if unknown := set(FLAGS.parts) - set(PARTS):
         raise UserError(f"--parts={','.join(sorted(unknown))}: expected some of {', '.join(PARTS)}")
-    for name in FLAGS.autoencoders:
+    drifting = FLAGS.drift_variants or FLAGS.variants
+    for name in (*FLAGS.autoencoders, FLAGS.autoencoder):
         autoencoders.channels_of(name)
+    for name in (*FLAGS.variants, *drifting):
+        songs.check(name)
     if FLAGS.clips and not pathlib.Path(FLAGS.clips).is_dir():
         raise UserError(f"--clips={FLAGS.clips} is no folder")
     scene = Scene(pathlib.Path(FLAGS.output), FLAGS.songs, FLAGS.seconds, int(FLAGS.hop), FLAGS.heard)
-
-    def of_autoencoders() -> None:
+    if "vocoder" in FLAGS.parts:
+        vocoder.print_table(vocoder.measure(scene, FLAGS.vocoder_steps))
+    if "autoencoders" in FLAGS.parts:
         for folder in [None, FLAGS.clips] if FLAGS.clips else [None]:
             found = autoencoders.measure(scene, FLAGS.autoencoders, FLAGS.autoencoder_steps, folder)
             autoencoders.print_table(found, f"the clips in {folder}" if folder else "held-out songs")
-
-    parts: dict[str, Any] = {
-        "vocoder": lambda: vocoder.print_table(vocoder.measure(scene, FLAGS.vocoder_steps)),
-        "autoencoders": of_autoencoders}
-    for name in PARTS:
-        if name in FLAGS.parts:
-            parts[name]()
+            autoencoders.draw(scene, FLAGS.autoencoders, folder)
+    if {"song", "drift", "speed"} & set(FLAGS.parts):
+        restored = autoencoders.measure(scene, [FLAGS.autoencoder], FLAGS.autoencoder_steps, None)
+    if "song" in FLAGS.parts:
+        found = songs.measure(scene, FLAGS.variants, FLAGS.autoencoder, FLAGS.song_steps)
+        songs.print_table(found, restored["none"], restored[FLAGS.autoencoder])
+    if "drift" in FLAGS.parts:
+        drift.print_table(drift.measure(
+            scene, drifting, FLAGS.autoencoder, FLAGS.drift_steps, FLAGS.drift_seconds, FLAGS.drift_seeds,
+            FLAGS.drift_songs), FLAGS.drift_seconds)
+    if "speed" in FLAGS.parts:
+        speed.print_table(speed.measure(scene, FLAGS.variants, FLAGS.autoencoder, FLAGS.speed_steps))
 
 
 if __name__ == "__main__":

@@ -118,10 +118,14 @@ def measure(scene: Scene, names: list[str], steps: int, folder: str | None) -> d
     for name in names:
         found[name] = _measured(scene, name, steps, folder, functools.partial(_trained, scene, name, steps, folder))
     found["melrvq"] = _measured(scene, "melrvq", None, folder, lambda clips: judge_codes(scene, clips))
-    clip, restorers = _clips(scene, folder)[0], {name: restorer(scene.workdir(name)) for name in names}
-    pictures.spectrograms(scene.output / f"autoencoders{'-clips' if folder else ''}.png", {
-        "true": clip.frames, **{name: restore(clip.frames) for name, restore in restorers.items()}}, scene.frame_rate)
     return found
+
+
+def draw(scene: Scene, names: list[str], folder: str | None) -> None:
+    """A picture of the first song, or of the first clip, and of what comes back of it through each autoencoder."""
+    frames = _clips(scene, folder)[0].frames
+    pictures.spectrograms(scene.output / f"autoencoders{'-clips' if folder else ''}.png", {
+        "true": frames, **{name: restorer(scene.workdir(name))(frames) for name in names}}, scene.frame_rate)
 
 
 def _measured(scene: Scene, name: str, steps: int | None, folder: str | None,

@@ -8,13 +8,17 @@ import functools
 import json
 import os
 import pathlib
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.demo import CODEC, run
+from autosong_jax.errors import UserError
+from benchmarks.demo import CODEC
 
 RATE, BANDS = 16_000, 64  # Hz, that of a songbook; of a mel spectrogram
 SEED = 0
@@ -30,6 +34,7 @@ class Scene:
       seconds: that a song of it lasts at most.
       hop: samples a frame of a mel spectrogram.
       heard: at most so many held-out songs are listened to.
+      peaks: GiB, the most memory that the training of each model took that was trained since this began, by its name.
     """
 
     output: pathlib.Path
@@ -37,6 +42,7 @@ class Scene:
     seconds: float
     hop: int
     heard: int
+    peaks: dict[str, float] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def frame_rate(self) -> float:
@@ -78,7 +84,7 @@ class Scene:
 
     def _made(self, name: str, module: str, *arguments: str) -> pathlib.Path:
         """A folder that a command makes, once."""
-        self.measured(f"made-{name}", {"command": [module, *arguments]}, lambda: run(module, *arguments) or {})
+        self.measured(f"made-{name}", {"command": [module, *arguments]}, lambda: {"GiB": run(module, *arguments)})
         return self.output / name
 
     @functools.cached_property
@@ -111,7 +117,8 @@ class Scene:
         """
         file, _, arg = config.partition(":")
         workdir = self.workdir(name)
-        run("autosong_jax.train", f"--config=configs/{file}.py" + (f":{arg}" if arg else ""), f"--workdir={workdir}",
+        self.peaks[name] = run(
+            "autosong_jax.train", f"--config=configs/{file}.py" + (f":{arg}" if arg else ""), f"--workdir={workdir}",
             f"--config.data.path={dataset}", f"--config.train.steps={steps}",
             *(f"--config.{field.replace('__', '.')}={value}" for field, value in fields.items()))
         return workdir
@@ -149,6 +156,21 @@ class Scene:
         """How long the vocoder was trained; None before it is."""
         path = self.output / "results" / "vocoder.json"
         return json.loads(path.read_text())["given"]["steps"] if path.exists() else None
+
+
+def run(module: str, *arguments: str) -> float:
+    """Runs `python -m module` as a user would, showing the command, and returns the most memory that it took, in GiB.
+
+    Raises:
+      UserError: if it fails; what went wrong stands above on the screen.
+    """
+    print("\n$ " + shlex.join(["python", "-m", module, *arguments]), flush=True)
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # which nobody can wait for again
+    if process.returncode:
+        raise UserError(f"{module} ended with status {process.returncode}; its own message is above")
+    return usage.ru_maxrss / 2**20
 
 
 def training_of(workdir: pathlib.Path) -> dict[str, float]:
