@@ -1,4 +1,4 @@
-"""Cases of the commands that train and sing: `generate`, `train`, `train --plan`, `convert` and `codec`."""
+"""Cases of the commands that train and sing: `generate`, `train`, `train --plan`, `align`, `convert` and `codec`."""
 
 import pathlib
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from benchmarks.fuzzing.fixtures import settings
 from benchmarks.fuzzing.scene import Case, Scene
 from benchmarks.fuzzing.server import ROOT
 
-GENERATE, TRAIN, CONVERT, CODEC = (f"autosong_jax.{name}" for name in ("generate", "train", "convert", "codec"))
+GENERATE, TRAIN, ALIGN, CONVERT, CODEC = (
+    f"autosong_jax.{name}" for name in ("generate", "train", "align", "convert", "codec"))
 _SINGERS = ("workdir", "workdir", "masked", "accompanist", "exported", "converted", "musicgen")
 _SONGS = ("song.wav", "song.flac", "song.ogg", "song.mp3")
 _BYSTANDER = "somebodys songs"
@@ -106,6 +107,36 @@ def generate_files(scene: Scene) -> Case:
     _damage_media(scene, path)
     more = ["--after=0.2"] if flag == "edit" else ["--duration=1.5"]
     return _generate(scene, singer, f"--{flag}={path}", *more)
+
+
+def align_files(scene: Scene) -> Case:
+    """Lyrics and recordings of all kinds and places that are none, for models that attend to lyrics and others."""
+    rng = scene.rng
+    audio, lyrics, outputs = scene.take(rng.choice((*_SONGS, "codes.npy"))), scene.take("lyrics.txt"), scene.made
+    wrong = rng.choice(("audio", "lyrics", "output", "singer"))
+    if wrong == "audio":
+        _damage_media(scene, audio)
+    if wrong == "lyrics":
+        lyrics = scene.file("odd.txt", damage.lyrics(rng))
+    written = [f"--lrc={outputs / 'song.lrc'}", f"--alignment={outputs / 'song.json'}",
+               f"--alignment={outputs / 'song.png'}"]
+    if wrong == "output":
+        odd = damage.path(rng, outputs, scene.take(_BYSTANDER))
+        written[0] = f"--lrc={damage.with_suffix(odd, '.lrc', rng)}"
+    singer = rng.choice(_SINGERS) if wrong == "singer" else "workdir"
+    return Case(ALIGN, [f"--workdir={scene.take(singer)}", f"--audio={audio}", f"--lyrics={lyrics}",
+                        *rng.sample(written, rng.choice((1, 2, 3)))])
+
+
+def align_calibrated(scene: Scene) -> Case:
+    """Songs with known times, damaged, by which heads are chosen; or a workdir's choice, damaged."""
+    rng, workdir = scene.rng, scene.take("workdir")
+    if rng.random() < 0.4:
+        damage.json_file(rng, workdir / "alignment.json")
+        return _generate(scene, "workdir", f"--lrc={scene.made / 'song.lrc'}")
+    songs = scene.take("timed songs")
+    rng.choice((damage.any_file, damage.json_files, damage.json_files))(rng, songs)
+    return Case(ALIGN, [f"--workdir={workdir}", f"--calibrate={songs}"], changes=[workdir / "alignment.json"])
 
 
 def codec_files(scene: Scene) -> Case:
@@ -283,9 +314,9 @@ def nothing_wrong(scene: Scene) -> Case:
 
 KINDS = {function.__name__.replace("_", "-"): function for function in (
     generate_flags, generate_paths, generate_meaningless, generate_json, generate_config, generate_bytes,
-    generate_texts, generate_files, codec_files, codec_directories, codec_flags, convert_released, convert_exported,
-    convert_flags, train_config, train_dataset, train_workdir, train_base, train_paths, train_over_songs,
-    config_arguments, plan, nothing_wrong)}
+    generate_texts, generate_files, align_files, align_calibrated, codec_files, codec_directories, codec_flags,
+    convert_released, convert_exported, convert_flags, train_config, train_dataset, train_workdir, train_base,
+    train_paths, train_over_songs, config_arguments, plan, nothing_wrong)}
 
 _NAMES = ("x", "pre", "post", "delay", "flatten", "parallel", "coarse_first", "next_step", "masked_spans", "both",
           "cross",

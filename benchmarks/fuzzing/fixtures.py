@@ -28,6 +28,8 @@ def make(folder: pathlib.Path) -> None:
                                                       "data.end_of_song": False, "sampling.masked.steps": (2, 1, 1)})]:
         _workdir(folder / name, folder / "dataset", fields)
     _workdir(folder / "accompanist", folder / "dataset", {}, recording_sources())
+    heads = {"heads": [[0, 0]], "songs": 2, "syllables": 8, "mean_error": 0.1}
+    (folder / "workdir" / "alignment.json").write_text(json.dumps(heads))
     _musicgen(folder / "musicgen")
     from autosong_jax.pretrained import export, released
 
@@ -51,6 +53,16 @@ def _files(folder: pathlib.Path) -> None:
         (somebodys / f"song {i}").mkdir(parents=True)
         (somebodys / f"song {i}" / "lyrics.txt").write_text(LYRICS, encoding="utf-8")
         soundfile.write(somebodys / f"song {i}" / "audio.wav", tone, 16000)
+
+
+    sung = [{"syllable": syllable, "start": 0.08 * i, "end": 0.08 * i + 0.06}
+            for i, syllable in enumerate(["la", "la", "love", "lo", "lo", "rain"])]
+    for i in range(2):
+        song = folder / "timed songs" / f"song {i}"
+        song.mkdir(parents=True)
+        (song / "lyrics.txt").write_text(LYRICS, encoding="utf-8")
+        (song / "notes.json").write_text(json.dumps(sung))
+        soundfile.write(song / "audio.wav", tone, 16000)
 
 
 def write_dataset(directory: pathlib.Path) -> None:
