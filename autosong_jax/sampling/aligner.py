@@ -28,7 +28,7 @@ LYRICS = "lyrics"
 AT_ONCE = 2**26  # numbers of attention that are in memory at once
 
 
-class Song(NamedTuple):
+class SungSong(NamedTuple):
     """A song that is sung: its frames [T, D] as a medium has them, and its conditions, `lyrics` among them."""
 
     frames: np.ndarray
@@ -64,7 +64,7 @@ class Aligner:
         if not Text(conditions.get(LYRICS) or "", np.zeros((0, 2))).words:
             raise UserError("times of lyrics: the lyrics hold no words to sing; expected some")
 
-    def align(self, params: Any, song: Song, heads: Sequence[Head] | None) -> Alignment:
+    def align(self, params: Any, song: SungSong, heads: Sequence[Head] | None) -> Alignment:
         """When each line of its lyrics is sung.
 
         Args:
@@ -83,7 +83,7 @@ class Aligner:
             heads, scores = list(best), sum(walk.scores for walk in best.values()) / len(best)
         return Alignment.of(Walk(text, scores), self._rate, heads, spelled=hasattr(self._text(), "encode_lyrics"))
 
-    def calibrate(self, params: Any, songs: Iterable[tuple[Song, Sequence[tuple[int, float]]]], show_progress: bool
+    def calibrate(self, params: Any, songs: Iterable[tuple[SungSong, Sequence[tuple[int, float]]]], show_progress: bool
                   ) -> Calibration:
         """The heads by which times come out best; for arguments and errors see `align` and `alignment.calibrate`."""
         read = [(*self._reader(params, song), times) for song, times in songs]
@@ -94,7 +94,7 @@ class Aligner:
         model = self._model.config.model
         return list(itertools.product(range(model.layers), range(model.heads)))
 
-    def _reader(self, params: Any, song: Song) -> tuple[Text, Reader]:
+    def _reader(self, params: Any, song: SungSong) -> tuple[Text, Reader]:
         """What of a song's lyrics is sung, and what gives the attention [T, C] of heads, one after another."""
         self.check(song.conditions)
         if not len(song.frames):

@@ -383,10 +383,10 @@ class Singer:
         songs = [{name: condition for name, condition in song.items() if condition is not None} for song in songs]
         return songs, bool(lists), options
 
-    def _sung(self, song: np.ndarray, conditions: Conditions) -> aligner.Song:
+    def _sung(self, song: np.ndarray, conditions: Conditions) -> aligner.SungSong:
         """A song as the aligner takes it. Raises UserError if it is neither audio nor frames."""
         given = {name: condition for name, condition in conditions.items() if condition is not None}
-        return aligner.Song(self.medium.units(self._frames("the song", song)), given)
+        return aligner.SungSong(self.medium.units(self._frames("the song", song)), given)
 
     def _frames(self, name: str, clip: np.ndarray) -> np.ndarray:
         """The frames of a clip, audio or frames. Raises UserError if it is neither."""

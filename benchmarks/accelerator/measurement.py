@@ -77,19 +77,20 @@ class Measurement:
 
 def host() -> dict[str, Any]:
     """Facts of the machine that need no device: versions, the driver, the processors."""
-    facts: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform(),
-                             "processors": len(os.sched_getaffinity(0))}
+    details: dict[str, Any] = {"python": platform.python_version(), "system": platform.platform(),
+                               "processors": len(os.sched_getaffinity(0))}
     for package in PACKAGES:
         try:
-            facts[package] = metadata.version(package)
+            details[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            facts[package] = None
+            details[package] = None
     if shutil.which("nvidia-smi"):
         asked = "name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit"
         shown = subprocess.run(["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"], capture_output=True,
                                text=True, check=False, timeout=60)
-        facts["nvidia-smi"] = dict(zip(asked.split(","), shown.stdout.strip().split("\n")[0].split(", "), strict=False))
-    return facts
+        row = shown.stdout.strip().split("\n")[0]
+        details["nvidia-smi"] = dict(zip(asked.split(","), row.split(", "), strict=False))
+    return details
 
 
 def last_line(error: BaseException) -> str:

@@ -74,17 +74,17 @@ def machine(records: Records) -> str:
     record = records.get("ceilings")
     if record is None:
         return "Nothing is measured yet."
-    facts = record["machine"]
-    shown = facts.get("nvidia-smi") or {}
+    details = record["machine"]
+    shown = details.get("nvidia-smi") or {}
     driver = f", driver {shown['driver_version']}" if "driver_version" in shown else ""
-    memory = f" of {facts['memory'] / GIB:.0f} GiB for arrays" if facts.get("memory") else ""
-    versions = ", ".join(f"{name} {facts[name]}" for name in ("jax", "jaxlib", "flax", "torch", "transformers")
-                         if facts.get(name))
+    memory = f" of {details['memory'] / GIB:.0f} GiB for arrays" if details.get("memory") else ""
+    versions = ", ".join(f"{name} {details[name]}" for name in ("jax", "jaxlib", "flax", "torch", "transformers")
+                         if details.get(name))
     toy = "**Toy sizes: these numbers say nothing of any real one.**\n\n" if record["arguments"].get("toy") else ""
     speed = [row for row in record["rows"] if row["what"] == "bandwidth"]
     peak, nominal = results.peak_of(records), results.nominal_peak(records)
-    lines = [f"{toy}{facts.get('devices')} x {facts.get('device')}{memory}{driver}; {facts.get('runtime')}; "
-             f"{versions}; Python {facts.get('python')}, {facts.get('processors')} "
+    lines = [f"{toy}{details.get('devices')} x {details.get('device')}{memory}{driver}; {details.get('runtime')}; "
+             f"{versions}; Python {details.get('python')}, {details.get('processors')} "
              f"processors. First measured {record['date']}."]
     if speed and peak:
         row = speed[0]

@@ -216,5 +216,5 @@ def _perform(job: Job, options: Options, results: Results, target: pathlib.Path)
 def _keep_separator(options: Options, results: Results) -> None:
     """Keeps what is to be known of the separator."""
     model = separator(options.separator, options.segment, options.overlap)
-    facts = {"stems": model.stems, "layout": dataclasses.asdict(model.layout)}
-    results.write("separators", Stages.separator_key(options), json.dumps(facts).encode())
+    described = {"stems": model.stems, "layout": dataclasses.asdict(model.layout)}
+    results.write("separators", Stages.separator_key(options), json.dumps(described).encode())

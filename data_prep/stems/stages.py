@@ -40,7 +40,7 @@ _NOTICED = 0.05  # LU
 _UNEVEN = 1.0  # seconds by which stems may differ in length without a word
 _EPSILON = 1e-8  # as in demucs.api
 _NAME_BYTES = 100  # of a recording's name in the names of its songs
-_FACTS, _TRACK = "facts.json", "track.f32"
+_HEARD, _TRACK = "heard.json", "track.f32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,13 +226,13 @@ class Stages:
     def _load(self, index: int) -> tuple[Loaded, Track]:
         """What was loaded of a file. Raises Refused if it was of no use."""
         key = self._loaded[index]
-        loaded = self.results.read_json("loaded", f"{key}/{_FACTS}", Loaded)
+        loaded = self.results.read_json("loaded", f"{key}/{_HEARD}", Loaded)
         if loaded.reason:
             raise Refused(loaded.reason)
         return loaded, Track(self.results.file("loaded", key) / _TRACK, CHANNELS)
 
     def _read_mixed(self) -> tuple[Mixed, Track]:
-        mixed = self.results.read_json("mixed", f"{self._mixed}/{_FACTS}", Mixed)
+        mixed = self.results.read_json("mixed", f"{self._mixed}/{_HEARD}", Mixed)
         return mixed, Track(self.results.file("mixed", self._mixed) / _TRACK, 2 * self.options.channels)
 
     def _make_loaded(self, index: int) -> None:
@@ -250,10 +250,10 @@ class Stages:
                 check = tasks.check(file, self.options.max_minutes, hear)
             if check.reason and (self.is_mix or check.reason != tasks.SILENT):  # a stem may be silent
                 (directory / _TRACK).unlink()
-                facts = Loaded(reason=f"{stem}: {check.reason}" if stem else check.reason)
+                heard = Loaded(reason=f"{stem}: {check.reason}" if stem else check.reason)
             else:
-                facts = Loaded(max(meter.loudness(), _QUIETEST), sums.peak, sums.mean(), sums.std())
-            _write_facts(directory, facts)
+                heard = Loaded(max(meter.loudness(), _QUIETEST), sums.peak, sums.mean(), sums.std())
+            _write_heard(directory, heard)
 
         self.results.make_directory("loaded", self._loaded[index], fill)
 
@@ -314,7 +314,7 @@ class Stages:
                 notes.append(f"{reached:.1f} LUFS in place of {self.options.loudness:g}: if it were louder, its peaks "
                              f"would pass --peak={self.options.peak:g}")
             came = self._load(0)[0].loudness if self.is_mix else loudness
-            _write_facts(directory, Mixed(came, factor, tuple(notes)))
+            _write_heard(directory, Mixed(came, factor, tuple(notes)))
 
         self.results.make_directory("mixed", self._mixed, fill)
 
@@ -383,5 +383,5 @@ def _mixed_down(block: np.ndarray, channels: int) -> np.ndarray:
     return block if channels == CHANNELS else block.mean(0, keepdims=True)
 
 
-def _write_facts(directory: pathlib.Path, facts: Loaded | Mixed) -> None:
-    (directory / _FACTS).write_text(json.dumps(dataclasses.asdict(facts)), encoding="utf-8")
+def _write_heard(directory: pathlib.Path, heard: Loaded | Mixed) -> None:
+    (directory / _HEARD).write_text(json.dumps(dataclasses.asdict(heard)), encoding="utf-8")

@@ -232,20 +232,20 @@ def check_planted(sampler, pattern, monkeypatch):
     params, singer = planted(monkeypatch, sampler, pattern, lyrics, of_frame)
     frames = np.repeat(np.arange(SONG, dtype=np.int32)[:, None], 3, axis=1)
     for heads in ([(0, 1), (1, 0)], None):
-        made = singer.align(params, aligner.Song(frames, {"lyrics": lyrics}), heads)
+        made = singer.align(params, aligner.SungSong(frames, {"lyrics": lyrics}), heads)
         np.testing.assert_array_equal(made.walk.starts, starts)
         assert [(line.start, line.confidence) for line in made.lines] == [(0.3, 1.0), (1.4, 1.0)]
-    assert singer.calibrate(params, [(aligner.Song(frames, {"lyrics": lyrics}), [(7, 0.3), (13, 1.4)])],
+    assert singer.calibrate(params, [(aligner.SungSong(frames, {"lyrics": lyrics}), [(7, 0.3), (13, 1.4)])],
                             False).mean_error == 0
 
 
 def test_songs_and_lyrics_of_which_nothing_is_read_are_named(monkeypatch):
     params, singer = planted(monkeypatch, Masked, get_pattern("parallel", T, 3), "[solo]\nla\n", np.zeros(SONG, int))
     with pytest.raises(UserError, match="the song is empty"):
-        singer.align(params, aligner.Song(np.zeros((0, 3), np.int32), {"lyrics": "la"}), None)
+        singer.align(params, aligner.SungSong(np.zeros((0, 3), np.int32), {"lyrics": "la"}), None)
     singer._conditions.encode = lambda songs: {"lyrics": {"length": [1]}}  # of the tag alone
     with pytest.raises(UserError, match="reads no word of them"):
-        singer.align(params, aligner.Song(np.zeros((T, 3), np.int32), {"lyrics": "[solo]\nla\n"}), None)
+        singer.align(params, aligner.SungSong(np.zeros((T, 3), np.int32), {"lyrics": "[solo]\nla\n"}), None)
 
 
 def test_columns_of_latents_are_decided_where_their_first_step_is():
