@@ -48,7 +48,7 @@ LEVELS = [
     {"pretrained"},
     {"training", "sampling", "evaluation"},
     {"planning"},  # of training
-    {"train", "generate", "align", "convert", "codec", ""},  # the commands, and the package itself
+    {"train", "generate", "align", "convert", "codec", "monitor", ""},  # the commands, and the package itself
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
