@@ -19,7 +19,7 @@ from benchmarks.demo import CODEC, run
 
 FLAGS = flags.FLAGS
 BATCH = 16  # songs sung at once
-SECONDS = 9.0  # the longest that a song may be; a model learns, and sings, the beginnings
+SECONDS = 7.0  # the longest that a song may be; a model learns, and sings, the beginnings
 LEAST = 0.15  # seconds of a note that must be within what is sung, for it to be asked for
 
 
