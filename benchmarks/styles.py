@@ -2,9 +2,9 @@
 
 python -m benchmarks.styles --output styles
 
-It runs the commands that a user runs, and then listens: every song is sung twice, once with a clip of a low voice and
-once with one of a high voice, both from other songs that the model has not learned from. Started again it goes on where
-it was stopped.
+It runs the commands that a user runs, words first and then clips, and then listens: every song is sung twice, once
+with a clip of a low voice and once with one of a high voice, both from other songs that the model has not learned from.
+Started again it goes on where it was stopped.
 """
 
 import json
@@ -20,6 +20,7 @@ from benchmarks.demo import CODEC, run
 FLAGS = flags.FLAGS
 BATCH = 16  # songs sung at once
 SECONDS = 7.0  # the longest that a song may be; a model learns, and sings, the beginnings
+PLAIN_SECONDS = 6.0  # that of one that is learned whole, to learn words
 LEAST = 0.15  # seconds of a note that must be within what is sung, for it to be asked for
 
 
@@ -27,7 +28,10 @@ def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
     flags.DEFINE_string("output", "styles", "Where songs, dataset, model and results go.")
     flags.DEFINE_integer("songs", 4000, "Songs to learn from.", lower_bound=500)
-    flags.DEFINE_integer("steps", None, "Steps of training. By default the config's.", lower_bound=1)
+    flags.DEFINE_integer("words_steps", None, "Steps of training without clips. By default the config's.",
+                         lower_bound=1)
+    flags.DEFINE_integer("steps", None, "Steps of training with them, from there. By default the config's.",
+                         lower_bound=1)
     flags.DEFINE_integer("heard", 64, "At most so many held-out songs are sung, each twice.", lower_bound=2)
     flags.DEFINE_string("config", "configs/styles.py", "Config of the model.")
 
@@ -35,20 +39,31 @@ def define_flags() -> None:
 def main() -> None:
     output = pathlib.Path(FLAGS.output)
     songs, dataset, workdir = output / "songs", output / "dataset", output / "workdir"
-    run("data_prep.songbook", "--styles", f"--output={songs}", f"--songs={FLAGS.songs}", f"--seconds={SECONDS}",
-        "--seed=0")
-    run("data_prep.export", f"--input={songs}", f"--output={dataset}", f"--codec={CODEC}")
+    plain, words = output / "plain_songs", output / "words"
+    made(songs, dataset, CODEC, f"--seconds={SECONDS}", "--styles")
+    made(plain, output / "plain_dataset", str(dataset / "codec"), f"--seconds={PLAIN_SECONDS}")
     started = time.perf_counter()
-    run("autosong_jax.train", f"--config={FLAGS.config}", f"--config.data.path={dataset}", f"--workdir={workdir}",
-        *([f"--config.train.steps={FLAGS.steps}"] if FLAGS.steps else []))
+    train(f"{FLAGS.config}:words", output / "plain_dataset", words, FLAGS.words_steps)
+    train(FLAGS.config, dataset, workdir, FLAGS.steps, f"--config.init.workdir={words}")
     minutes = (time.perf_counter() - started) / 60
-    results = {"minutes": minutes} | judge(workdir, dataset, songs, FLAGS.heard)
+    results = {"minutes": minutes} | judge(workdir, dataset, songs, plain, FLAGS.heard)
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     print_table(results)
 
 
-def judge(workdir: pathlib.Path, dataset: pathlib.Path, songs: pathlib.Path, most: int) -> dict[str, float]:
-    """How held-out lyrics are sung with clips of either register.
+def made(songs: pathlib.Path, dataset: pathlib.Path, codec: str, *flags: str) -> None:
+    run("data_prep.songbook", f"--output={songs}", f"--songs={FLAGS.songs}", "--seed=0", *flags)
+    run("data_prep.export", f"--input={songs}", f"--output={dataset}", f"--codec={codec}")
+
+
+def train(config: str, dataset: pathlib.Path, workdir: pathlib.Path, steps: int | None, *flags: str) -> None:
+    run("autosong_jax.train", f"--config={config}", f"--config.data.path={dataset}", f"--workdir={workdir}",
+        *([f"--config.train.steps={steps}"] if steps else []), *flags)
+
+
+def judge(workdir: pathlib.Path, dataset: pathlib.Path, songs: pathlib.Path, plain: pathlib.Path, most: int
+          ) -> dict[str, float]:
+    """How held-out lyrics are sung with clips of either register; those that a plain song has, too, are none.
 
     A clip is followed if the median of the notes heard is nearer to that of the lyrics' notes in the clip's register
     than in the other. "words" is the note error rate beside the lyrics in the clip's register, "other words" beside
@@ -61,7 +76,9 @@ def judge(workdir: pathlib.Path, dataset: pathlib.Path, songs: pathlib.Path, mos
 
     singer, split = autosong_jax.load(workdir), SongDataset(dataset, "validation")
     rate, pitches = singer.codec.sample_rate, sorted({*_pitches(0), *_pitches(OCTAVE)})
+    known = {path.read_text() for path in plain.glob("*/lyrics.txt")}
     names = [split[i]["id"] for i in range(len(split))]
+    names = [name for name in names if (songs / name / "lyrics.txt").read_text() not in known]
     seconds = singer.config.data.seconds
     lyrics = [(songs / name / "lyrics.txt").read_text() for name in names]
     genres = [(songs / name / "genre.txt").read_text().strip() for name in names]
