@@ -28,7 +28,8 @@ from autosong_jax import config as config_file
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
-_GIVEN = {"lyrics": "--lyrics=lyrics.txt", "backing": "--backing=track.wav"}  # what a model sings of, by source
+# What a model sings of, by source.
+_GIVEN = {"lyrics": "--lyrics=lyrics.txt", "backing": "--backing=track.wav", "style": "--style_audio=clip.wav"}
 
 
 def define_flags() -> None:
