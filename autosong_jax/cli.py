@@ -3,8 +3,10 @@
 import contextlib
 import difflib
 import logging
+import os
 import pathlib
 import re
+import select
 import sys
 import time
 import warnings
@@ -14,6 +16,7 @@ from absl import flags
 
 from autosong_jax.errors import UserError
 
+_STDOUT = 1  # its descriptor
 STARTED = time.perf_counter()  # when the command began
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
 
@@ -53,7 +56,8 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
     Of a command with `verbs`, the first argument is one of them, and `main` is called with it.
 
     Exit status: what `main` returns (0 if None); 2 after a wrong flag or a `UserError`, with one line on stderr;
-    130 after Ctrl+C. `--help` prints the flags of the module that defines `main` and exits with 0.
+    130 after Ctrl+C; 1 without a word where nobody reads any more what it prints (`| head`). `--help` prints the flags
+    of the module that defines `main` and exits with 0.
     """
     argv = list(sys.argv if argv is None else argv)
     module = sys.modules[main.__module__]
@@ -74,6 +78,8 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
     except UserError as error:
         fail(str(error))
     except OSError as error:  # that no part has said more of
+        if _nobody_reads():
+            sys.exit(1)
         fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error})")
     except MemoryError as error:
         fail(f"out of memory ({error or 'the system gives no more'}): ask for less at once")
@@ -85,6 +91,16 @@ def run(main: Callable[..., int | None], argv: Sequence[str] | None = None, *, v
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose other end is closed; then nothing more goes into it, at the exit neither."""
+    poll = select.poll()
+    poll.register(_STDOUT, 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    return closed
 
 
 def _parse(argv: list[str]) -> None:

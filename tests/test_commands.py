@@ -159,3 +159,20 @@ cli.run(main)
     process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr == "error: out/song cannot be read or written (Permission denied)\n"
+
+
+def test_who_reads_no_more_is_told_no_more():
+    script = """
+from autosong_jax import cli
+
+def main():
+    for i in range(100_000):
+        cli.say(f"line {i}")
+
+cli.run(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "line 0\n"
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 1)
