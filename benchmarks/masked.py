@@ -64,7 +64,7 @@ def measure(size: str, seconds: float, steps: tuple[int, ...], batch: int, repea
     params = random_params(held_in(dtype, abstract, declarations(graph, abstract)))
     model = nnx.merge(graph, params).unstacked(consume=True)
     graph, params = nnx.split(model)
-    window = Window(jax.random.split(jax.random.key(0), batch), np.zeros((batch, frames, num_codebooks), np.int32),
+    window = Window(0, jax.random.split(jax.random.key(0), batch), np.zeros((batch, frames, num_codebooks), np.int32),
                     np.zeros((batch, frames), bool), np.full(batch, frames, np.int32))
     autoregressive, masked = get_samplers(SampledModel(graph, config, pattern, model.source_names))
     samplers = autoregressive.prepare({}), masked.prepare({}, frames, Judgement())

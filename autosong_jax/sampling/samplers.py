@@ -69,11 +69,11 @@ class Judgement:
 
     Attributes:
       judge: see `masked.Sampler`; the same object for the same model.
-      judged_by: its arrays.
+      judged_by: the frame where a window begins -> its arrays.
     """
 
     judge: Callable | None = None
-    judged_by: Any = None
+    judged_by: Callable[[int], Any] = lambda start: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Masked:
         def sing(params: Any, sources: Sources, window: Window, stride: int | None) -> Iterator[Piece]:
             memory = self._encode(params, sources, keep, window.keys)
             request = masked.Request(weights, window.keys, window.frames, window.given, window.num_frames, choice,
-                                     other.judged_by, weight)
+                                     other.judged_by(window.start), weight)
             return self._loop.pieces(params, memory, request, plan, other.judge, stride)
 
         length = plan.window(num_frames, self._model.pattern.num_frames)

@@ -250,7 +250,10 @@ class Singer:
         def lead(options: Mapping[str, Any], stop: int) -> Leg:
             return singer._leg(singer._stepwise.prepare(options), stop, sources)
 
-        return Helper(lead, Judgement(singer.judge, (singer._params, singer._conditions.at(sources, 0.0))))
+        def judged_by(start: int) -> tuple[Any, Sources]:
+            return singer._params, singer._conditions.at(sources, start / singer.medium.rate)
+
+        return Helper(lead, Judgement(singer.judge, judged_by))
 
     def sing(self, sources: Sources, seeds: Sequence[int], *, prompt: np.ndarray | None = None,
              leader: Helper | None = None, rescorer: Helper | None = None, show_progress: bool = False, **options

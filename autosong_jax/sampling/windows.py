@@ -22,12 +22,14 @@ class Window:
     """A window to be sung.
 
     Attributes:
+      start: the frame of the songs where it begins.
       keys: PRNG keys [B], one a song.
       frames: [B, T, D]; those that are not given are not read.
       given: bool [B, T], the frames that stay as they are.
       num_frames: int32 [B], at most T: songs are over after so many frames, or earlier where the model says so.
     """
 
+    start: int
     keys: Array
     frames: np.ndarray
     given: np.ndarray
@@ -130,7 +132,8 @@ def _sing(draft: Draft, legs: Sequence[Leg], keys: Array, stride: int | None) ->
             start, stop = next_window(draft.given, leg.sampler.length, leg.sampler.overlap)
             missing = np.count_nonzero(~draft.given[start:stop])
             frames, given, num_frames = draft.cut(start, leg.sampler.length)
-            window = Window(jax.vmap(jax.random.fold_in, (0, None))(keys, draft.standing), frames, given, num_frames)
+            window_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, draft.standing)
+            window = Window(start, window_keys, frames, given, num_frames)
             for piece in leg.sampler.sing(leg.params, leg.sources(start), window, stride):
                 draft.add(piece.frames[:, :max(stop - start - piece.start, 0)], start + piece.start,
                           np.where(piece.ends < num_frames, start + piece.ends, len(draft.given)))

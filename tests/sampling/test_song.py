@@ -154,7 +154,8 @@ def test_a_judge_says_what_it_would_have_said_while_singing(singers, sources, co
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-def test_a_rescorer_has_a_say_by_its_weight(singers, sources):
+def test_a_rescorer_has_a_say_by_its_weight(singers, sources, monkeypatch):
+    """What it reads of its conditions is cut where a window begins, as the model's own are."""
     singer = singers["masked_spans"]
     rescorer = singer.helper(singers["next_step"], SONGS)
     plain = singer.sing(sources, [0, 1])
@@ -163,6 +164,12 @@ def test_a_rescorer_has_a_say_by_its_weight(singers, sources):
         for weight in (0.0, 0.5, 1.0))
     np.testing.assert_array_equal(none, plain)
     assert (half[0] != plain[0]).any() and (all_of_it[0] != plain[0]).any()
+    seconds = {"ours": [], "theirs": []}
+    for name, conditions in [("ours", singer._conditions), ("theirs", singers["next_step"]._conditions)]:
+        monkeypatch.setattr(conditions, "at", lambda sources, second, name=name, at=conditions.at: (
+            seconds[name].append(second), at(sources, second))[1])
+    singer.sing(sources, [0, 1], rescorer=rescorer, duration=30 / RATE)
+    assert seconds["ours"] == seconds["theirs"] and len(set(seconds["ours"])) > 1
 
 
 @pytest.mark.parametrize(("objective", "arguments", "words"), [
