@@ -78,7 +78,8 @@ def watch(runs: dict) -> None:
 
     console = _console()
     drawn, due = -PLOT_EVERY, False  # when, and whether there is more by now
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the former is ignored in what a script starts in the background
+        signal.signal(number, signal.default_int_handler)
     try:
         with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:

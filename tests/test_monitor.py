@@ -198,7 +198,7 @@ def test_watching_needs_no_jax_and_ends_with_ctrl_c(workdir, environment_without
         while not picture.exists() and watching.poll() is None:
             time.sleep(0.05)
         os.kill(watching.pid, signal.SIGINT)
-        out, err = watching.communicate()
+        out, err = watching.communicate(timeout=60)
     finally:
         watching.kill()
     assert watching.returncode == 0 and not err, err
