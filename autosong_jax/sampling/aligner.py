@@ -81,7 +81,7 @@ class Aligner:
         else:
             best = best_heads((head, Walk(text, scores)) for head, scores in read(self._heads))
             heads, scores = list(best), sum(walk.scores for walk in best.values()) / len(best)
-        return Alignment.of(Walk(text, scores), self._rate, heads, spelled=hasattr(self._text(), "encode_lyrics"))
+        return Alignment.of(Walk(text, scores), self._rate, heads, spelled=not self._text().info.frozen)
 
     def calibrate(self, params: Any, songs: Iterable[tuple[SungSong, Sequence[tuple[int, float]]]], show_progress: bool
                   ) -> Calibration:
@@ -99,8 +99,8 @@ class Aligner:
         self.check(song.conditions)
         if not len(song.frames):
             raise UserError("times of lyrics: the song is empty")
-        lyrics, encoder = song.conditions[LYRICS], self._text()
-        spans = encoder.encode_lyrics(lyrics).spans if hasattr(encoder, "encode_lyrics") else encoder.spans(lyrics)
+        lyrics = song.conditions[LYRICS]
+        spans = self._text().spans(lyrics)
         sources = self._conditions.encode([song.conditions])
         text = Text(lyrics, spans[:sources[LYRICS]["length"][0]])
         if not len(text.spans):

@@ -136,6 +136,10 @@ class TextEncoder:
         spelled = self.spell(" ".join(line.text for line in _lines(text)))
         return np.array(list(itertools.chain.from_iterable(spelled)), np.int32)
 
+    def spans(self, lyrics: str) -> np.ndarray:
+        """int32 [L, 2], of `encode_lyrics`; a frozen encoder has the same for its own ids."""
+        return self.encode_lyrics(lyrics).spans
+
     def encode_lyrics(self, lyrics: str) -> EncodedText:
         """Lyrics as ids with the section and the line of each.
 
