@@ -7,6 +7,7 @@ anywhere. Fields are set on the command line with `--config.field=value`; what c
 
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -233,6 +234,11 @@ def _text(value: Any) -> str:
     return "" if isinstance(value, str) and "\0" not in value else "a text"
 
 
+def _name(value: Any) -> str:
+    fine = isinstance(value, str) and re.fullmatch(r"[\w-][\w.-]{0,99}", value, re.ASCII)
+    return "" if fine else "1 to 100 letters, digits, '_', '-' and '.', which it must not begin with"
+
+
 def _switch(value: Any) -> str:
     return "" if isinstance(value, bool) else "true or false"
 
@@ -354,6 +360,8 @@ _RULES = {
     "train.remat": _one_of("none", "dots", "full"),
     "train.unroll": _switch,
     "train.log_every": _integer(1, _MOST),
+    "train.writers": _tuple_of(_one_of("tensorboard", "wandb", "trackio")),
+    "train.project": _name,
     "train.eval_every": _EVERY,
     "train.checkpoint_every": _integer(1, _MOST),
     "train.keep_last": _integer(1, _MOST),

@@ -146,6 +146,10 @@ def base() -> ml_collections.ConfigDict:
     train.remat = "none"  # none | dots | full: what the backward pass computes again instead of keeping
     train.unroll = False  # compile every layer by itself: faster steps, where compiling them for longer pays
     train.log_every = 50
+    # Who gets the numbers and samples beside metrics.jsonl: tensorboard, wandb, trackio. The last two take packages of
+    # their own (pip install 'autosong_jax[wandb]'), and logins and modes from their own commands and variables.
+    train.writers = ("tensorboard",)
+    train.project = "autosong_jax"  # at wandb and trackio; the run is called as its workdir
     train.eval_every = 1000  # steps between passes over the validation split; 0 for none
     train.checkpoint_every = 1000  # a multiple of log_every
     train.keep_last = 2  # checkpoints kept: the newest, and the best by validation loss

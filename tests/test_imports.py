@@ -196,7 +196,7 @@ def test_the_package_leaves_the_log_of_its_caller_alone():
 @pytest.mark.parametrize(
     ("modules", "extras"),
     [
-        pytest.param(AUTOSONG_JAX, [], id="autosong_jax"),
+        pytest.param(AUTOSONG_JAX, ["trackio", "wandb"], id="autosong_jax"),
         pytest.param(DATA_PREP, ["beam", "encodec", "prep", "stems"], id="data_prep"),
     ],
 )

@@ -36,6 +36,7 @@ from autosong_jax.training.operations import step_operations
 from autosong_jax.training.optimizer import after_evaluation, last_rate
 from autosong_jax.training.start import check_shapes, open_base, start
 from autosong_jax.training.step import Trainer, TrainState, make_trainer
+from autosong_jax.training.writers import check_writers
 from autosong_jax.weights.trainable import Parameters, combine
 from autosong_jax.workdir.checkpoints import Checkpoints, latest_step
 from autosong_jax.workdir.runs import check_workdir, prepare_workdir
@@ -138,8 +139,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     validation = None
     if _is_validated(config):
         validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
-    run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(workdir, first_step), texts, validation,
-              write_samples)
+    run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(config, workdir, first_step), texts,
+              validation, write_samples)
     laps.lap("weights")
     try:
         if step_function:
@@ -339,6 +340,7 @@ def _common(config: ml_collections.ConfigDict, dataset: SongDataset) -> dict[str
 
 
 def _check(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    check_writers(config)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed {config.seed}: expected 0 to 2**32 - 1")
     if config.train.checkpoint_every % config.train.log_every:

@@ -52,7 +52,7 @@ def check_workdir(config: ml_collections.ConfigDict, dataset: SongDataset, workd
 def _check_nobody_elses(workdir: pathlib.Path) -> None:
     """Raises UserError if a directory without a run holds more than the beginning of one, or what a shell put there."""
     known = ("config.tmp", INFO_FILE, "codec", DIRECTORY, "checkpoints", "frozen", "samples", "metrics.jsonl",
-             "tensorboard")
+             "tensorboard", "trackers.json", "wandb")
     for path in sorted(workdir.iterdir()) if workdir.is_dir() else ():
         if path.name not in known and not path.name.startswith(".") and path.suffix not in (
                 ".log", ".out", ".err"):

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from autosong_jax import config as config_file
+from autosong_jax import defaults
 from autosong_jax.data import tfrecord
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
@@ -278,7 +279,7 @@ def test_a_dataset_that_vanishes_is_named(config, toy_dataset, tmp_path, monkeyp
 def test_lines_of_metrics_that_are_none_are_dropped(tmp_path):
     kept = '{"step": 1, "kind": "train"}\n'
     (tmp_path / "metrics.jsonl").write_bytes(kept.encode() + b"\0\0\0\n[]\n\xff\n" + b'{"step": 9}\n{"step": 1, "ki')
-    writer = metrics.MetricsWriter(tmp_path, 1)
+    writer = metrics.MetricsWriter(defaults.base(), tmp_path, 1)
     writer.write(2, "train", {"loss": 0.5})
     writer.close()
     assert (tmp_path / "metrics.jsonl").read_text() == kept + '{"step": 2, "kind": "train", "loss": 0.5}\n'
@@ -287,7 +288,7 @@ def test_lines_of_metrics_that_are_none_are_dropped(tmp_path):
 def test_tensorboard_gets_the_scalars_and_where_they_replace_others(tmp_path):
     from tensorboardX.proto import event_pb2
 
-    writer = metrics.MetricsWriter(tmp_path, 6)
+    writer = metrics.MetricsWriter(defaults.base(), tmp_path, 6)
     writer.write(7, "train", {"loss": 0.5})
     writer.write_audio(7, "song", np.zeros((1, 100), np.float32), 16000)
     writer.close()
