@@ -25,8 +25,9 @@ JAX_SIDE = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 SHARED = ["autosong_jax." + name for name in (
     "audio", "cli", "codecs.blocks", "codecs.codec", "codecs.encodec.names", "codecs.folding", "codecs.info",
     "codecs.mel.codec", "codecs.melrvq", "codecs.pcm", "codecs.spectral", "codecs.table", "data", "errors",
-    "evaluation.duets", "evaluation.notes", "inputs", "outputs", "sources.base", "sources.chroma.pitch_classes",
-    "sources.spec", "sources.text.encoders", "sources.text.sections", "sources.text.tokenizer", "weights.files",
+    "evaluation.duets", "evaluation.edits", "evaluation.lyrics", "evaluation.notes", "inputs", "outputs",
+    "sources.base", "sources.chroma.pitch_classes", "sources.spec", "sources.text.encoders",
+    "sources.text.sections", "sources.text.tokenizer", "weights.files",
     *(f"codecs.{path.parent.name}.settings" for path in (ROOT / "autosong_jax" / "codecs").glob("*/settings.py")),
     *(f"sources.{path.parent.name}.spec" for path in (ROOT / "autosong_jax" / "sources").glob("*/spec.py")))]
 

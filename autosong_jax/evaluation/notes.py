@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from autosong_jax.evaluation.edits import edit_distance
+
 CONSONANTS = "lmst"
 VOWELS = "uoaei"
 PITCHES = (60, 62, 64, 67, 69, 72, 74, 76, 79, 81)
@@ -201,5 +203,4 @@ def note_error_rate(reference: Sequence[int], hypothesis: Sequence[int]) -> floa
     """
     if not len(reference):
         raise ValueError("the reference has no notes: the lyrics need syllables of the songbook, like `mila tose`")
-    wrong = sum(i is None or j is None or reference[i] != hypothesis[j] for i, j in align(reference, hypothesis))
-    return wrong / len(reference)
+    return edit_distance(reference, hypothesis) / len(reference)

@@ -120,6 +120,7 @@ def test_edit_distance_is_that_of_the_definition():
         pairs = notes.align(a, b)
         assert [i for i, _ in pairs if i is not None] == list(range(len(a)))
         assert [j for _, j in pairs if j is not None] == list(range(len(b)))
+        assert sum(i is None or j is None or a[i] != b[j] for i, j in pairs) == distance(a, b)
     with pytest.raises(ValueError, match="reference"):
         notes.note_error_rate([], [60])
 
