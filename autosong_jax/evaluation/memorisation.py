@@ -13,15 +13,19 @@ Letters: T frames of a song, K codebooks, N frames of a window, W = N * K codes 
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import binom
 
 from autosong_jax.errors import UserError
 
-SHARES = (1.0, 0.95, 0.9, 0.8)
+SHARES = (1.0, 0.9, 0.8)
 """Of a window's codes, how many must be equal for a match: all, or most."""
+SECONDS = (1.0, 2.0, 5.0, 10.0)
+"""Of windows."""
+CODEBOOKS = ("first", "all")
+"""Which of a song's codebooks are compared: the first alone, which holds most of what is heard, or all together."""
 
 _HITS = 2**20  # pairs of equal q-grams, and frames to be compared, that are in memory at a time
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse
@@ -122,6 +126,48 @@ def find_matches(songs: Sequence[np.ndarray], training: Iterable[np.ndarray], le
         query.compare(song, number)
     frequencies = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return query.matches(), Training(number + 1, tuple(windows.tolist()), frequencies)
+
+
+def curves(songs: Sequence[np.ndarray], training: Callable[[], Iterable[np.ndarray]], frame_rate: float, size: int
+           ) -> list[dict[str, np.ndarray]]:
+    """How many windows of each song match, by how long they are and how much must be equal; to be added to those of
+    other songs, see `read_curve`.
+
+    Args:
+      songs: integers [T, K] in [0, size).
+      training: gives the training songs, as often as there are `CODEBOOKS`.
+      frame_rate: frames a second.
+      size: V.
+
+    Returns:
+      For each song and each of `CODEBOOKS` "NAME hits", int [SECONDS, SHARES], and "NAME windows", int [SECONDS].
+    """
+    lengths = [max(round(seconds * frame_rate), 1) for seconds in SECONDS]
+    found: list[dict[str, np.ndarray]] = [{} for _ in songs]
+    for name, width in zip(CODEBOOKS, (1, None), strict=True):
+        matches, _ = find_matches([song[:, :width] for song in songs], (song[:, :width] for song in training()),
+                                  lengths, size)
+        for i, sums in enumerate(found):
+            sums[f"{name} hits"] = np.array([[(one.counts[i] >= _needed(share, one.codes)).sum() for share in SHARES]
+                                             for one in matches])
+            sums[f"{name} windows"] = np.array([len(one.counts[i]) for one in matches])
+    return found
+
+
+def read_curve(sums: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
+    """The share of windows that match, of added `curves`.
+
+    Args:
+      sums: of them.
+      name: one of `CODEBOOKS`.
+
+    Returns:
+      "SECONDS s, SHARE %" -> the share; NaN where songs are shorter. "" has that of 5 s and 80 %, as MusicGen's.
+    """
+    hits, windows = sums[f"{name} hits"], sums[f"{name} windows"]
+    shares = {f"{seconds:g} s, {100 * share:g} %": float(hits[i, j] / windows[i]) if windows[i] else math.nan
+              for i, seconds in enumerate(SECONDS) for j, share in enumerate(SHARES)}
+    return {"": shares["5 s, 80 %"]} | shares
 
 
 def chance(share: float, length: int, training: Training, windows: int) -> float:

@@ -75,6 +75,24 @@ def test_planted_copies_are_found_where_they_are():
     assert matches.share(0.9) >= (1 + 11) / (5 * 151)
 
 
+def test_curves_of_songs_add_up():
+    rng = np.random.default_rng(4)
+    training = [rng.integers(50, size=(200, 3)) for _ in range(6)]
+    songs = [rng.integers(50, size=(frames, 3)) for frames in (150, 60, 20)]
+    songs[0][20:90] = training[2][50:120]
+    songs[0][20:90:8, 1:] = 50  # the first codebook alone is that of the training song
+    found = memorisation.curves(songs, lambda: iter(training), 10.0, 51)
+    total = {name: sum(song[name] for song in found) for name in found[0]}
+    first, every = (memorisation.read_curve(total, name) for name in memorisation.CODEBOOKS)
+    # A copy of 70 frames has 21 windows of 50, and 10 more on either side that have 40 of them.
+    assert first["5 s, 100 %"] == 21 / (101 + 11) and first["5 s, 80 %"] == first[""] == 41 / 112
+    assert first["10 s, 80 %"] == 0 and every["5 s, 100 %"] == 0
+    assert 21 / 112 <= every["5 s, 90 %"] < 31 / 112
+    assert list(first) == ["", *(f"{seconds} s, {share} %" for seconds in (1, 2, 5, 10) for share in (100, 90, 80))]
+    short = memorisation.read_curve(found[2], "all")
+    assert np.isnan(short["5 s, 80 %"]) and short["2 s, 80 %"] == 0
+
+
 def test_hashes_are_not_trusted(monkeypatch):
     """With hashes that are all the same, everything is compared, and nothing else comes of it."""
     rng = np.random.default_rng(2)
