@@ -366,6 +366,7 @@ _RULES = {
     "train.checkpoint_every": _integer(1, _MOST),
     "train.keep_last": _integer(1, _MOST),
     "train.keep_best": _EVERY,
+    "train.best_by": _text,
     "train.sample_every": _EVERY,
     "train.prompts": _tuple_of(_text),
     "mesh.data": _integer(-1, 2**20),

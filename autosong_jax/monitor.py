@@ -236,7 +236,10 @@ def _checkpoints(run) -> str:
         return "none yet" if run.step is not None else ""
     best = run.best_checkpoint
     said = f"newest {run.newest_checkpoint:,}"
-    return said if best is None else f"{said}, best {best:,} ({_number(run.checkpoints[best])})"
+    if best is None:
+        return said
+    of = run.best_by.replace("_", " ")
+    return f"{said}, best {best:,} ({of} {_number(run.checkpoints[best][run.best_by])})"
 
 
 def _number(value: float) -> str:

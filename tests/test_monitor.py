@@ -26,11 +26,11 @@ def line(step: int, loss: float, kind: str = "train", **values) -> str:
 
 @pytest.fixture
 def workdir(tmp_path):
-    """`workdir(name, lines, steps=..., checkpoints={step: loss})` makes one."""
-    def make(name: str, lines: str | None, steps: int = 1000, checkpoints=None) -> Path:
+    """`workdir(name, lines, steps=..., checkpoints={step: numbers, or as they once were: the loss})` makes one."""
+    def make(name: str, lines: str | None, steps: int = 1000, checkpoints=None, **train) -> Path:
         path = tmp_path / name
         path.mkdir()
-        (path / "config.json").write_text(json.dumps({"train": {"steps": steps}}))
+        (path / "config.json").write_text(json.dumps({"train": {"steps": steps, **train}}))
         if lines is not None:
             (path / "metrics.jsonl").write_text(lines)
         for step, loss in (checkpoints or {}).items():
@@ -38,7 +38,7 @@ def workdir(tmp_path):
             if loss is not None:
                 (path / "checkpoints" / str(step) / "metrics").mkdir()
                 (path / "checkpoints" / str(step) / "metrics" / "metrics").write_text(
-                    json.dumps({"validation_loss": loss}))
+                    json.dumps({"validation_loss": loss} if isinstance(loss, float) else loss))
         return path
 
     return make
@@ -140,8 +140,16 @@ def test_the_best_checkpoint_is_that_of_the_least_validation_loss(workdir):
     (run.workdir / "checkpoints" / "30" / "metrics").mkdir(parents=True)
     (run.workdir / "checkpoints" / "30" / "metrics" / "metrics").write_text("{")
     run.look()
-    assert run.checkpoints == {9: None, 10: 0.5, 20: 0.75, 30: None, 100: 0.25}
+    assert run.checkpoints == {9: {}, 10: {"validation/loss": 0.5}, 20: {"validation/loss": 0.75}, 30: {},
+                               100: {"validation/loss": 0.25}}
     assert run.newest_checkpoint == 100 and run.best_checkpoint == 100
+
+
+def test_the_best_checkpoint_is_that_of_the_number_that_the_run_keeps_them_by(workdir):
+    run = Run(workdir("run", line(1, 1.0), best_by="validation/accuracy", checkpoints={
+        10: {"validation/accuracy": 0.5, "validation/loss": 0.1}, 20: {"validation/accuracy": 0.75}, 30: 0.0}))
+    run.look()
+    assert run.best_checkpoint == 20
 
 
 def test_runs_are_shown_beside_each_other_and_drawn(workdir, command, tmp_path, monkeypatch):
@@ -155,8 +163,9 @@ def test_runs_are_shown_beside_each_other_and_drawn(workdir, command, tmp_path, 
     status, out, err = command(f"--workdir={one}", f"--workdir={two}", f"--plot={tmp_path / 'curves.png'}")
     assert status == 0, err
     assert max(map(len, out.splitlines())) <= 140
-    for shown in ("490 of 1,000 (49 %)", "about 4 min", "37.5 %", "12.5 %", "newest 490, best 490 (0.75)", "█",
-                  "train 0.25 25.0 %, valid. 0.25 25.0 %", "train a loss", "-0.25, best -0.25 at 2", "0.75, best 0.75"):
+    for shown in ("490 of 1,000 (49 %)", "about 4 min", "37.5 %", "12.5 %", "█",
+                  "newest 490, best 490 (validation/loss 0.75)", "train 0.25 25.0 %, valid. 0.25 25.0 %",
+                  "train a loss", "-0.25, best -0.25 at 2", "0.75, best 0.75"):
         assert shown in out, shown
     assert any("one" in row and "$two_" in row for row in out.splitlines())
     png = (tmp_path / "curves.png").read_bytes()

@@ -16,6 +16,7 @@ from typing import Any
 
 from autosong_jax import inputs
 from autosong_jax.errors import UserError
+from autosong_jax.workdir import numbers
 
 POINTS = 1024  # of a series: more than a picture has columns
 CHUNK = 2**20  # bytes that are read at once, and the longest line that can be one
@@ -102,7 +103,8 @@ class Run:
       steps: how many the run is to take, by its config; None if it has none.
       damaged: how many whole lines were no metrics.
       written: when the last line was, in seconds since the epoch.
-      checkpoints: the steps of finished ones, each with its validation loss or None, in the order of steps.
+      checkpoints: the steps of finished ones, each with the numbers beside its weights, in the order of steps.
+      best_by: the number by which the best are kept.
 
     Raises:
       UserError: there is no such directory, or it is no workdir.
@@ -120,7 +122,8 @@ class Run:
                             "--workdir of a training run")
         self.steps: int | None = None
         self.written = 0.0
-        self.checkpoints: dict[int, float | None] = {}
+        self.checkpoints: dict[int, dict[str, float]] = {}
+        self.best_by = numbers.LOSS
         self._inode: int | None = None
         self._begin()
 
@@ -142,7 +145,7 @@ class Run:
         """
         if not self.workdir.is_dir():
             raise UserError(f"--workdir={self.workdir} is gone")
-        self.steps = _planned(self.workdir / "config.json")
+        self.steps, self.best_by = _planned(self.workdir / "config.json")
         self.checkpoints = _checkpoints(self.workdir / "checkpoints")
         path = self.workdir / "metrics.jsonl"
         if not path.exists():
@@ -250,9 +253,10 @@ class Run:
 
     @property
     def best_checkpoint(self) -> int | None:
-        """The one that is kept with the least validation loss."""
-        losses = {step: loss for step, loss in self.checkpoints.items() if loss is not None}
-        return min(losses, key=losses.get, default=None)
+        """The one that is kept with the best number."""
+        best = max if numbers.better(self.best_by) == "more" else min
+        known = {step: found[self.best_by] for step, found in self.checkpoints.items() if self.best_by in found}
+        return best(known, key=known.get, default=None)
 
 
 def _finite(value: int | float) -> float | None:
@@ -262,25 +266,25 @@ def _finite(value: int | float) -> float | None:
         return None
 
 
-def _planned(path: pathlib.Path) -> int | None:
-    if not path.exists():
-        return None
-    train = inputs.read_json(path, dict[str, Any], "config").get("train")
-    steps = train.get("steps") if isinstance(train, dict) else None
-    return steps if type(steps) is int and steps > 0 else None
+def _planned(path: pathlib.Path) -> tuple[int | None, str]:
+    """How many steps the run is to take, and by which number the best checkpoints are kept."""
+    train = inputs.read_json(path, dict[str, Any], "config").get("train") if path.exists() else None
+    train = train if isinstance(train, dict) else {}
+    steps, best_by = train.get("steps"), train.get("best_by")
+    return (steps if type(steps) is int and steps > 0 else None, best_by if isinstance(best_by, str) else numbers.LOSS)
 
 
-def _checkpoints(directory: pathlib.Path) -> dict[int, float | None]:
+def _checkpoints(directory: pathlib.Path) -> dict[int, dict[str, float]]:
     """The steps that are directories, which are whole, with what the run wrote beside the weights of each."""
     if not directory.is_dir():
         return {}
     steps = sorted(int(path.name) for path in directory.iterdir() if re.fullmatch("[0-9]{1,15}", path.name))
-    return {step: _validation_loss(directory / str(step)) for step in steps if (directory / str(step)).is_dir()}
+    return {step: _numbers(directory / str(step)) for step in steps if (directory / str(step)).is_dir()}
 
 
-def _validation_loss(checkpoint: pathlib.Path) -> float | None:
+def _numbers(checkpoint: pathlib.Path) -> dict[str, float]:
     """None of one without evaluation, of one that is damaged and of one that is being deleted."""
     try:
-        return inputs.read_json(checkpoint / "metrics" / "metrics", dict[str, float], "metrics").get("validation_loss")
+        return numbers.read(checkpoint)
     except (UserError, OSError):
-        return None
+        return {}

@@ -25,12 +25,12 @@ from autosong_jax.data.curriculum import frames_at, shortened
 from autosong_jax.data.dataset import Batch, SongDataset, eval_batches, iterate, train_batches
 from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
-from autosong_jax.objectives.objective import Objective
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, put_batch
 from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.ahead import Laps, compile_ahead
 from autosong_jax.training.components import known_parameters, with_component
+from autosong_jax.training.evaluations import Evaluations, due, headline, line_kind
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
 from autosong_jax.training.optimizer import after_evaluation, last_rate
@@ -39,6 +39,7 @@ from autosong_jax.training.step import Trainer, TrainState, make_trainer
 from autosong_jax.training.writers import check_writers
 from autosong_jax.weights.trainable import Parameters, combine
 from autosong_jax.workdir.checkpoints import Checkpoints, latest_step
+from autosong_jax.workdir.numbers import LOSS
 from autosong_jax.workdir.runs import check_workdir, prepare_workdir
 from autosong_jax.workdir.workdir import window_pattern
 
@@ -61,8 +62,8 @@ class Run:
     frozen: Parameters  # what is not trained
     checkpoints: Checkpoints
     writer: MetricsWriter
-    text_states: Callable[[Batch], Batch]  # of the sources of a batch, what is left to do for their texts
-    validation: Any  # batches of the validation split, or None
+    put: Callable[[Batch], Batch]  # a batch onto the devices, as the model reads it
+    evaluations: Evaluations
     write_samples: WriteSamples | None
 
 
@@ -111,10 +112,17 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
     if base:
         check_shapes(base, trainer)
     texts = text_states(dataset.path, mesh)
+
+    def put(batch: Batch) -> Batch:
+        return _put(batch, mesh, texts)
+
+    validation = eval_batches(SongDataset(config.data.path, "validation"), **reading) if _is_validated(config) else None
+    evaluations = Evaluations(config, trainer, validation, put)
+    better = evaluations.better()
     distributed.barrier()  # all have looked before anything is written
     prepare_workdir(config, dataset, workdir)
     distributed.check_shared(workdir)
-    checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best)
+    checkpoints = Checkpoints(workdir, config.train.keep_last, config.train.keep_best, config.train.best_by, better)
     expected = checkpoints.latest or 0
     stream = _batches(config, batches, expected, pattern.num_frames)
     first = next(stream)
@@ -124,7 +132,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
         log.info("%s is at step %d already: a greater --config.train.steps would train on", workdir, expected)
     else:
         log.info("Compiling the training step, which takes a while but where it is known from before")
-        step_function = compile_ahead(trainer, _put(first, mesh, texts))
+        step_function = compile_ahead(trainer, put(first))
     state, frozen = start(config, trainer, checkpoints, workdir, base,
                           functools.partial(known_parameters, config, dataset, pattern.num_frames))
     first_step = int(state.step)
@@ -136,11 +144,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
                  "of the config shrinks the model")
     if frozen:
         log.info("Frozen beside them: %s parameters", f"{count(frozen):,}")
-    validation = None
-    if _is_validated(config):
-        validation = eval_batches(SongDataset(config.data.path, "validation"), **reading)
-    run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(config, workdir, first_step), texts,
-              validation, write_samples)
+    run = Run(config, workdir, trainer, frozen, checkpoints, MetricsWriter(config, workdir, first_step), put,
+              evaluations, write_samples)
     laps.lap("weights")
     try:
         if step_function:
@@ -163,7 +168,7 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps:
                         show=distributed.is_first()) as bar:
         for step in range(first_step + 1, train.steps + 1):
             waiting = time.perf_counter()
-            batch = _put(next(batches), run.trainer.mesh, run.text_states)
+            batch = run.put(next(batches))
             interval.waited += time.perf_counter() - waiting
             interval.steps += 1
             state, sums = run.trainer.train_step(state, run.frozen, batch)
@@ -177,22 +182,21 @@ def _loop(run: Run, state: TrainState, first_step: int, batches: Iterator, laps:
             pending = sums
             bar.update()
             stopping = vote(stop.requested)  # asked once: a signal that comes later is for the next step
-            evaluate = run.validation is not None and (_due(step, train.eval_every) or step == train.steps)
-            save = stopping or step == train.steps or _due(step, train.checkpoint_every)
-            if evaluate or save or _due(step, train.log_every):
+            evaluate = run.evaluations.due(step)
+            save = stopping or step == train.steps or due(step, train.checkpoint_every)
+            if evaluate or save or due(step, train.log_every):
                 loss = interval.add(step, pending)
                 pending = None
                 bar.set_postfix(loss=f"{loss:.3f}")
-            if _due(step, train.log_every) or step == train.steps:
+            if due(step, train.log_every) or step == train.steps:
                 interval.report(step, last_rate(config, state.optimizer))
                 run.checkpoints.check()
-            validation_loss = _evaluate(run, state, step) if evaluate else None
-            if validation_loss is not None and _due(step, train.eval_every):  # a longer run has none at this one's end
-                state = dataclasses.replace(
-                    state, optimizer=after_evaluation(config, state.optimizer, validation_loss))
+            found = run.evaluations.run(state, run.frozen, step, run.writer) if evaluate else {}
+            if LOSS in found and due(step, train.eval_every):  # a longer run has none at this one's end
+                state = dataclasses.replace(state, optimizer=after_evaluation(config, state.optimizer, found[LOSS]))
             if save:
-                run.checkpoints.save(state, step, validation_loss)
-            sample = run.write_samples is not None and _due(step, train.sample_every)
+                run.checkpoints.save(state, step, found)
+            sample = run.write_samples is not None and due(step, train.sample_every)
             if sample:
                 run.write_samples(combine(state.average, run.frozen), step, run.writer.write_audio)
             if evaluate or save or sample:
@@ -220,42 +224,6 @@ def _put(batch: Batch, mesh: Mesh, states: Callable[[Batch], Batch]) -> Batch:
     """A batch onto the devices, as the model reads it."""
     batch = put_batch(batch, mesh)
     return batch | {"sources": states(batch["sources"])}
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def _evaluate(run: Run, state: TrainState, step: int) -> float:
-    """One pass over the validation split with the averaged weights; writes the metrics and returns the loss.
-
-    The loss of several objectives is their mean.
-    """
-    total = None
-    for batch in run.validation:
-        arguments = state.average, run.frozen, _put(batch, run.trainer.mesh, run.text_states)
-        if total is None:
-            distributed.compile_together(run.trainer.eval_step, *arguments)
-        sums = run.trainer.eval_step(*arguments)
-        total = sums if total is None else jax.tree.map(np.add, jax.device_get(sums), jax.device_get(total))
-    losses = []
-    for name, sums in jax.device_get(total).items():
-        objective, kind = run.trainer.objectives[name], _kind("validation", name, run.trainer)
-        values = objective.summarize(sums)
-        losses.append(values["loss"])
-        run.writer.write(step, kind, values)
-        log.info("Step %d: %s %s", step, kind, _headline(objective, values))
-    return float(np.mean(losses))
-
-
-def _headline(objective: Objective, values: Mapping[str, float]) -> str:
-    """ "loss 3.1234, accuracy 0.2500" """
-    return ", ".join(f"{name} {values[name]:.4f}" for name in objective.headline)
-
-
-def _kind(kind: str, objective: str, trainer: Trainer) -> str:
-    """The kind of a line of metrics, with the name of the objective where there are several."""
-    return kind if len(trainer.objectives) == 1 else f"{kind}_{objective}"
 
 
 class Interval:
@@ -293,11 +261,11 @@ class Interval:
         for name, of_objective in values.items():
             of_objective["gradient_norm"] = float(totals[name]["gradient_norm"] / len(self._sums[name]))
             of_objective["learning_rate"] = learning_rate
-            kind = _kind("train", name, self._run.trainer)
+            kind = line_kind("train", name, self._run.trainer)
             self._run.writer.write(step, kind, of_objective | speed)
             rate = f", {speed['steps_per_second']:.2f} steps/s" if speed else ""  # no step has been timed yet
             log.info("Step %d: %s %s, gradient norm %.3f%s", step, kind,
-                     _headline(self._run.trainer.objectives[name], of_objective), of_objective["gradient_norm"], rate)
+                     headline(self._run.trainer.objectives[name], of_objective), of_objective["gradient_norm"], rate)
         self._sums.clear()
         self.start()
 

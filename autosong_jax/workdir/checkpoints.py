@@ -8,10 +8,11 @@ whole, until the disk damages it. Then the checkpoint before it counts.
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -19,7 +20,6 @@ import ml_collections
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from autosong_jax import inputs
 from autosong_jax.cli import log
 from autosong_jax.errors import UserError
 from autosong_jax.layers import lora
@@ -28,7 +28,7 @@ from autosong_jax.weights import files, parameters
 from autosong_jax.weights.files import Tensors
 from autosong_jax.weights.parameters import as_filed, from_filed
 from autosong_jax.weights.trainable import Parameters, combine, partition
-from autosong_jax.workdir import digests
+from autosong_jax.workdir import digests, numbers
 
 T = TypeVar("T")
 
@@ -58,11 +58,15 @@ class Checkpoints:
     Args:
       workdir: its `checkpoints` directory is made if it is missing.
       keep_last: how many of the newest to keep.
-      keep_best: how many to keep of those with the lowest validation loss.
+      keep_best: how many to keep of the best.
+      best_by: the number that says how good one is, such as "validation/loss".
+      better: "less" or "more" of it.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep_last: int = 1, keep_best: int = 0):
+    def __init__(self, workdir: pathlib.Path, keep_last: int = 1, keep_best: int = 0, best_by: str = numbers.LOSS,
+                 better: str = "less"):
         self._workdir, self._keep = workdir, (keep_last, keep_best)
+        self._best_by, self._sign = best_by, {"less": -1, "more": 1}[better]
         self._directory = (workdir / "checkpoints").absolute()
         self._writing: int | None = None  # the step that is being written
         self._response = None  # of Orbax, to `_writing`
@@ -76,14 +80,15 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         keep_last, keep_best = self._keep
         context = ocp.Context()
-        # A function: Orbax copies the context with all that is in it, and a method would take a copy of self along.
+        # Functions: Orbax copies the context with all that is in it, and a method would take a copy of self along.
         context.asynchronous.post_finalization_callback = lambda: self._written()
+        best_by, sign = self._best_by, self._sign
         return ocp.training.Checkpointer(
             self._directory, context=context, cleanup_tmp_directories=True,
             preservation_policy=policies.AnyPreservationPolicy([
                 policies.LatestN(keep_last),
-                policies.BestN(get_metric_fn=lambda metrics: -metrics["validation_loss"], n=keep_best,
-                               keep_checkpoints_without_metrics=False),
+                policies.BestN(get_metric_fn=lambda found: sign * numbers.current(found).get(best_by, -sign * math.inf),
+                               n=keep_best, keep_checkpoints_without_metrics=False),
             ]))
 
     @property
@@ -91,8 +96,9 @@ class Checkpoints:
         """The step of the newest finished checkpoint."""
         return max(_finished_steps(self._directory), default=None)
 
-    def save(self, state: State, step: int, validation_loss: float | None = None) -> None:
-        """Starts to write `state`; waits first for the checkpoint before it, if that is still being written.
+    def save(self, state: State, step: int, found: Mapping[str, float] | None = None) -> None:
+        """Starts to write `state`, beside it the numbers that evaluations have found of it, by "KIND/NAME"; waits first
+        for the checkpoint before it, if that is still being written.
 
         Raises:
           UserError: this one or the one before it cannot be written.
@@ -101,13 +107,13 @@ class Checkpoints:
         items = {"params": as_filed(state.params), "optimizer": as_filed(state.optimizer)}
         if state.ema:
             items["ema"] = as_filed(state.ema)
-        metrics = None if validation_loss is None else {"validation_loss": validation_loss}
         if not self._workdir.is_dir():  # Orbax would make it anew, with nothing else in it
             raise UserError(f"workdir {self._workdir} is gone: the checkpoint of step {step} cannot be written; bring "
                             "the workdir back, or start again")
         self._writing = step
         with self._failing():
-            self._response = self._checkpointer.save_checkpointables_async(step, items, force=True, metrics=metrics)
+            self._response = self._checkpointer.save_checkpointables_async(
+                step, items, force=True, metrics=numbers.finite(found or {}))
 
     def _written(self) -> None:
         # Orbax calls this when all items are written, before the checkpoint gets its name.
@@ -261,13 +267,12 @@ def _set_aside(directory: pathlib.Path) -> None:
 
 def _check_descriptions(directory: pathlib.Path) -> None:
     """Sets a checkpoint aside whose descriptions Orbax could not read: it reads those of all when it starts."""
-    metrics = directory / "metrics" / "metrics"
     try:
         if digests.find_irregular(directory):
             _set_aside(directory)
-        elif metrics.exists():  # not of a step without evaluation
-            inputs.read_json(metrics, dict[str, float], "metrics")["validation_loss"]
-    except (UserError, KeyError):
+        else:
+            numbers.read(directory)
+    except UserError:
         _set_aside(directory)
 
 

@@ -22,6 +22,7 @@ from autosong_jax.sampling.samples import SampleWriter
 from autosong_jax.sampling.singer import Singer
 from autosong_jax.training import loop
 from autosong_jax.training.step import make_trainer
+from autosong_jax.workdir import digests, numbers
 from autosong_jax.workdir.checkpoints import Checkpoints
 from autosong_jax.workdir.workdir import window_pattern
 
@@ -174,6 +175,32 @@ def test_checkpoints_kept_are_the_newest_and_the_best(toy_config, tmp_path):
     assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} == {5, *best}
 
 
+def test_the_best_may_be_those_of_another_number(toy_config, tmp_path):
+    config = toy_config(sources=False, **{
+        "train.steps": 5, "train.checkpoint_every": 1, "train.eval_every": 1, "train.keep_last": 1,
+        "train.keep_best": 2, "train.ema_every": 1, "train.best_by": "validation/accuracy"})
+    loop.train(config, tmp_path)
+    accuracies = {m["step"]: m["accuracy"] for m in metrics_of(tmp_path) if m["kind"] == "validation"}
+    best = sorted(accuracies, key=lambda step: (accuracies[step], step))[-2:]
+    assert {int(p.name) for p in (tmp_path / "checkpoints").iterdir()} == {5, *best}
+    assert numbers.read(tmp_path / "checkpoints" / "5")["validation/accuracy"] == accuracies[5]
+
+
+def test_checkpoints_of_an_older_version_are_ranked_with_the_others(toy_config, tmp_path):
+    config = toy_config(sources=False, **{
+        "train.steps": 2, "train.checkpoint_every": 1, "train.eval_every": 1, "train.keep_last": 1,
+        "train.keep_best": 1, "train.ema_every": 1})
+    loop.train(config, tmp_path)
+    for checkpoint in (tmp_path / "checkpoints").iterdir():
+        (checkpoint / "metrics" / "metrics").write_text('{"validation_loss": 0.001}')
+        digests.write(checkpoint)
+    before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    config.train.steps = 4
+    loop.train(config, tmp_path)
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert "4" in left and left & before and len(left) == 2
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(toy_config, tmp_path):
     config = toy_config(sources=False, **{"train.steps": 40, "train.checkpoint_every": 1, "train.eval_every": 0,
                                           "optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 1})
@@ -217,6 +244,9 @@ def test_a_codec_that_cannot_be_used_leaves_no_weights_of_samples_behind(toy_con
     ({"objective.name": "both", "model.fusion": "prefix"}, ["prefix", "cross"]),
     ({"objective.name": "masked_spans", "objective.span_length": 0}, ["span_length 0", "at least 1"]),
     ({"objective.name": "masked_spans", "train.sample_every": 2}, ["[20, 10, 10, 10]", "expected 3"]),
+    ({"train.best_by": "validation/error"}, ["validation/error", "no evaluation", "validation/loss, validation/acc",
+                                             "accuracy_2"]),
+    ({"train.best_by": "validation/accuracy", "train.eval_every": 0}, ["no evaluation", "expected one of", "n/loss"]),
     ({"model.norm": "middle"}, ["middle", "pre"]),
     ({"model.positions": "learned", "model.max_positions": 4}, ["max_positions 4", "raise it"]),
 ])
