@@ -25,7 +25,7 @@ from autosong_jax import cli
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
-TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}  # what no two runs have in common
+TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu", "time"}  # what no two runs have in common
 MOMENTS = ("any", "beginning", "writing")
 MOST_STEPS = 24  # between two kills
 

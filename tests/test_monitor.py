@@ -134,6 +134,14 @@ def test_time_left_and_whether_a_run_has_stopped(workdir):
         "45 s", "10 min", "1 h 40 min", "3 h 05 min", "2 d 4 h"]
 
 
+def test_time_left_is_reckoned_with_evaluations_but_without_nights(workdir):
+    times = {10: 1000, 20: 1002, 30: 1052, 40: 1054, 50: 60_000, 60: 60_002}  # an evaluation; then it had been stopped
+    path = workdir("run", "".join(line(step, 1.0, steps_per_second=5.0, time=time) for step, time in times.items()))
+    run = Run(path)
+    run.look()
+    assert run.seconds_left == pytest.approx((1000 - 60) * (2 + 50 + 2 + 2) / 40)
+
+
 def test_the_best_checkpoint_is_that_of_the_least_validation_loss(workdir):
     run = Run(workdir("run", line(1, 1.0), checkpoints={9: None, 10: 0.5, 100: 0.25, 20: 0.75}))
     (run.workdir / "checkpoints" / "200.orbax-checkpoint-tmp").mkdir()

@@ -5,6 +5,7 @@ last look ended, and kept in bounded memory, however long the run.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ KIND = re.compile(r"(train|validation)(?:_(\w{1,40}))?")
 # What is shown of a line. After "_" stands the codebook.
 NAME = re.compile(r"(?:loss|accuracy)(?:_\d{1,2})?|gradient_norm|learning_rate|steps_per_second|data_wait|mfu")
 PATIENCE = 5  # so many times as long as its lines take may a run be silent: it also evaluates, saves and sings
+RECENT = 64  # lines that the time left is reckoned from
 LEAST_PATIENCE = 120.0  # seconds, for what lines of a fast run say nothing of, such as compiling
 
 
@@ -135,7 +137,7 @@ class Run:
         self._at = 0  # how many bytes have been read
         self._rest = b""  # of these, the beginning of a line whose end is not there yet
         self._skipping = False  # the rest of a line that is too long to be one
-        self._reported: list[int] = []  # the last two steps with a line on training
+        self._reported: list[tuple[int, float]] = []  # steps with a line on training, and its time
 
     def look(self) -> bool:
         """Reads what is new, and returns whether there were new lines.
@@ -195,7 +197,7 @@ class Run:
             for series in self.series.values():
                 for of_name in series.values():
                     of_name.cut(step)
-            self._reported = [other for other in self._reported if other < step]
+            self._reported = [other for other in self._reported if other[0] < step]
         self.step = step
         of_kind = self.series.setdefault(kind, {})
         for name, value in values.items():
@@ -205,8 +207,10 @@ class Run:
                     series = of_kind.setdefault(name, Series())
                     series.cut(step)
                     series.add(step, value)
-        if kind.startswith("train") and step not in self._reported:
-            self._reported = [*self._reported[-1:], step]
+        if kind.startswith("train") and step not in (other for other, _ in self._reported):
+            written = values.get("time")
+            written = _finite(written) if type(written) in (int, float) else None
+            self._reported = [*self._reported[1 - RECENT:], (step, math.nan if written is None else written)]
 
     def kinds(self, of: str) -> list[str]:
         """The kinds of lines of "train" or of "validation"."""
@@ -230,11 +234,16 @@ class Run:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the speed of the last line; None where it or the number of steps is not known."""
+        """At the speed of the last lines, with what evaluations and samples took between them, or of lines without
+        times at that of the last; None where it or the number of steps is not known."""
         speed = self.of_training("steps_per_second").newest
         if self.steps is None or self.step is None or not speed > 0:
             return None
-        return max(self.steps - self.step, 0) / speed
+        steps, seconds = 0, 0.0
+        for (before, began), (after, ended) in itertools.pairwise(self._reported):
+            if ended - began <= self._patience(after - before):  # else the run had stopped, and went on later
+                steps, seconds = steps + after - before, seconds + ended - began
+        return max(self.steps - self.step, 0) * (seconds / steps if seconds > 0 else 1 / speed)
 
     def silent(self, now: float | None = None) -> float:
         """Seconds since the last line."""
@@ -242,10 +251,13 @@ class Run:
 
     def has_stopped(self, now: float | None = None) -> bool:
         """Whether an unfinished run has been silent for much longer than its lines take."""
+        last = [0, *(step for step, _ in self._reported)][-2:]
+        return not self.finished and self.silent(now) > self._patience(last[-1] - last[0])
+
+    def _patience(self, steps: int) -> float:
+        """For how long a run may be silent that logs after so many steps."""
         speed = self.of_training("steps_per_second").newest
-        between = (self._reported[-1] - self._reported[0] if len(self._reported) > 1 else sum(self._reported))
-        usual = between / speed if speed > 0 else 0.0
-        return not self.finished and self.silent(now) > max(PATIENCE * usual, LEAST_PATIENCE)
+        return max(PATIENCE * steps / speed if speed > 0 else 0.0, LEAST_PATIENCE)
 
     @property
     def newest_checkpoint(self) -> int | None:

@@ -5,6 +5,7 @@ import json
 import math
 import operator
 import pathlib
+import time
 from collections.abc import Mapping
 
 import jax
@@ -61,14 +62,15 @@ class MetricsWriter:
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Adds one line {"step", "kind", ...} and its scalars.
+        """Adds one line {"step", "kind", ..., "time"} and its scalars.
 
-        `kind` is "train" or "validation", with "_OBJECTIVE" after it if the run has several objectives.
+        The time is in seconds since the epoch. `kind` is "train" or "validation", with "_OBJECTIVE" after it if the run
+        has several objectives.
         """
         if self._file is None:
             return
         with writing(self._workdir):
-            self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            self._file.write(json.dumps({"step": step, "kind": kind, **values, "time": round(time.time())}) + "\n")
             self._file.flush()
             for writer in self._writers:
                 writer.write(step, kind, values)

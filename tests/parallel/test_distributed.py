@@ -33,7 +33,7 @@ from autosong_jax.workdir.runs import prepare_workdir
 from autosong_jax.workdir.workdir import window_pattern
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}
+TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu", "time"}
 
 # Imported by Python itself when a process starts: notes which rows of which batches are read.
 NOTE_ROWS = """

@@ -26,8 +26,8 @@ from autosong_jax.workdir import digests, numbers
 from autosong_jax.workdir.checkpoints import Checkpoints
 from autosong_jax.workdir.workdir import window_pattern
 
-# What the same run may give twice: everything but speed.
-TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu"}
+# What the same run may give twice: everything but speed and times.
+TIMES = {"steps_per_second", "targets_per_second", "data_wait", "mfu", "time"}
 
 
 def metrics_of(workdir):
