@@ -49,7 +49,8 @@ LEVELS = [
     {"pretrained"},
     {"training", "sampling", "evaluation"},
     {"planning"},  # of training
-    {"train", "generate", "align", "convert", "codec", "monitor", ""},  # the commands, and the package itself
+    # The commands, and the package itself.
+    {"train", "generate", "align", "convert", "codec", "monitor", "evaluate", ""},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

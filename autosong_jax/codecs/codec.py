@@ -92,6 +92,10 @@ class Codec:
         """
         yield self.decode(np.concatenate(list(blocks)))
 
+    def latents(self, frames: np.ndarray) -> np.ndarray:
+        """What frames stand for before they are sound, float32 [T, D]; by default they themselves."""
+        return self.checked(frames).astype(np.float32)
+
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes into `directory`, made if need be, all that `load_codec` needs: `codec.json`, and for some more."""
         pathlib.Path(directory).mkdir(parents=True, exist_ok=True)

@@ -169,6 +169,32 @@ def eval_batches(dataset: SongDataset, *, batch_size: int, frames: int, sources:
         (songs[row], songs[row] if songs[row] < len(dataset) else None) for row in rows]))
 
 
+class WholeSongs:
+    """Batches of every frame of songs once, in windows as training has them, which follow one another from a song's
+    beginning. The last window of a song is what is left, with the song's end; where it is full, the end is in none.
+
+    Args:
+      batch_size, frames, sources, end_of_song: as of `train_batches`.
+      beginnings: of each song the first window alone.
+    """
+
+    def __init__(self, dataset: SongDataset, *, batch_size: int, frames: int, sources: Mapping[str, Any],
+                 end_of_song: bool, beginnings: bool = False):
+        self._dataset, self._frames, self._beginnings, self._size = dataset, frames, beginnings, batch_size
+        self._windows = _Windows(dataset, frames, sources, end_of_song, seed=0)
+
+    def batches(self, songs: Sequence[int]) -> Iterator[tuple[list[tuple[int, int]], Batch]]:
+        """(song, window of it) of each row, and the batch, filled up with rows of `num_frames` 0; of songs by number.
+        """
+        records = {song: self._dataset[song] for song in songs}
+        rows = [(song, window) for song, record in records.items()
+                for window in range(1 if self._beginnings else max(-(-len(record["frames"]) // self._frames), 1))]
+        for first in range(0, len(rows), self._size):
+            some = rows[first:first + self._size]
+            examples = [(song, records[song], window * self._frames) for song, window in some]
+            yield some, self._windows.whole(examples, self._size)
+
+
 def iterate(batches: "grain.MapDataset[Batch]", start_step: int = 0, *, threads: int = 4,
             prefetch: int = 8) -> Iterator[Batch]:
     """`batches[start_step]` and what follows, read ahead by threads; at most `prefetch` batches wait in memory."""
@@ -215,11 +241,19 @@ class _Windows:
                 self._cut(batch, row, example, self._dataset[song])
         return batch
 
-    def _cut(self, batch: Batch, row: int, example: int, record: Mapping[str, Any]) -> None:
+    def whole(self, examples: Sequence[tuple[int, Mapping[str, Any], int]], size: int) -> Batch:
+        """A batch of `size` of windows of (number in the stream, record, first frame) each, and of padding."""
+        batch = _zeros(self._layout, size)
+        for row, (example, record, start) in enumerate(examples):
+            self._cut(batch, row, example, record, start)
+        return batch
+
+    def _cut(self, batch: Batch, row: int, example: int, record: Mapping[str, Any], start: int | None = None) -> None:
         song_frames = len(record["frames"]) + self._end
         generator = np.random.Generator(np.random.Philox(key=[self._seed, example]))
-        latest = 0 if self._beginnings else max(song_frames - self._frames, 0)
-        start = int(generator.integers(latest, endpoint=True))
+        if start is None:
+            latest = 0 if self._beginnings else max(song_frames - self._frames, 0)
+            start = int(generator.integers(latest, endpoint=True))
         window = record["frames"][start : start + self._frames]
         batch["frames"][row, : len(window)] = window
         batch["num_frames"][row] = len(window)

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from autosong_jax.models.discriminators import game
-from autosong_jax.objectives.objective import Batch, Sums
+from autosong_jax.objectives.objective import Batch, Sums, alone
 
 
 @jax.tree_util.register_dataclass
@@ -64,6 +64,7 @@ class Adversarial:
     causal = False
     sampler = None
     passes = 1
+    judging, choices = alone, None
 
     def examples(self, batch: Batch, stage: Array, keys: Array, step: Array | None) -> tuple[Examples, Shared]:
         """See `objective.Objective`."""

@@ -16,7 +16,7 @@ from jax import Array
 
 from autosong_jax.models.song import SongModel
 from autosong_jax.objectives.loss import codebook_sums
-from autosong_jax.objectives.objective import Batch, Sums
+from autosong_jax.objectives.objective import Batch, Sums, alone
 from autosong_jax.sources.memory import Memory
 
 
@@ -73,6 +73,7 @@ class CodeObjective:
     """The loss and the report of objectives that predict codes; see `objective.Objective`."""
 
     headline = ("loss", "accuracy")
+    judging, choices = alone, None
 
     def loss(self, model: SongModel, examples: Examples, shared: Shared, memory: Memory, key: Array | None
              ) -> tuple[Array, Sums]:

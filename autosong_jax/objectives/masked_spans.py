@@ -8,7 +8,9 @@ from jax import Array
 
 from autosong_jax.codebooks.masking import mask_rate, random_mask
 from autosong_jax.objectives.codes import CodeObjective, Examples, Shared, normalizer, with_end
-from autosong_jax.objectives.objective import Batch
+from autosong_jax.objectives.objective import Batch, Objective
+
+JUDGED_RATES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,13 @@ class MaskedSpans(CodeObjective):
       stages: K.
       special: V, which stands for what is hidden.
       span_length: in frames.
+      rate: the share of the frames that is hidden; None for one that is drawn for each song.
     """
 
     stages: int
     special: int
     span_length: int
+    rate: float | None = None
     causal = False
     passes = 1
     sampler = "masked"
@@ -45,8 +49,12 @@ class MaskedSpans(CodeObjective):
         mask = counts & hidden & (codebooks == stage)
         return Examples(inputs, codes, mask), Shared(normalizer(mask), stage > 0)
 
+    def judging(self) -> dict[str, Objective]:
+        """At fixed shares, so that chance has no part in how much of a song is seen."""
+        return {f"{rate:.0%} masked": dataclasses.replace(self, rate=rate) for rate in JUDGED_RATES}
+
     def _hide(self, key: Array, num_frames: int) -> Array:
         """bool [T], the hidden frames of one song."""
         time_key, span_key = jax.random.split(key)
-        rate = mask_rate(jax.random.uniform(time_key))
+        rate = mask_rate(jax.random.uniform(time_key)) if self.rate is None else jnp.float32(self.rate)
         return random_mask(span_key, rate, num_frames, self.span_length)

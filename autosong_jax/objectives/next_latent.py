@@ -15,7 +15,7 @@ from jax import Array
 from autosong_jax.latents.history import noised
 from autosong_jax.models.autoencoder import SCALE
 from autosong_jax.models.song import SongModel
-from autosong_jax.objectives.objective import Batch, Sums
+from autosong_jax.objectives.objective import Batch, Sums, alone
 from autosong_jax.sources.memory import Memory
 
 END_WEIGHT = 0.1
@@ -76,6 +76,7 @@ class NextLatent:
     sampler = "continuous"
     passes = 1
     headline = ("loss",)
+    judging, choices = alone, None
 
     def examples(self, batch: Batch, stage: Array, keys: Array, step: Array | None) -> tuple[Examples, Shared]:
         """See `objective.Objective`."""

@@ -66,6 +66,16 @@ class NextStep(CodeObjective):
             examples = dataclasses.replace(examples, inputs=self._mixed(model, examples, memory))
         return super().loss(model, examples, shared, memory, key)
 
+    def choices(self, model: SongModel, examples: Examples, memory: Memory) -> Array:
+        """See `objective.Objective`: int32 [B, T, K], V where that is the end of the song."""
+        states = model.hidden(examples.inputs, memory)
+
+        def of_codebook(k: Array) -> Array:
+            return model.frames.predict(states, k)[:, :, 0].argmax(axis=-1).astype(jnp.int32)
+
+        codes = jnp.moveaxis(jax.lax.map(of_codebook, jnp.arange(examples.inputs.shape[-1])), 0, -1)
+        return self.pattern.deinterleave(jnp.pad(codes, ((0, 0), (1, 0), (0, 0))))  # what a step predicts is the next
+
     def _mixed(self, model: SongModel, examples: Examples, memory: Memory) -> Array:
         """The inputs int32 [B, S, K] of the second pass; nothing of the first has a gradient."""
         graph, params = nnx.split(model)

@@ -7,7 +7,7 @@ Cross-entropy, codebooks and what a number in the log is called are the objectiv
 Letters: B batch, T frames.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from jax import Array
@@ -29,6 +29,8 @@ class Objective(Protocol):
       passes: how often a step of training goes through the decoder forward; once, where nothing of the model's own is
         asked for first.
       headline: the names in `summarize` that a run reports at a glance, the loss first.
+      choices: (model, examples, memory) -> the frames [B, T, ...] that the model holds for the most probable, each
+        after what the examples have before it; None for an objective that has no such thing.
     """
 
     stages: int
@@ -36,6 +38,7 @@ class Objective(Protocol):
     sampler: str | None
     passes: int
     headline: tuple[str, ...]
+    choices: Callable[[SongModel, Any, Memory], Array] | None
 
     def examples(self, batch: Batch, stage: Array, keys: Array, step: Array | None) -> tuple[Any, Any]:
         """What a model reads and must predict in one stage.
@@ -68,3 +71,11 @@ class Objective(Protocol):
 
     def summarize(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Numbers to report, from added sums: "loss", "targets" (how many predictions they are of), and its own."""
+
+    def judging(self) -> "dict[str, Objective]":
+        """The objectives by whose losses trained models are compared, by what tells them apart; `alone` by default."""
+
+
+def alone(objective: Objective) -> dict[str, Objective]:
+    """`Objective.judging` of one that judges as it trains."""
+    return {"": objective}

@@ -60,7 +60,7 @@ class Singer:
         self.config, self._context = context.config, context
         encoders = Encoders(functools.cache(context.load_text_encoder), lambda: self.codec)
         self._conditions = UserConditions(context.config, context.text, context.codec, encoders)
-        self.encode_conditions = self._conditions.encode
+        self.encode_conditions, self.conditions_of = self._conditions.encode, self._conditions.given
         self.replace_weights(model)
         self.pattern = context.pattern
         self.medium = medium_of(context.codec, lambda: nnx.merge(self._graph, self._params))

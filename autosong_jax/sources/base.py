@@ -132,6 +132,11 @@ class SourceSpec:
         """
         raise NotImplementedError
 
+    def given(self, record: Mapping[str, Any]) -> Any:
+        """What a user would give to have a song like that of a record; None for nothing, or nothing that is known."""
+        del record
+        return None
+
     def seconds(self, given: Any) -> float | None:
         """How long a song lasts that goes with what a user gives; None if that does not say."""
         del given

@@ -31,6 +31,11 @@ class UserConditions:
         """What can be given of a song."""
         return sorted(spec.argument for spec in self._specs.values() if spec.argument)
 
+    def given(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What a user would give of a song of a dataset, as of `encode`."""
+        given = {spec.argument: spec.given(record) for spec in self._specs.values() if spec.argument}
+        return {name: condition for name, condition in given.items() if condition is not None}
+
     def encode(self, songs: Sequence[Mapping[str, str | np.ndarray]]) -> dict[str, Arrays]:
         """The sources of a batch; `at` makes windows of them.
 

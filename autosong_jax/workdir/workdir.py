@@ -103,13 +103,17 @@ class Workdir:
 
         Raises: as `read_weights`.
         """
+        return self.load_trained()[0].unstacked(consume=True)
+
+    def load_trained(self) -> tuple[SongModel, int]:
+        """The same as it is trained, and the step of its weights."""
         graph, abstract = abstract_model(self.config, self.codec, self.text)
         if not self.config.lora.rank:  # which is merged into float32
             abstract = held_in(compute_dtype(self.config.model.dtype), abstract, declarations(graph, abstract))
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
-        params, _ = checkpoints.load_weights(self.directory, self.config, target)
-        return assemble(self.merged_config, self.codec, self.text, params)
+        params, step = checkpoints.load_weights(self.directory, self.config, target)
+        return nnx.merge(abstract_model(self.merged_config, self.codec, self.text)[0], params), step
 
 
 def open_trained(directory: str, field: str, kind: Kind) -> Workdir:

@@ -25,9 +25,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from autosong_jax.audio import io as audio_io
+from autosong_jax.audio.loudness import Meter, gain
 from data_prep import tasks
 from data_prep.stems.copies import copies, copy_names
-from data_prep.stems.loudness import Meter, gain
 from data_prep.stems.options import Options
 from data_prep.stems.recordings import MIX, LeftOut, Recording
 from data_prep.stems.separation import CHANNELS, SAMPLE_RATE, Layout, separator

@@ -12,6 +12,7 @@ from autosong_jax.codecs.codec import load_codec
 from autosong_jax.codecs.mel.settings import MelConfig, MelInfo
 from autosong_jax.data.dataset import SongDataset, train_batches
 from autosong_jax.errors import UserError
+from autosong_jax.evaluation.teacher_forced import TeacherForced
 from autosong_jax.models.build import build_model
 from autosong_jax.training import loop
 from autosong_jax.workdir.checkpoints import load_frozen
@@ -162,6 +163,22 @@ def test_eight_devices_equal_one(mels, autoencoder):
         one, eight = (run_steps(config, mesh_of(*shape), steps=2) for shape in ((1, 1, 1), (2, 2, 2)))
         assert_close(one[1], eight[1], 1e-4)
         assert_close(one[0].params, eight[0].params, 1e-4)
+
+
+def test_each_song_has_its_own_part_of_the_loss(mels, song_model):
+    workdir, dataset = Workdir(song_model[1]), SongDataset(mels, "validation")
+    model, _ = workdir.load_trained()
+    forced = TeacherForced(workdir.context, model, dataset)
+    objective, total = forced.objectives["next_latent"], None
+    for _, batch, keys in forced.windows(range(len(dataset))):
+        examples, shared = objective.examples(batch, None, keys, None)
+        memory = model.encode(batch["sources"], np.ones((len(keys), 1), bool))
+        sums = objective.loss(model, examples, shared, memory, None)[1]
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    songs = [song["next_latent"] for song in forced.read(range(len(dataset)))]
+    assert len(songs) > 1 and not forced.has_choices
+    for name, of_all in total.items():
+        assert sum(song[name] for song in songs) == pytest.approx(float(of_all), rel=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,10 @@ class DacCodec(Codec):
             audio = _decode(self._graph, self._params, x, min(seen, network.before), min(rest, x.shape[1]))
             yield np.asarray(audio)[0, :rest * self.config.hop - self.config.lost].T
 
+    def latents(self, frames: np.ndarray) -> np.ndarray:
+        """See `Codec`: what the decoder reads."""
+        return np.asarray(nnx.merge(self._graph, self._params).quantizer.decode(self.checked(frames)[None]))[0]
+
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `codec.json` beside `config.json` and the tensors as they were read."""
         directory = pathlib.Path(directory)

@@ -134,6 +134,12 @@ class EncodecCodec(Codec):
         for audio in decoded:
             yield level * np.moveaxis(audio, 2, 1).reshape(self.channels, audio.shape[1])
 
+    def latents(self, frames: np.ndarray) -> np.ndarray:
+        """See `Codec`: what the decoder reads; in stereo of one side after the other."""
+        streams = settings.separate(self.checked(frames), self._sides)
+        decoded = np.asarray(nnx.merge(self._graph, self._params).quantizer.decode(streams))
+        return np.moveaxis(decoded, 0, 1).reshape(len(frames), -1)
+
     def _streams(self, audio: np.ndarray) -> np.ndarray:
         """[channels, samples] -> [B, samples, C]: in stereo two streams of one channel, else one of all."""
         audio = np.asarray(audio, np.float32)

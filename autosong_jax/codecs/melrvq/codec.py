@@ -72,6 +72,10 @@ class MelRVQ(SpectralCodec):
         """Codes [T, K] -> magnitudes float32 [T, D]."""
         return self._magnitudes(kmeans.dequantize(frames, self.codebooks))
 
+    def latents(self, frames: np.ndarray) -> np.ndarray:
+        """See `Codec`: the features that are quantised."""
+        return kmeans.dequantize(self.checked(frames), self.codebooks)
+
     def quality(self, songs: Iterable[np.ndarray]) -> dict:
         """How well songs, float32 [1, samples] each, survive. Takes as long as decoding them.
 

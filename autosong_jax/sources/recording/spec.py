@@ -58,6 +58,9 @@ class BackingSpec(RecordingSpec):
         first, stop = window.frames(self.codec.frame_rate)
         return {"codes": record[self._feature][first:stop]}
 
+    def given(self, record: Mapping[str, Any]) -> np.ndarray:
+        return record[self._feature]
+
     def seconds(self, given: np.ndarray) -> float:
         return len(given) / self.codec.frame_rate if given.dtype.kind in "iu" else (
             given.shape[1] / self.codec.sample_rate)
@@ -94,6 +97,10 @@ class StyleSpec(RecordingSpec):
             start = place if place < before else stop + place - before
             return {"codes": frames[start:start + self.max_length]}
         return {"codes": max(frames[:first], frames[stop:], key=len)}
+
+    def given(self, record: Mapping[str, Any]) -> np.ndarray | None:
+        frames = record["frames"][-self.max_length:]  # the end, which is the farthest from what is sung first
+        return frames if len(frames) else None
 
     def from_user(self, given: np.ndarray | None, encoders: Encoders) -> Arrays:
         return self.fitted({"codes": self._codes(given, encoders)})

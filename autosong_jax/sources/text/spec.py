@@ -61,6 +61,9 @@ class TextSpec(SourceSpec):
     def cut(self, record: Mapping[str, Any], window: Span) -> Arrays:
         return {array: record[feature] for array, feature in self._stored().items()}
 
+    def given(self, record: Mapping[str, Any]) -> str | None:
+        return record[self.name] or None
+
     def from_user(self, given: str | None, encoders: Encoders) -> Arrays:
         if self.text.frozen:
             if given:

@@ -14,11 +14,11 @@ import pytest
 import soundfile
 
 from autosong_jax.audio import io
+from autosong_jax.audio.loudness import Meter
 from autosong_jax.errors import UserError
 from data_prep import splits
 from data_prep.songs import find_songs
 from data_prep.stems import report, stages
-from data_prep.stems.loudness import Meter
 from data_prep.stems.pipeline import make_songs
 from data_prep.stems.tracks import Track
 from tests.data_prep.stops import stopped_before_and_after_each_step

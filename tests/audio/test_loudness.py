@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from data_prep.stems.loudness import Meter, gain, k_weighting
+from autosong_jax.audio.loudness import Meter, gain, k_weighting
 
 
 def measure(audio, rate, block=None):
