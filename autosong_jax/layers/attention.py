@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from autosong_jax.layers.blockwise import blockwise
-from autosong_jax.layers.platform import planned, platform
+from autosong_jax.layers.platform import lacks_flash_attention, planned, platform
 from autosong_jax.layers.splash import splash
 
 # Past this many scores a head they are made block by block, so that no [Q, N] array exists at song length. By
@@ -50,7 +50,7 @@ def attention(q: Array, k: Array, v: Array, *, causal: bool = False, window: int
         out = splash(q, k, v, causal=causal, window=window, lengths=lengths)
     elif window is not None:  # JAX has cuDNN's windows only to the left
         out = _banded(q, k, v, causal, window, lengths)
-    elif platform() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16):
+    elif platform() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and not lacks_flash_attention():
         out = _cudnn(q, k, v, causal, lengths)
     elif few:
         out = _attend(q, k, v, causal, lengths)

@@ -27,6 +27,11 @@ def platform() -> str:
     return _PLANNED.value or (device.platform if device else jax.default_backend())
 
 
+def lacks_flash_attention() -> bool:
+    """Whether programs run on an NVIDIA GPU for which cuDNN has none: one older than Ampere, such as a T4."""
+    return _on_cuda() and float(jax.devices()[0].compute_capability) < 8
+
+
 def planned() -> bool:
     """Whether the program is only planned: it will be neither compiled nor run."""
     return _PLANNED.value is not None

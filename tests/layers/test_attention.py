@@ -1,11 +1,14 @@
 """Attention against a loop over queries: whole, in blocks, within a window; and what it costs."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from autosong_jax.layers import attention as module
+from autosong_jax.layers import platform as platforms
 from autosong_jax.layers.attention import attention
 from autosong_jax.layers.blockwise import blockwise
 
@@ -87,6 +90,18 @@ def test_what_cudnn_is_given_is_even_and_its_result_the_same(monkeypatch, querie
     for one, other in zip(gradients(attend, q, k, v), expected, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one.astype(np.float32), other, atol=0.03 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(("capability", "asked"), [("7.5", False), ("8.0", True), ("12.0", True)])
+def test_only_gpus_that_have_it_are_asked_for_cudnns_attention(monkeypatch, capability, asked):
+    x = jnp.ones((1, 4, 2, 8), jnp.bfloat16)
+    expected, calls = attention(x, x, x, causal=True), []
+    monkeypatch.setattr(platforms, "_on_cuda", lambda: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability=capability)])
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **_: calls.append(q) or expected)
+    np.testing.assert_array_equal(attention(x, x, x, causal=True), expected)
+    assert bool(calls) == asked
 
 
 def test_the_memory_of_attention_grows_with_the_length_alone():
