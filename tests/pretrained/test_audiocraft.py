@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import re
 import shutil
 
 import numpy as np
@@ -19,75 +18,7 @@ from autosong_jax.pretrained import audiocraft, released
 from autosong_jax.pretrained import musicgen as musicgen_format
 from autosong_jax.sources.text.encoders import TextEncoderInfo
 from autosong_jax.weights import files, parameters
-
-
-def their_names(name):
-    """A name of the hub as audiocraft has it; q, k and v are put together elsewhere."""
-    for pattern, replacement in [
-            (r"^decoder\.model\.decoder\.embed_tokens\.", "emb."), (r"^decoder\.lm_heads\.", "linears."),
-            (r"^decoder\.model\.decoder\.layer_norm\.", "out_norm."),
-            (r"^decoder\.model\.decoder\.layers\.", "transformer.layers."), (r"self_attn_layer_norm", "norm1"),
-            (r"encoder_attn_layer_norm", "norm_cross"), (r"final_layer_norm", "norm2"), (r"\.fc(\d)", r".linear\1"),
-            (r"encoder_attn", "cross_attention"),
-            (r"^enc_to_dec_proj", "condition_provider.conditioners.description.output_proj"),
-            (r"^audio_enc_to_dec_proj", "condition_provider.conditioners.self_wav.output_proj")]:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def codec_names(name):
-    name = re.sub(r"^(encoder|decoder)\.layers\.(\d+)\.conv\.", r"\1.model.\2.conv.conv.", name)
-    name = re.sub(r"^(encoder|decoder)\.layers\.(\d+)\.(block\.\d+)\.conv\.", r"\1.model.\2.\3.conv.conv.", name)
-    name = re.sub(r"^(encoder|decoder)\.layers\.", r"\1.model.", name)
-    name = name.replace("parametrizations.weight.original0", "weight_g").replace(
-        "parametrizations.weight.original1", "weight_v")
-    return re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", name)
-
-
-def save_as_audiocraft(toy, folder, masked=False, **changes):
-    """Writes what audiocraft would have released of a toy, as a MusicGen or as a MAGNeT."""
-    folder.mkdir()
-    state = toy.model.state_dict()
-    theirs = {}
-    for name, tensor in state.items():
-        if name.startswith(("text_encoder.", "audio_encoder.")):
-            continue
-        if match := re.fullmatch(r"(.*)\.q_proj\.weight", name):
-            parts = [state[f"{match[1]}.{part}_proj.weight"] for part in "qkv"]
-            theirs[their_names(match[1]) + ".in_proj_weight"] = torch.cat(parts)
-        elif not re.search(r"\.[kv]_proj\.weight", name):
-            theirs[their_names(name)] = tensor
-    decoder, melody = toy.model.config.decoder, toy.kind == "melody"
-    if melody:  # buffers that are no weights
-        theirs["condition_provider.conditioners.self_wav.chroma.fbanks"] = torch.zeros(12, 9)
-    conditioners = {"description": {"model": "t5", "t5": {"name": "t5-base"}}}
-    if melody:  # 9 frames of chroma
-        conditioners["self_wav"] = {"model": "chroma_stem", "chroma_stem": {
-            "sample_rate": "${sample_rate}", "n_chroma": 12, "radix2_exp": 13}}
-    config = {
-        "transformer_lm": {
-            "dim": decoder.hidden_size, "num_heads": decoder.num_attention_heads, "n_q": decoder.num_codebooks,
-            "num_layers": decoder.num_hidden_layers, "hidden_scale": decoder.ffn_dim / decoder.hidden_size,
-            "card": decoder.vocab_size, "activation": "gelu", "norm_first": True, "bias_ff": False, "bias_attn": False,
-            "bias_proj": False, "positional_embedding": "sin", "norm": "layer_norm", "kv_repeat": 1} | changes,
-        "codebooks_pattern": {"modeling": "delay", "delay": {
-            "delays": [k // decoder.audio_channels for k in range(decoder.num_codebooks)]}},
-        "fuser": {"prepend": ["self_wav", "description"] if melody else [], "cross": [] if melody else ["description"]},
-        "interleave_stereo_codebooks": {"use": decoder.audio_channels == 2}, "conditioners": conditioners,
-        "sample_rate": 800, "dataset": {"segment_duration": 21}}
-    if masked:
-        config |= {"lm_model": "transformer_lm_magnet", "codebooks_pattern": {"modeling": "parallel"},
-                   "masking": {"span_len": 3}, "generate": {"lm": {
-                       "temp": 3.5, "top_k": 0, "top_p": 0.8, "max_cfg_coef": 20.0, "min_cfg_coef": 1.0,
-                       "decoding_steps": [6, 2, 2, 2], "span_scoring": "prod", "span_arrangement": "nonoverlap"}}}
-        config["transformer_lm"] |= {"causal": False, "subcodes_context": 5}
-    torch.save({"best_state": theirs, "xp.cfg": yaml.safe_dump(config), "version": "1.3.0", "exported": True},
-               folder / "state_dict.bin")
-    codec = {codec_names(name): tensor for name, tensor in toy.model.audio_encoder.state_dict().items()}
-    config = {"sample_rate": 800, "encodec": {"causal": False, "renormalize": False, "sample_rate": "${sample_rate}"},
-              "seanet": {"pad_mode": "reflect", "dilation_base": 2, "decoder": {"trim_right_ratio": 1.0}}}
-    torch.save({"best_state": codec, "xp.cfg": yaml.safe_dump(config)}, folder / "compression_state_dict.bin")
-    return folder
+from tests.musicgens import save_as_audiocraft
 
 
 @pytest.fixture(scope="session")
