@@ -17,6 +17,7 @@ from absl import flags
 from autosong_jax.errors import UserError
 
 _STDOUT = 1  # its descriptor
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"  # beside this package, in a checkout and installed
 STARTED = time.perf_counter()  # when the command began
 log = logging.getLogger("autosong_jax")  # what a command tells its user; libraries' own messages from warnings on
 
@@ -119,14 +120,28 @@ def _parse(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {rest[1]!r}: every option is a flag (--name=value); see --help")
 
 
+def config_file(name: str) -> str:
+    """FILE[:ARGUMENT] with the path of the config: configs/NAME.py is the installed one where there is no such file."""
+    file, colon, argument = name.partition(":")
+    shipped = CONFIGS / pathlib.Path(file).name
+    named_so = pathlib.Path(file) == pathlib.Path("configs", shipped.name)
+    return f"{shipped}{colon}{argument}" if named_so and shipped.exists() and not os.path.exists(file) else name
+
+
 def config_error(error: OSError) -> str:
-    """What ml_collections says of a config file that it could not load, in one line, and which name was meant."""
+    """What ml_collections says of a config file that it could not load, in one line, and what could have been meant."""
     said = str(error).splitlines()[-1].strip()
     hint = ""
     if missing := re.search(r"No such file or directory: '(.+)'", said):
         path = pathlib.Path(missing[1])
-        near = difflib.get_close_matches(path.name, (other.name for other in path.parent.glob("*.py")), 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        shipped = sorted(other.name for other in CONFIGS.glob("*.py"))
+        others = [other.name for other in path.parent.glob("*.py")]
+        near = difflib.get_close_matches(path.name, others + shipped, 1, cutoff=0.7)
+        if near:
+            folder = path.parent if (path.parent / near[0]).exists() else pathlib.Path("configs")
+            hint = f"; did you mean {folder / near[0]}?"
+        else:
+            hint = f"; a file of your own, or configs/NAME.py with one of {', '.join(n[:-3] for n in shipped)}"
     return f"the config cannot be loaded: {said}{hint}"
 
 

@@ -3,7 +3,8 @@
 python -m autosong_jax.train --config=configs/small.py --config.data.path=DATASET --workdir=DIR
 
 Any field of the config can be set with --config.field=value; autosong_jax/defaults.py explains them all. The same
-command again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they stop.
+command again goes on from the newest checkpoint. Ctrl+C and SIGTERM save before they stop. Where there is no file
+configs/NAME.py, the one that is installed with this package is taken.
 
 Several hosts train one model if each runs this command, on a TPU pod, under SLURM or Open MPI, or with
 JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID set. They must share the workdir.
@@ -34,7 +35,10 @@ _GIVEN = {"lyrics": "--lyrics=lyrics.txt", "backing": "--backing=track.wav", "st
 
 def define_flags() -> None:
     """In a function, so that several commands can be imported into one process."""
-    config_flags.DEFINE_config_file("config", None, "A file of configs/.", lock_config=True)
+    config_flags.DEFINE_config_file("config", None, "A file of configs/, or one of your own.", lock_config=True)
+    parser = FLAGS["config"].parser
+    load = parser.parse
+    parser.parse = lambda name: load(cli.config_file(name))
     flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and samples go.")
     flags.DEFINE_boolean("plan", False, "Only say how much memory training would take, and on what.")
     flags.DEFINE_string("mesh", None, "With --plan: the devices, KIND-COUNT[:AXIS=SIZE,...], such as h100-8.")

@@ -122,7 +122,8 @@ def test_what_cannot_be_sung_is_named(trained, arguments, words):
 
 @pytest.mark.parametrize(("module", "arguments", "words"), [
     ("autosong_jax.train", ["--config=configs/small.py", "--workdir=x"], ["--config.data.path", "data_prep.export"]),
-    ("autosong_jax.train", ["--config=configs/nowhere.py", "--workdir=x"], ["configs/nowhere.py", "cannot be loaded"]),
+    ("autosong_jax.train", ["--config=configs/nowhere.py", "--workdir=x"],
+     ["configs/nowhere.py", "cannot be loaded", "one of accompaniment, ", ", xsmall"]),
     ("autosong_jax.train", ["--config=configs/smal.py", "--workdir=x"], ["did you mean configs/small.py?"]),
     ("autosong_jax.train", ["--config=configs/small.py:tiny", "--workdir=x"], ["'tiny'", "runlocal"]),
     ("autosong_jax.train", ["--config=configs/small.py", "--config.model.depth=3", "--workdir=x"], ["no field depth:"]),
