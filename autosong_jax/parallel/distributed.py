@@ -49,7 +49,8 @@ def joined() -> Iterator[None]:
     """One of several processes while entered, if the environment says so; to be entered before JAX sees a device.
 
     An exception in one of them ends all, each with a line that says what happened where. This process then does not
-    come back from here: its status is 2 after a `UserError`, 130 after Ctrl+C, otherwise 1.
+    come back from here: the status of all is 2 after a `UserError`, which another start would meet again, 130 after
+    Ctrl+C, otherwise 1.
     """
     arguments = clusters.find(os.environ)
     if arguments is None:
@@ -78,7 +79,7 @@ def _connect(arguments: Mapping[str, Any]) -> None:
     def give_up():  # before JAX does, which would abort with a stack trace
         _say(f"the processes did not meet within {START_SECONDS} s ({who}): start every one of them, and let the "
              "coordinator's address be one of process 0's host that the others can reach")
-        _end(2)
+        _end(1)  # another may only be late
 
     log.info("Waiting for the other processes, up to %d s (%s)", START_SECONDS, who)
     timer = threading.Timer(START_SECONDS, give_up)
@@ -140,7 +141,7 @@ class _Watch:
                 traceback.print_exception(error)
             message, status = f"{type(error).__name__}: {error}", 1
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another may have failed first
-            self._client.key_value_set(_KEY + "failed", json.dumps([self._index, " ".join(message.split())]))
+            self._client.key_value_set(_KEY + "failed", json.dumps([self._index, " ".join(message.split()), status]))
         _say(message)
         self._wait_for_all()
         _end(status)
@@ -185,11 +186,11 @@ class _Watch:
         until = time.monotonic() + seconds
         while True:
             try:
-                index, message = json.loads(self._client.key_value_try_get(_KEY + "failed"))
+                index, message, status = json.loads(self._client.key_value_try_get(_KEY + "failed"))
                 if index != self._index:
                     _say(f"process {index} of {self._count} failed: {message}")
                     self._wait_for_all()
-                    _end(2)
+                    _end(status)
             except jax.errors.JaxRuntimeError as error:
                 if "NOT_FOUND" not in str(error):
                     self._end_without_coordinator()

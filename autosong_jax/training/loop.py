@@ -278,7 +278,10 @@ class Interval:
 
 
 class StopSignal:
-    """Turns SIGTERM and Ctrl+C into `requested` while entered; a second Ctrl+C interrupts at once."""
+    """Turns SIGTERM and Ctrl+C into `requested` while entered; a second Ctrl+C interrupts at once.
+
+    SIGTERM may come twice: from a scheduler, and from the script under it that passes signals on.
+    """
 
     def __init__(self):
         self.requested = False
@@ -291,8 +294,10 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _request(self, number, frame):
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self.requested:
+            return
         self.requested = True
         # On whichever process is asked.
         log.error("Stopping after this step; the state will be saved (Ctrl+C once more ends at once, without saving)")
