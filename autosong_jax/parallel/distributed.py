@@ -112,6 +112,11 @@ def _end(status: int) -> None:
     os._exit(status)
 
 
+def _is_lost(error: BaseException) -> bool:
+    """Whether `error` is of a process that is gone; a checkpoint that all write says so in a `UserError` of its own."""
+    return isinstance(error, jax.errors.JaxRuntimeError | ValueError | UserError) and bool(_LOST.search(str(error)))
+
+
 class _Watch:
     """The thread that says that this process is alive, and ends it when another fails."""
 
@@ -127,13 +132,13 @@ class _Watch:
     def fail(self, error: BaseException) -> None:
         """Tells the others of `error` and ends the process."""
         self._ending.acquire()
-        if isinstance(error, UserError):
+        if _is_lost(error):
+            self._end_if_other_failed(3.0)  # it may have said why
+            message, status = f"the connection to another process is lost, which must have ended: {_AGAIN}", 1
+        elif isinstance(error, UserError):
             message, status = str(error), 2
         elif isinstance(error, KeyboardInterrupt):
             message, status = "interrupted", 130
-        elif isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _LOST.search(str(error)):
-            self._end_if_other_failed(3.0)  # it may have said why
-            message, status = f"the connection to another process is lost, which must have ended: {_AGAIN}", 1
         else:
             if isinstance(error, jax.errors.JaxRuntimeError):
                 self._end_if_other_failed(3.0)  # what an operation with a process that is gone ends with

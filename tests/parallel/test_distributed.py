@@ -22,6 +22,7 @@ from autosong_jax import config as config_file
 from autosong_jax.data import dataset as dataset_file
 from autosong_jax.data import schema, tfrecord
 from autosong_jax.data.dataset import SongDataset
+from autosong_jax.errors import UserError
 from autosong_jax.models.build import build_model
 from autosong_jax.parallel import distributed
 from autosong_jax.parallel.sharding import make_mesh
@@ -365,6 +366,16 @@ with distributed.joined():
 """, 2)
     assert statuses == [1, -signal.SIGKILL], "\n".join(outputs)
     assert "Traceback" not in outputs[0] and "the connection to another process is lost" in lines_of(outputs[0])[0]
+
+
+@pytest.mark.parametrize(("error", "lost"), [
+    (jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:1"), True),
+    (UserError("the checkpoint of step 4 cannot be written to x (UNKNOWN: Gloo AllGather failed: ...)"), True),
+    (UserError("the checkpoint of step 4 cannot be written to x (No space left on device): make room"), False),
+    (KeyError("Connection closed"), False),
+])
+def test_a_lost_connection_is_no_mistake_of_the_user(error, lost):
+    assert distributed._is_lost(error) == lost
 
 
 def test_a_process_that_waits_for_the_others_says_so_and_heeds_ctrl_c(toy_dataset):
