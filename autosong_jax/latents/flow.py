@@ -31,6 +31,7 @@ class Flow(nnx.Module):
       steps: from noise to a latent.
     """
 
+    exact = False
     times = 1
 
     def __init__(self, width: int, size: int, dtype: str = "float32", *, layers: int = 6, hidden: int = 512,

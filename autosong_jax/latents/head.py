@@ -23,9 +23,11 @@ class Head(Protocol):
 
     Attributes:
       size: F.
+      exact: whether the loss is the negative log likelihood, in nats a value.
     """
 
     size: int
+    exact: bool
 
     def loss(self, states: Array, targets: Array, key: Array | None = None) -> tuple[Array, dict[str, Array]]:
         """What training makes small; the mean over the values of a latent, not their sum.

@@ -23,6 +23,8 @@ class Mixture(nnx.Module):
       mlp_layers, mlp_width: hidden layers before the output.
     """
 
+    exact = True
+
     def __init__(self, width: int, size: int, dtype: str = "float32", *, components: int = 16, bound: float = 100.0,
                  mlp_layers: int = 0, mlp_width: int = 512, rngs: nnx.Rngs):
         self.size, self.components, self.bound = size, components, bound

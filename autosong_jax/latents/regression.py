@@ -30,6 +30,8 @@ class Regression(nnx.Module):
       discriminator: [N, D + F] -> [N, 1], above 0 for what it takes for a true latent; only with `adversarial`.
     """
 
+    exact = False
+
     def __init__(self, width: int, size: int, dtype: str = "float32", *, mlp_layers: int = 0, mlp_width: int = 512,
                  adversarial: float = 0.0, discriminator_width: int = 256, rngs: nnx.Rngs):
         self.size, self.adversarial = size, adversarial

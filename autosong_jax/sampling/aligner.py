@@ -19,7 +19,7 @@ from flax import nnx
 from autosong_jax.errors import UserError
 from autosong_jax.models.alignment import cross_attention_weights
 from autosong_jax.sampling.alignment import Alignment, Calibration, Head, Reader, Text, Walk, best_heads, calibrate
-from autosong_jax.sampling.drafts import next_window
+from autosong_jax.sampling.drafts import laid
 from autosong_jax.sampling.samplers import Autoregressive, Continuous, Masked, SampledModel, encode
 from autosong_jax.sources.memory import Memory
 from autosong_jax.sources.user import UserConditions
@@ -120,15 +120,12 @@ class Aligner:
                  ) -> Iterator[np.ndarray]:
         """Window after window the attention float32 [N, any, M] of the frames that it would have made."""
         model, given = nnx.merge(self._model.graph, params), np.zeros(len(frames), bool)
-        while not given.all():
-            start, stop = next_window(given, self._length, self._model.overlap(self._length))
-            first = int(np.argmin(given))
+        for start, made in laid(given, self._length, self._model.overlap(self._length)):
             memory = self._encode(params, self._conditions.at(sources, start / self._rate))
             read = self._sampler.read(model, jnp.asarray(frames[None, start:start + self._length]))
             weights = cross_attention_weights(model, read.steps, memory, heads, local=read.local)[0]
             of_lyrics = np.asarray(memory.source[0]) == model.source_names.index(LYRICS)
-            yield np.asarray(weights[:, read.decided[first - start:stop - start]])[..., of_lyrics]
-            given[first:stop] = True
+            yield np.asarray(weights[:, read.decided[made - start]])[..., of_lyrics]
 
 
 def _encoded(graph: Any, params: Any, sources: Mapping[str, Any]) -> Memory:

@@ -15,7 +15,7 @@ from autosong_jax.codebooks.patterns import Pattern
 from autosong_jax.models.song import SongModel
 from autosong_jax.sampling.guidance import combine
 from autosong_jax.sampling.stepwise import SamplerState, StepwiseSampler
-from autosong_jax.sampling.tokens import Choice, choose
+from autosong_jax.sampling.tokens import Choice, choose, log_probability
 
 
 @jax.tree_util.register_dataclass
@@ -88,3 +88,22 @@ class Sampler(StepwiseSampler):
         """See `StepwiseSampler`; int32 [B, count, K], the special id from a song's end on."""
         steps = jax.lax.dynamic_slice_in_dim(jnp.asarray(self._pattern.steps), start, count)
         return written[:, steps, jnp.arange(steps.shape[1])]
+
+
+def log_probabilities(model: SongModel, pattern: Pattern, states: Array, codes: Array, codebook: Array) -> Array:
+    """How probable the codes of one codebook are to a model that reads all codes of songs at once.
+
+    Args:
+      model: the model.
+      pattern: of T frames, in which it reads.
+      states: [B, S - 1, D], what it makes of the steps but the last (`SongModel.hidden`).
+      codes: int32 [B, T, K].
+      codebook: int [], which one.
+
+    Returns:
+      float32 [B, T], the log probability of each frame's code, of all codes; of the special id it means nothing.
+    """
+    special = model.frames.special
+    # The logits of a step are those before it.
+    logits = model.frames.predict(states, codebook)[:, jnp.asarray(pattern.steps)[:, codebook] - 1, 0, :special]
+    return log_probability(logits, jax.lax.dynamic_index_in_dim(codes, codebook, axis=2, keepdims=False))

@@ -4,6 +4,7 @@ Letters: B songs, T frames, D numbers in a frame: one of each codebook, where fr
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -88,3 +89,16 @@ def next_window(given: np.ndarray, window: int, overlap: int) -> tuple[int, int]
     start = int(np.clip(start, 0, max(len(given) - window, 0)))
     whole = [int(end) for end in edges[1::2] if end <= start + window]
     return start, whole[-1] if whole else min(start + window, len(given))
+
+
+def laid(given: np.ndarray, window: int, overlap: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The windows in which the missing frames of a song are made; arguments as of `next_window`.
+
+    Yields:
+      start: the first frame of a window; made: int [n], the frames of the song that are made in it.
+    """
+    given = given.copy()
+    while not given.all():
+        start, stop = next_window(given, window, overlap)
+        yield start, start + np.flatnonzero(~given[start:stop])
+        given[start:stop] = True

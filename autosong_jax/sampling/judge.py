@@ -6,12 +6,11 @@ Letters: B songs, T frames, K codebooks.
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
+from autosong_jax.sampling.autoregressive import log_probabilities
 from autosong_jax.sampling.samplers import encode
 from autosong_jax.workdir.workdir import ModelContext, window_pattern
 
@@ -44,9 +43,5 @@ class Judge:
         model = nnx.merge(self._graph, params)
         pattern = window_pattern(self._context.config, self._context.codec, codes.shape[1])
         memory = encode(model, sources, np.ones((1, len(model.source_names)), bool), len(codes))
-        special = model.frames.special
-        logits = model(pattern.interleave(codes, special)[:, :-1], memory, codebook=stage)
-        # The logits of a step are those before it.
-        logits = logits[:, jnp.asarray(pattern.steps)[:, stage] - 1, 0, :special]
-        row = jax.lax.dynamic_index_in_dim(codes, stage, axis=2)
-        return jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.minimum(row, special - 1), axis=-1)[..., 0]
+        states = model.hidden(pattern.interleave(codes, model.frames.special)[:, :-1], memory)
+        return log_probabilities(model, pattern, states, codes, stage)

@@ -19,8 +19,9 @@ from flax import nnx
 from jax import Array
 
 from autosong_jax.errors import UserError
+from autosong_jax.models.song import SongModel
 from autosong_jax.sampling.guidance import combine
-from autosong_jax.sampling.tokens import Choice, choose
+from autosong_jax.sampling.tokens import Choice, choose, log_probability
 from autosong_jax.sampling.windows import Piece
 from autosong_jax.sources.memory import Memory
 
@@ -28,6 +29,7 @@ CONFIDENCES = ("max", "product")
 FIXED = -1e4  # the uncertainty of what stays; a span that reaches into it ranks below all that do not
 MIN_TEMPERATURE = 0.01
 STRIDE = 2  # passes, after which progress is reported
+HIDDEN = 4  # passes of a codebook by which a song that stands is judged; each hides other spans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +271,36 @@ class Sampler:
             return SamplerState(ids, end, arrange(given, end, plan).scores(-log_p, masked & inside))
 
         return jax.lax.fori_loop(first, until, make_pass, state)
+
+
+def log_probabilities(model: SongModel, memory: Memory, codes: Array, span_length: int) -> Array:
+    """How probable codes are to a model that fills in: a pseudo-likelihood (Besag 1975; of masked models Salazar et al.
+    2020, "Masked Language Model Scoring").
+
+    Every code is predicted once, from the conditions and what the model reads in the stage of its codebook: the
+    codebooks before it, and of its own those spans that are not hidden together with it, a `HIDDEN`th of them. These
+    are conditional probabilities of overlapping sets, so their product is no probability of the song.
+
+    Args:
+      model: trained to fill spans in.
+      memory: of B examples.
+      codes: int32 [B, T, K], the special id after the end.
+      span_length: L.
+
+    Returns:
+      float32 [B, T], the mean over the codebooks of a frame; after the end it means nothing.
+    """
+    special, codebooks = model.frames.special, jnp.arange(codes.shape[2])
+    group = jnp.arange(codes.shape[1]) // span_length % HIDDEN
+
+    def of_pass(i: Array) -> Array:
+        stage, hidden = i // HIDDEN, group == i % HIDDEN
+        read = (codebooks < stage) | (codebooks == stage) & ~hidden[:, None]
+        logits = model(jnp.where(read, codes, special), memory, local=stage > 0, codebook=stage)[:, :, 0, :special]
+        row = jax.lax.dynamic_index_in_dim(codes, stage, axis=2, keepdims=False)
+        return jnp.where(hidden, log_probability(logits, row), 0)
+
+    return jax.lax.map(of_pass, jnp.arange(HIDDEN * codes.shape[2])).sum(axis=0) / codes.shape[2]
 
 
 def _inside(request: Request) -> Array:

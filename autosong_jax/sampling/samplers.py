@@ -122,6 +122,28 @@ class Autoregressive:
             _padded(frames, self._model.pattern.num_frames, model.frames.special), model.frames.special)
         return Read(steps, self._model.pattern.steps.min(axis=1) - 1)
 
+    def window(self, num_frames: int) -> int:
+        """How many frames the model sees at once of a song of so many."""
+        return self._model.pattern.num_frames
+
+    def log_probabilities(self, model: SongModel, memory: Memory, frames: Array, num_frames: Array) -> Array:
+        """How probable a model without guidance finds each frame of windows, from all that it reads of their songs.
+
+        Args:
+          model: the model.
+          memory: of B examples.
+          frames: [B, T, D], T as `window` has it.
+          num_frames: int [], of which so many are of the songs; later ones mean nothing.
+
+        Returns:
+          float32 [B, T], in nats, the mean over a frame's codes (given those before it in the pattern).
+        """
+        pattern, special = self._model.pattern, model.frames.special
+        codes = _until(frames, num_frames, special)
+        states = model.hidden(pattern.interleave(codes, special)[:, :-1], memory)
+        each = functools.partial(autoregressive.log_probabilities, model, pattern, states, codes)
+        return jax.lax.map(each, jnp.arange(codes.shape[-1])).mean(axis=0)  # one after another, as in the loss
+
     @staticmethod
     def check(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
         """Raises UserError where the defaults of `config` mean nothing for songs of that codec."""
@@ -164,6 +186,16 @@ class Masked:
         steps = jnp.where(jnp.arange(frames.shape[-1]) == 0, frames, model.frames.special)
         return Read(steps, np.arange(frames.shape[1]), jnp.array(False))
 
+    def window(self, num_frames: int) -> int:
+        """As of `Autoregressive`."""
+        longest = self._model.pattern.num_frames
+        return min(num_frames, longest) if self._model.config.sampling.masked.trim else longest
+
+    def log_probabilities(self, model: SongModel, memory: Memory, frames: Array, num_frames: Array) -> Array:
+        """As of `Autoregressive`, but a pseudo-likelihood: see `masked.log_probabilities`."""
+        codes = _until(frames, num_frames, model.frames.special)
+        return masked.log_probabilities(model, memory, codes, self._model.config.objective.span_length)
+
     def _plan(self, options: Mapping[str, Any]) -> masked.Plan:
         return pick(MaskedOptions, options).plan(self._model.config, self._model.pattern.frames.shape[1])
 
@@ -205,6 +237,20 @@ class Continuous:
         """As of `Autoregressive`; frames are columns."""
         steps = model.frames.inputs(model.frames.steps(_padded(frames, self._columns, 0)))
         return Read(steps, np.arange(self._columns) * model.frames.per_column)
+
+    def window(self, num_frames: int) -> int:
+        """As of `Autoregressive`; frames are columns."""
+        return self._columns
+
+    def log_probabilities(self, model: SongModel, memory: Memory, frames: Array, num_frames: Array) -> Array:
+        """As of `Autoregressive`, the mean over a column's values; wants a head that is `exact`."""
+        frames, adapter = _until(frames, num_frames, 0), model.frames
+        steps = adapter.steps(frames)
+        before = jnp.pad(steps, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+        states = adapter.predict(model.hidden(adapter.inputs(steps), memory))
+        targets = steps - before if self._model.config.latents.residual else steps
+        losses, _ = jax.vmap(adapter.head.loss)(adapter.condition(states, before), targets)
+        return -losses.reshape(*frames.shape[:2], adapter.per_column).mean(axis=-1)
 
     @staticmethod
     def check(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
@@ -261,6 +307,11 @@ def unable(wish: str, samplers: Sequence[Autoregressive | Masked | Continuous], 
 def _padded(frames: Array, length: int, value: int) -> Array:
     """[B, any, D] -> [B, length, D]: windows all have one length, so that one program reads them."""
     return jnp.pad(frames, ((0, 0), (0, length - frames.shape[1]), (0, 0)), constant_values=value)
+
+
+def _until(frames: Array, num_frames: Array, value: int) -> Array:
+    """Frames [B, T, D], with `value` from frame `num_frames` on."""
+    return jnp.where((jnp.arange(frames.shape[1]) < num_frames)[:, None], frames, value)
 
 
 def _memory(graph: Any, params: Any, sources: Sources, keep: Array, keys: Array) -> Memory:

@@ -101,3 +101,9 @@ def choose(logits: Array, keys: Array, choice: Choice) -> Array:
     filtered = keep_likely(scaled, choice.top_k, choice.top_p)
     drawn = jax.vmap(jax.random.categorical)(keys, filtered)
     return jnp.where(choice.temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
+
+
+def log_probability(logits: Array, ids: Array) -> Array:
+    """That of ids [...] by logits [..., V]; of an id that has no logit it means nothing."""
+    known = jnp.minimum(ids, logits.shape[-1] - 1)[..., None]
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), known, axis=-1)[..., 0]
