@@ -13,3 +13,10 @@ def load(source: str, flag: str = "source"):
     from autosong_jax.sampling.singer import load as load_song_model
 
     return load_song_model(source, flag)
+
+
+def ranker(name: str, flag: str = "rank_by"):
+    """What the best of several songs is chosen by, for `generate` and `edit`. See `autosong_jax.rankers.ranker`."""
+    from autosong_jax import rankers
+
+    return rankers.ranker(name, flag)

@@ -1,6 +1,7 @@
 """Sings lyrics with a trained model, or to a backing track, or sings parts of a song anew.
 
 python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --genre=pop --output=song.wav
+python -m autosong_jax.generate --workdir=DIR --lyrics=lyrics.txt --output=song.wav --candidates=4 --rank_by=likelihood
 python -m autosong_jax.generate --workdir=DIR --backing=track.wav --output=lead.wav --mix=both.wav
 python -m autosong_jax.generate --workdir=DIR --edit=song.wav --from=10.0 --to=14.5 --lyrics=new.txt --output=new.wav
 """
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from autosong_jax import cli, compiled, inputs, outputs
+from autosong_jax import cli, compiled, inputs, outputs, rankers
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
-AT_ONCE = 64  # songs that are made together, whatever is asked for
-MAX_SONGS = 10_000  # of one command
+SCORES = ".scores.json"
+AT_ONCE = 64  # songs that are made together, candidates among them, whatever is asked for
+MAX_SONGS = 10_000  # of one command, candidates among them
 MAX_STEPS = 10_000  # passes of a codebook
 CLIPS = {"prompt_audio": None, "melody": 1, "backing": None, "style_audio": None}  # channels; None for the codec's
 OPTIONS = ("duration", "latent_steps", "top_k", "top_p", "cfg_scale", "cfg_scale_min", "arrangement", "confidence",
@@ -34,6 +36,13 @@ def define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the first song; the next has the next seed.", lower_bound=0,
                          upper_bound=2**32 - 1)
     flags.DEFINE_integer("num_samples", 1, "Songs to make of each lyrics file.", lower_bound=1)
+    flags.DEFINE_integer("candidates", 1, "Songs to make for each that is asked for, of which the best by --rank_by is "
+                         "kept. Those of song i, counted from 0, have as many seeds from --seed + i * --candidates on; "
+                         "each is the song that its seed gives alone.", lower_bound=1)
+    flags.DEFINE_string("rank_by", None, "What the best is: likelihood, the song that the model itself finds the most "
+                        "probable; notes, the one whose notes are the nearest to the lyrics of a songbook; clap:ID, "
+                        "the one that a CLAP (a directory or hub id) finds the nearest to --text and --genre. The "
+                        "scores are printed, and written beside song.wav to song.scores.json.")
     flags.DEFINE_string("output", None, "Audio file, .wav or .flac. Of several songs each name gets a number.")
     flags.DEFINE_string("codes_output", None, "File for the codes, .npy, integers [frames, codebooks].")
     flags.DEFINE_string("lrc", None, "File for when each line of --lyrics is sung, .lrc, as players of karaoke read "
@@ -100,6 +109,7 @@ def main() -> None:
     if times and not FLAGS.lyrics:
         raise UserError(f"--{'lrc' if FLAGS.lrc else 'alignment'}={times[0]} without --lyrics: it is for when they are "
                         "sung")
+    scored = _check_ranking([FLAGS.output, FLAGS.codes_output, FLAGS.mix, *times], read)
     _check_edit()
     scales, steps = _scales(FLAGS.cfg_scales), _steps(FLAGS.steps)
     count = _count()
@@ -116,15 +126,20 @@ def main() -> None:
     asked |= {name: autosong_jax.load(FLAGS[name].value, f"--{name}") for name in ("leader", "rescorer")
               if FLAGS[name].value}
     asked |= {name: singer.read(path, CLIPS[name]) for name, path in clips.items()}
+    if FLAGS.rank_by:
+        asked |= {"candidates": FLAGS.candidates, "rank_by": autosong_jax.ranker(FLAGS.rank_by, "--rank_by")}
     if times:
         for song in songs:
             singer.check_align(**song)
     sing = functools.partial(singer.edit, _edit(singer)) if FLAGS.edit else singer.generate
-    for first in range(0, count, AT_ONCE):
-        some = [songs[i // FLAGS.num_samples] for i in range(first, min(first + AT_ONCE, count))]
+    at_once = max(AT_ONCE // FLAGS.candidates, 1)
+    for first in range(0, count, at_once):
+        some = [songs[i // FLAGS.num_samples] for i in range(first, min(first + at_once, count))]
         conditions = {name: [song.get(name) for song in some] for name in ("lyrics", "genre", "description")}
-        made = sing(seed=FLAGS.seed + first, **conditions, **asked)
+        made = sing(seed=FLAGS.seed + first * FLAGS.candidates, **conditions, **asked)
         for i in range(len(made)):
+            if FLAGS.rank_by:
+                _say_ranking(made[i].ranking, _numbered(scored, first + i, count).with_suffix(SCORES))
             _write(made[i], singer.frame_rate, first + i, count)
             if FLAGS.mix:
                 _mix(made[i], asked["backing"], singer, _numbered(FLAGS.mix, first + i, count))
@@ -151,6 +166,14 @@ def _write(song, frame_rate: float, i: int, count: int) -> None:
         cli.say(f"{path}: {seconds:.2f} s" + (f", {clipped} samples clipped" if clipped else ""))
 
 
+def _say_ranking(ranking, path: pathlib.Path) -> None:
+    """Writes how the candidates of a song were ranked, and says so."""
+    ranking.write(path)
+    cli.say(f"{path}: {len(ranking.candidates)} candidates by {ranking.ranker}, the {ranking.best_is} is kept")
+    for line in ranking.lines():
+        cli.say(f"  {line}")
+
+
 def _mix(song, backing: np.ndarray, singer, path: pathlib.Path) -> None:
     """Writes a song together with its backing, audio or codes, and says so."""
     from autosong_jax.audio import io
@@ -170,15 +193,34 @@ def _align(alignment, paths: list[str], i: int, count: int) -> None:
 
 
 def _count() -> int:
-    """How many songs are asked for. Raises UserError where they are more than anybody waits for."""
+    """How many songs are asked for. Raises UserError where more are to be made than anybody waits for."""
     count = max(len(FLAGS.lyrics), 1) * FLAGS.num_samples
-    if count > MAX_SONGS:
-        raise UserError(f"--num_samples={FLAGS.num_samples} of {max(len(FLAGS.lyrics), 1)} songs: expected at most "
-                        f"{MAX_SONGS} in all")
-    if FLAGS.seed + count > 2**32:
-        raise UserError(f"--seed={FLAGS.seed} of the first of {count} songs: expected that of the last to be at most "
+    made = count * FLAGS.candidates
+    if made > MAX_SONGS:
+        of_each = f" and --candidates={FLAGS.candidates}" if FLAGS.candidates > 1 else ""
+        raise UserError(f"--num_samples={FLAGS.num_samples}{of_each} of {max(len(FLAGS.lyrics), 1)} songs: expected at "
+                        f"most {MAX_SONGS} in all")
+    if FLAGS.seed + made > 2**32:
+        raise UserError(f"--seed={FLAGS.seed} of the first of {made} songs: expected that of the last to be at most "
                         f"{2**32 - 1}")
     return count
+
+
+def _check_ranking(written: list[str | None], read: list[str]) -> str | None:
+    """The first file that is written, beside which the scores of candidates go. Raises UserError where they cannot, or
+    the flags do not go together."""
+    if FLAGS.rank_by is None:
+        if FLAGS.candidates > 1:
+            raise UserError(f"--candidates={FLAGS.candidates} without --rank_by: expected what to choose the best by, "
+                            f"{', '.join(rankers.RANKERS)}")
+        return None
+    rankers.check(FLAGS.rank_by, "--rank_by")
+    beside = next(filter(None, written))
+    path = pathlib.Path(beside).with_suffix(SCORES)
+    if path.absolute() in [pathlib.Path(name).absolute() for name in written if name]:
+        raise UserError(f"--alignment={path} is where the scores of --rank_by go: expected another name")
+    outputs.check_file(str(path), (".json",), "the scores of --rank_by", read=read)
+    return beside
 
 
 def _conditions() -> list[dict[str, Any]]:

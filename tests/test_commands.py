@@ -47,13 +47,20 @@ def trained(command, tmp_path_factory):
 
 def test_generate_writes_the_same_song_for_the_same_seed(command, trained, tmp_path):
     lyrics = trained / "songs" / "song_00000" / "lyrics.txt"
-    for name, seed, *times in [("one", 3), ("two", 3), ("three", 4, f"--lrc={tmp_path}/three.lrc",
-                                                        f"--alignment={tmp_path}/three.json")]:
+    for name, seed, *more in [
+            ("one", 3), ("two", 3), ("three", 4, f"--lrc={tmp_path}/three.lrc", f"--alignment={tmp_path}/three.json",
+                                     "--candidates=3", "--rank_by=likelihood", "--temperature=1")]:
         process = command(
             "autosong_jax.generate", f"--workdir={trained / 'workdir'}", f"--lyrics={lyrics}", "--genre=pop",
             "--duration=2", f"--seed={seed}", f"--output={tmp_path / name}.wav",
-            f"--codes_output={tmp_path / name}.npy", *times)
+            f"--codes_output={tmp_path / name}.npy", *more)
         assert process.returncode == 0, process.stderr
+    ranked = json.loads((tmp_path / "three.scores.json").read_text())["candidates"]
+    assert [one["seed"] for one in ranked] == [4, 5, 6]
+    assert [one["kept"] for one in ranked] == [one["score"] == max(two["score"] for two in ranked) for one in ranked]
+    marked = [line.split() for line in process.stdout.splitlines() if line.startswith("  seed ")]
+    assert [line[1] for line in marked] == ["4", "5", "6"] and [line[-1] == "kept" for line in marked] == [
+        one["kept"] for one in ranked]
     lines = [line for line in lyrics.read_text().splitlines() if line and line[0] != "["]
     assert re.findall(r"\[00:0[012]\.\d\d\](.+)", (tmp_path / "three.lrc").read_text()) == lines
     assert [line["text"] for line in json.loads((tmp_path / "three.json").read_text())["lines"]] == lines
@@ -139,6 +146,8 @@ def test_what_cannot_be_sung_is_named(trained, arguments, words):
     ("autosong_jax.generate", ["--workdir=x", "--lrc=x.lrc"], ["--lrc=x.lrc without --lyrics"]),
     ("autosong_jax.generate", ["--workdir=x", "--lyrics=README.md", "--alignment=nowhere/x.png"],
      ["nowhere/x.png", "there is no directory"]),
+    ("autosong_jax.generate", ["--workdir=x", "--output=x.wav", "--candidates=2"], ["without --rank_by", "likelihood"]),
+    ("autosong_jax.generate", ["--workdir=x", "--output=x.wav", "--rank_by=loud"], ["'loud'", "likelihood, notes or"]),
     ("autosong_jax.align", ["--workdir=x", "--lyrics=README.md", "--lrc=x.lrc"], ["--audio is missing", "--calibrate"]),
 ])
 def test_a_wrong_command_line_is_one_plain_line(command, module, arguments, words):

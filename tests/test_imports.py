@@ -48,7 +48,7 @@ LEVELS = [
     {"workdir"},
     {"pretrained"},
     {"training", "sampling", "evaluation"},
-    {"planning"},  # of training
+    {"planning", "rankers"},  # of training; of sampling, by evaluation
     # The commands, and the package itself.
     {"train", "generate", "align", "convert", "codec", "monitor", "evaluate", ""},
 ]

@@ -30,6 +30,8 @@ WINDOW, HOP = 0.064, 0.01
 """Seconds of a frame, long enough to tell C4 from D4 (32 Hz) and short enough to see a gap; seconds between frames."""
 BAND = (60.0, 4000.0)
 """Hz that are looked at: from the bass, whose presence speaks against a voice, to where hisses begin."""
+LEAST_RATE = round(2 * BAND[1])
+"""Samples a second that notes can be heard in."""
 CHANGE = 1.25
 """Evidence that a change of note must gain over the frames that follow: lower counts glitches, higher misses notes."""
 SHORTEST = 0.09
@@ -47,6 +49,12 @@ class Note(NamedTuple):
 def syllables(text: str) -> list[str]:
     """The syllables of a text, read from left to right; case and section tags are ignored, all else is skipped."""
     return _SYLLABLE.findall(_TAG.sub(" ", text).lower())
+
+
+def other_words(text: str) -> list[str]:
+    """The words of a text that are not made of syllables alone; case and section tags are ignored."""
+    words = re.findall(r"\w+", _TAG.sub(" ", text).lower())
+    return [word for word in words if not re.fullmatch(f"(?:{_SYLLABLE.pattern})+", word)]
 
 
 def syllable_note(syllable: str) -> int:
@@ -90,18 +98,19 @@ def detect_notes(audio: np.ndarray, rate: int, pitches: Sequence[int] = PITCHES)
 
     Args:
       audio: float [samples], full scale 1.0.
-      rate: samples per second, 8000 or more.
+      rate: samples per second, `LEAST_RATE` or more.
       pitches: MIDI numbers, at least two semitones apart.
 
     Returns:
       The notes in order of time; none in silence, noise or accompaniment alone.
 
     Raises:
-      ValueError: the audio is not one-dimensional or not finite, or the rate is below 8000.
+      ValueError: the audio is not one-dimensional or not finite, or the rate is below `LEAST_RATE`.
     """
     audio = np.asarray(audio, np.float32)
-    if audio.ndim != 1 or rate < 2 * BAND[1]:
-        raise ValueError(f"expected audio [samples] at 8000 Hz or more, got the shape {audio.shape} at {rate} Hz")
+    if audio.ndim != 1 or rate < LEAST_RATE:
+        raise ValueError(f"expected audio [samples] at {LEAST_RATE} Hz or more, got the shape {audio.shape} at "
+                         f"{rate} Hz")
     if not np.isfinite(audio).all():
         raise ValueError("the audio holds NaN or infinite samples")
     states = _viterbi(_evidence(*_compare(audio, rate, pitches)), CHANGE)

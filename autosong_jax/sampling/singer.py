@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,16 @@ from autosong_jax.codecs.info import Frames
 from autosong_jax.errors import UserError
 from autosong_jax.models.song import SongModel
 from autosong_jax.pretrained import released
-from autosong_jax.sampling import aligner, samplers, sound, windows
+from autosong_jax.sampling import aligner, ranking, samplers, sound, windows
 from autosong_jax.sampling.alignment import Alignment, Calibration, Head
 from autosong_jax.sampling.drafts import Draft
 from autosong_jax.sampling.edits import Edit
 from autosong_jax.sampling.helpers import Helper, same_codec
 from autosong_jax.sampling.judge import Judge
+from autosong_jax.sampling.likelihood import Likelihood
 from autosong_jax.sampling.medium import medium_of
 from autosong_jax.sampling.options import HybridOptions, LengthOptions, pick
+from autosong_jax.sampling.ranking import Candidate, Ranker
 from autosong_jax.sampling.samplers import Autoregressive, Continuous, Judgement, Masked, SampledModel
 from autosong_jax.sampling.sound import AudioChunk, GeneratedSong
 from autosong_jax.sampling.windows import Leg, Made, WindowSampler
@@ -69,6 +71,7 @@ class Singer:
         self._samplers = samplers.get_samplers(sampled)
         self._aligner = aligner.Aligner(sampled, self._samplers[0], self._conditions, encoders.text, self._window,
                                         self.medium.rate)
+        self._likelihood = Likelihood(sampled, self._samplers[0], self._conditions, self.medium.rate)
 
     def replace_weights(self, model: SongModel) -> None:
         """Sings with `model` (`unstacked`) from now on; nothing is compiled anew for a model of the same shape."""
@@ -100,13 +103,17 @@ class Singer:
             return read_frames(path, self.frames)
         return io.read(path, self.codec.sample_rate, channels or self.codec.channels)[0]
 
-    def generate(self, *, seed: int = 0, prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
+    def generate(self, *, seed: int = 0, candidates: int = 1, rank_by: Ranker | None = None,
+                 prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
                  rescorer: "Singer | None" = None, show_progress: bool = False, **conditions_and_options
                  ) -> GeneratedSong | list[GeneratedSong]:
         """Sings.
 
         Args:
-          seed: of the first song; song i has seed + i, and is the same in whatever company it is made.
+          seed: of the first song; song i has seed + i, and is the same in whatever company it is made. With several
+            candidates, candidate c of song i has seed + i candidates + c, and is the song that this seed gives alone.
+          candidates: how many songs are made of each, the best of which is kept.
+          rank_by: what says which that is, from `autosong_jax.ranker`; may be given for one candidate, too.
           prompt_audio: the beginning of every song: float32 [channels, samples] at the codec's rate, or its frames,
             integer [any, D].
           leader, rescorer: other models that help; see `sing`.
@@ -120,25 +127,27 @@ class Singer:
             in training.
 
         Returns:
-          A song, or a list of them if any condition was a list.
+          A song, or a list of them if any condition was a list; with `rank_by` a `ranking.RankedSong`, whose `ranking`
+          has the scores of its candidates.
 
         Raises:
-          UserError: if a condition is given that the model was not trained with, or an option means nothing.
+          UserError: if a condition is given that the model was not trained with, an option means nothing, or songs of
+            this model cannot be ranked so.
         """
         songs, several, options = self._songs(conditions_and_options)
         prompt = None if prompt_audio is None else self._frames("prompt_audio", prompt_audio)
-        sources = self.encode_conditions(songs)
         options, samples = self._lasting(songs, options)
-        made = self.sing(
-            sources, range(seed, seed + len(songs)), prompt=prompt,
-            leader=leader and self.helper(leader, songs), rescorer=rescorer and self.helper(rescorer, songs),
-            show_progress=show_progress, **options)
-        made = [self._generated(frames, samples) for frames in made]
+
+        def plan(songs: Sequence[Conditions]) -> tuple[Draft, list[Leg]]:
+            return self._plan(self.encode_conditions(songs), len(songs), prompt, leader and self.helper(leader, songs),
+                              rescorer and self.helper(rescorer, songs), options)
+
+        made = self._made(songs, plan, seed, candidates, rank_by, rescorer or self, samples, show_progress)
         return made if several else made[0]
 
-    def stream(self, *, chunk_seconds: float = 1.0, seed: int = 0, prompt_audio: np.ndarray | None = None,
-               leader: "Singer | None" = None, rescorer: "Singer | None" = None, **conditions_and_options
-               ) -> Iterator[AudioChunk]:
+    def stream(self, *, chunk_seconds: float = 1.0, seed: int = 0, candidates: int = 1, rank_by: Ranker | None = None,
+               prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
+               rescorer: "Singer | None" = None, **conditions_and_options) -> Iterator[AudioChunk]:
         """Sings one song and gives its sound as it is made: the song of `generate`, chunk by chunk.
 
         All that changes is in the iterator: streams of one singer may be gone through in turns, and each gives the song
@@ -147,6 +156,7 @@ class Singer:
         Args:
           chunk_seconds: how much is sung between two chunks, and decoded at a time.
           seed, prompt_audio, leader, rescorer, **conditions_and_options: as of `generate`, for one song.
+          candidates, rank_by: there is nothing to choose from.
 
         Yields:
           Chunks whose frames together are those of `generate`, and so is their audio where the codec decodes blocks as
@@ -155,6 +165,9 @@ class Singer:
         Raises:
           UserError: at once, as `generate`; also for lists and for chunks that are none.
         """
+        if candidates != 1 or rank_by is not None:
+            raise UserError("candidates of a stream: it is heard before there is a second one to choose from; expected "
+                            "one, or generate in place of stream")
         if not 0 < chunk_seconds < float("inf"):
             raise UserError(f"chunk_seconds {chunk_seconds}: expected more than 0")
         songs, several, options = self._songs(conditions_and_options)
@@ -169,17 +182,18 @@ class Singer:
         frames = self.medium.frames(_standing(windows.sing(draft, legs, [seed], stride)))
         return sound.decoded(self.codec, frames, max(round(chunk_seconds * self.frame_rate), 1), samples)
 
-    def edit(self, edit: Edit, *, seed: int = 0, rescorer: "Singer | None" = None, show_progress: bool = False,
-             **conditions_and_options) -> GeneratedSong | list[GeneratedSong]:
+    def edit(self, edit: Edit, *, seed: int = 0, candidates: int = 1, rank_by: Ranker | None = None,
+             rescorer: "Singer | None" = None, show_progress: bool = False, **conditions_and_options
+             ) -> GeneratedSong | list[GeneratedSong]:
         """Makes parts of a song anew and keeps the frames of the rest, or adds to it before, between and after clips.
 
         Args:
           edit: what stays and what is made.
-          seed, rescorer, show_progress, **conditions_and_options: as of `generate`; the conditions are those of the
-            song as it is to be.
+          seed, candidates, rank_by, rescorer, show_progress, **conditions_and_options: as of `generate`; the conditions
+            are those of the song as it is to be, and its likelihood is that of what is made anew.
 
         Returns:
-          A song, or a list of them if any condition was a list.
+          As of `generate`.
 
         Raises:
           UserError: if the model was not trained to fill in, or an edit, a condition or an option means nothing.
@@ -187,10 +201,12 @@ class Singer:
         songs, several, options = self._songs(conditions_and_options)
         clips = [self._frames("a clip", clip) for clip in edit.clips]
         frames, given = dataclasses.replace(edit, clips=clips).timeline(self.frame_rate)
-        made = self.resing(
-            self.encode_conditions(songs), range(seed, seed + len(songs)), frames, given,
-            rescorer=rescorer and self.helper(rescorer, songs), show_progress=show_progress, **options)
-        made = [self._generated(frames) for frames in made]
+
+        def plan(songs: Sequence[Conditions]) -> tuple[Draft, list[Leg]]:
+            return self._plan_edit(self.encode_conditions(songs), len(songs), frames, given,
+                                   rescorer and self.helper(rescorer, songs), options)
+
+        made = self._made(songs, plan, seed, candidates, rank_by, rescorer or self, None, show_progress)
         return made if several else made[0]
 
     def align(self, song: np.ndarray, *, heads: Sequence[Head] | None = None, **conditions) -> Alignment:
@@ -216,6 +232,10 @@ class Singer:
     def check_align(self, **conditions) -> None:
         """Raises UserError where `align` would, whatever the song."""
         self._aligner.check(conditions)
+
+    def check_likelihood(self) -> None:
+        """Raises UserError where this model says of no song how probable it is."""
+        self._likelihood.check()
 
     def calibrate(self, songs: Iterable[tuple[np.ndarray, Conditions, Sequence[tuple[int, float]]]], *,
                   show_progress: bool = False) -> Calibration:
@@ -244,8 +264,7 @@ class Singer:
         if not same_codec((self._context.codec, singer._context.codec), lambda: (self.codec, singer.codec)):
             raise UserError("a model over another codec cannot help: expected one that was trained on songs of "
                             f"the same {self._context.codec.name}")
-        sources = singer.encode_conditions([
-            {name: given for name, given in song.items() if name in singer._conditions.arguments} for song in songs])
+        sources = singer._known_of(songs)
 
         def lead(options: Mapping[str, Any], stop: int) -> Leg:
             return singer._leg(singer._stepwise.prepare(options), stop, sources)
@@ -300,12 +319,8 @@ class Singer:
         Raises:
           UserError: if the model was not trained to fill in.
         """
-        options = self._checked_options(options)
-        if self._masked is None:
-            raise samplers.unable("edit", self._samplers, Masked)
-        leg = self._filling(rescorer, options, len(frames), sources)
-        draft = Draft.of(self.medium.units(frames), given, len(seeds))
-        return [self._frames_of(song) for song in self._collect(draft, [leg], seeds, show_progress)]
+        draft, legs = self._plan_edit(sources, len(seeds), frames, given, rescorer, options)
+        return [self._frames_of(song) for song in self._collect(draft, legs, seeds, show_progress)]
 
     def _plan(self, sources: Sources, count: int, prompt: np.ndarray | None, leader: Helper | None,
               rescorer: Helper | None, options: Mapping[str, Any]) -> tuple[Draft, list[Leg]]:
@@ -332,6 +347,15 @@ class Singer:
             raise UserError(f"the leader has nothing to sing: expected hybrid_seconds beyond the prompt's "
                             f"{len(prompt) / self.frame_rate:.2f} s")
         return draft, [filling]
+
+    def _plan_edit(self, sources: Sources, count: int, frames: np.ndarray, given: np.ndarray, rescorer: Helper | None,
+                   options: Mapping[str, Any]) -> tuple[Draft, list[Leg]]:
+        """The same of `count` songs that keep some of another; arguments as of `resing`."""
+        options = self._checked_options(options)
+        if self._masked is None:
+            raise samplers.unable("edit", self._samplers, Masked)
+        return (Draft.of(self.medium.units(frames), given, count),
+                [self._filling(rescorer, options, len(frames), sources)])
 
     def _leading(self, leader: Helper | None, options: Mapping[str, Any], lead: int, sources: Sources) -> Leg:
         """The first leg of a hybrid: step by step, by a leader or by this model, which can do both."""
@@ -413,6 +437,52 @@ class Singer:
         [seconds] = lengths
         frames = math.ceil(seconds * self.frame_rate - 1e-6)
         return {**options, "duration": frames / self.frame_rate}, round(seconds * self._context.codec.sample_rate)
+
+    def _made(self, songs: Sequence[Conditions], plan: Callable[[Sequence[Conditions]], tuple[Draft, list[Leg]]],
+              seed: int, candidates: int, rank_by: Ranker | None, reader: "Singer", samples: int | None,
+              show_progress: bool) -> list[GeneratedSong]:
+        """Songs, or of each the best of some candidates.
+
+        Args:
+          songs: the conditions of each.
+          plan: how songs of such conditions are sung.
+          seed, candidates, rank_by, show_progress: as of `generate`.
+          reader: by whom songs are likely or not.
+          samples: see `_generated`.
+        """
+        ranking.check(candidates, rank_by)
+        if rank_by is None:
+            made = self._collect(*plan(songs), range(seed, seed + len(songs)), show_progress)
+            return [self._generated(self._frames_of(units), samples) for units in made]
+        for song in songs:
+            rank_by.check(self, song)
+
+        def sung(songs: Sequence[Conditions], seed: int) -> Iterator[Candidate]:
+            return self._candidates(songs, plan, seed, reader, samples, show_progress)
+
+        return ranking.best(sung, songs, candidates, rank_by, seed, show_progress)
+
+    def _candidates(self, songs: Sequence[Conditions], plan: Callable, seed: int, reader: "Singer",
+                    samples: int | None, show_progress: bool) -> Iterator[Candidate]:
+        """Songs that are made together, to choose from; arguments as of `_made`."""
+        draft, legs = plan(songs)
+        given = draft.lengthened(legs[-1].stop).given.copy()
+        made = self._collect(draft, legs, range(seed, seed + len(songs)), show_progress)
+        sources = functools.cache(lambda: reader._known_of(songs))
+
+        def log_likelihood(i: int) -> float | None:
+            of_song = {name: {key: x[i:i + 1] for key, x in arrays.items()} for name, arrays in sources().items()}
+            return reader._likelihood(reader._params, made[i], given, of_song)
+
+        for i, units in enumerate(made):
+            song = self._generated(self._frames_of(units), samples)
+            yield Candidate(song, songs[i], len(song.frames) / self.frame_rate, functools.partial(log_likelihood, i))
+
+    def _known_of(self, songs: Sequence[Conditions]) -> Sources:
+        """The sources of songs, of whose conditions this model reads what it knows."""
+        known = self._conditions.arguments
+        return self.encode_conditions([{name: given for name, given in song.items() if name in known}
+                                       for song in songs])
 
     def _generated(self, frames: np.ndarray, samples: int | None = None) -> GeneratedSong:
         """A song of these frames, whose audio has so many samples if that is given."""

@@ -7,6 +7,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from autosong_jax import config as config_file
+from autosong_jax import rankers
 from autosong_jax.audio import io
 from autosong_jax.codecs.codec import load_codec
 from autosong_jax.codecs.mel.settings import MelConfig, MelInfo
@@ -256,6 +257,8 @@ def test_songs_of_latents_are_sung_streamed_and_go_on_from_recordings(song_model
     assert len(longer.frames) == 5 * 16 and rate == RATE / HOP
     two = model.generate(lyrics=["la la", "la"], duration=9 * columns / RATE, seed=3)
     assert np.abs(two[0].frames.astype(int) - song.frames).max() <= 1
+    with pytest.raises(UserError, match=r"likelihood: a model of latents with the head 'flow'.* latents\.head mixture"):
+        model.generate(lyrics="la la", candidates=2, rank_by=rankers.ranker("likelihood"))
 
 
 def test_an_autoencoder_sings_nothing(autoencoder):
