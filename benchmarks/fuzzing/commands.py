@@ -20,7 +20,8 @@ _GENERATE = {
     "cfg_scale": ("2",), "greedy": ("true", "false"), "hybrid_seconds": ("0.2", "9"), "rescore_weight": ("0.5", "7"),
     "cfg_scales": ("lyrics=2", "backing=2", "a=nan", "lyrics=nan", "lyrics", "lyrics=1=2", "lyrics=1,lyrics=2"),
     "steps": ("1,1,1", "0,0,0", "1000000000,1,1", "1", "1,,1"), "from": ("0.1",), "to": ("0.2",), "before": ("0.1",),
-    "between": ("0.1",), "after": ("0.1",), "genre": ("pop",), "text": ("slow",)}
+    "between": ("0.1",), "after": ("0.1",), "genre": ("pop",), "text": ("slow",),
+    "candidates": ("1", "2", "100000"), "rank_by": ("likelihood", "notes", "clap:nowhere", "x")}
 _CODEC = {"bandwidth": ("1.2", "6")}
 # The fields of a config that decide how long a case takes keep values of their own, but where it is their turn.
 _FAST = settings()
@@ -62,6 +63,9 @@ def generate_meaningless(scene: Scene) -> Case:
         "masked --rescore_weight=0.5", "masked --leader={workdir}", "masked --rescore_weight=7", "masked --steps=1",
         "masked --hybrid_seconds=0.1", "masked --edit={song.wav} --duration=1", "masked --rescorer={masked}",
         "masked --steps=0,1,1", "masked --edit={song.wav}", "masked --from=0.1", "masked --edit={song.wav} --between=1",
+        "workdir --candidates=2", "workdir --rank_by=x", "workdir --rank_by=clap", "workdir --rank_by=clap:nowhere",
+        "workdir --candidates=2 --rank_by=notes", "workdir --candidates=10001 --rank_by=likelihood",
+        "workdir --seed=4294967295 --candidates=2 --rank_by=likelihood", "musicgen --candidates=2 --rank_by=notes",
         "converted --genre=pop", "converted --lyrics={lyrics.txt}", "musicgen --steps=1")).split()
     flags = [_filled(scene, flag) for flag in flags]
     return _generate(scene, singer, *flags, wanted=(2,))
@@ -298,6 +302,7 @@ def nothing_wrong(scene: Scene) -> Case:
                           f"--rescorer={scene.take('workdir')}", "--rescore_weight=0.3"),
         lambda: _generate(scene, "masked", f"--leader={scene.take('workdir')}", "--hybrid_seconds=0.2"),
         lambda: _generate(scene, "workdir", "--num_samples=3", "--seed=5", "--top_k=3", "--cfg_scales=lyrics=2"),
+        lambda: _generate(scene, rng.choice(_SINGERS), "--candidates=2", "--rank_by=likelihood", "--temperature=1"),
         lambda: _generate(scene, "workdir", f"--prompt_audio={scene.take(rng.choice(_SONGS))}", "--duration=1.5"),
         lambda: _generate(scene, "accompanist", f"--backing={scene.take(rng.choice(_SONGS))}",
                           f"--style_audio={scene.take('codes.npy')}", f"--mix={scene.made / 'both.wav'}"),
