@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 # Into the environment that the target lies in.
 PIP = $(@D)/bin/python -m pip --quiet --disable-pip-version-check
-PYTEST_ARGS ?= --numprocesses=logical --maxprocesses=4 --dist=loadfile --durations=10
+PYTEST_ARGS ?= --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=10
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint test-tensorflow test-encodec clean

@@ -26,6 +26,17 @@ for flag, value in [("xla_force_host_platform_device_count", "8"), ("xla_cpu_use
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# Files that take more than half a minute of a processor, about in the order of their times.
+LONGEST = (
+    "test_fuzz.py", "training/test_continuous.py", "parallel/test_distributed.py", "training/test_loop.py",
+    "pretrained/test_musicgen.py", "training/test_finetune.py", "planning/test_plan.py", "data_prep/test_export.py",
+    "training/test_step.py", "pretrained/test_audiocraft.py", "training/test_frozen_text.py", "models/test_song.py",
+    "training/test_kills.py", "data_prep/test_beam.py", "training/test_recordings.py", "sampling/test_continuous.py",
+    "test_commands.py", "test_edit_command.py", "sampling/test_song.py", "sampling/test_masked.py",
+    "codecs/test_encodec.py", "sampling/test_autoregressive.py", "sampling/test_stream.py",
+    "pretrained/test_finetune_musicgen.py", "training/test_faults.py", "parallel/test_elastic.py",
+    "benchmarks/test_accelerator.py", "data_prep/stems/test_stems.py")
+
 
 def pytest_addoption(parser):
     parser.addoption("--network", action="store_true", help="also run the tests that download something")
@@ -46,6 +57,10 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_collection_modifyitems(config, items):
+    # Workers take whole files: the longest first, or one of them would be alone with it at the end.
+    tests = Path(__file__).parent
+    order = {tests / path: place for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
     network = pytest.mark.skip(reason="downloads something: give --network")
     encodec = pytest.mark.skip(reason="the encodec package is not installed: make test-encodec")
     tensorflow = pytest.mark.skip(reason="TensorFlow is not installed: make test-tensorflow")
