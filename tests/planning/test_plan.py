@@ -1,6 +1,7 @@
 """Plans: the bytes of real arrays, hand counts, the compiler's own count; every config on devices that are not here."""
 
 import importlib
+import itertools
 import re
 import subprocess
 import sys
@@ -104,14 +105,14 @@ def test_the_compiler_needs_about_as_much(toy_config, remat):
     assert 0.6 * needed <= step <= 1.4 * needed
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_config_plans(name, request):
+@pytest.mark.parametrize(("name", "mesh"), zip(NAMES, itertools.cycle(["v5e-16", "h100-8:fsdp=4,tensor=2"])))
+def test_every_config_plans(name, mesh, request):
+    """On one of two meshes each: how parameters are cut along all of them, tests of checkpoints show."""
     required = f"base={request.getfixturevalue('toy_workdir')}," if name == "finetune" else ""
     config = importlib.import_module(f"configs.{name}").get_config(f"{required}runlocal")
     config.data.batch_size = 32
-    for mesh in ("v5e-16", "h100-8:fsdp=4,tensor=2"):
-        lines = list(report(config, f"configs/{name}.py:runlocal", mesh))
-        assert any(line.endswith("arrays can take: fits") for line in lines), lines
+    lines = list(report(config, f"configs/{name}.py:runlocal", mesh))
+    assert any(line.endswith("arrays can take: fits") for line in lines), lines
 
 
 def test_large_as_it_is():
