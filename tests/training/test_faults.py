@@ -100,17 +100,19 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over_by_generate_and_train(workdir, whole, config, caplog, damage):
     caplog.set_level(logging.INFO, "autosong_jax")
     for item in ("ema", "optimizer"):
-        damage(workdir / "checkpoints" / "6" / item)
+        DAMAGES[damage](workdir / "checkpoints" / "6" / item)
     files = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
     assert weights_of(workdir, config)[1] == 4
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == files
     [warning] = {record.getMessage() for record in caplog.records
                  if record.levelname == "WARNING" and record.name == "autosong_jax"}
     assert str(workdir / "checkpoints" / "6") in warning and "\n" not in warning
+    if damage not in ("a flipped bit", "a pipe in place of a file"):
+        return  # both look at checkpoints in one way; what training then does is the same
     loop.train(config, workdir)
     assert "Going on from step 4" in caplog.text and latest_step(workdir) == 6
     assert (workdir / "checkpoints" / "6.damaged").is_dir()

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,14 @@ def test_sigterm_saves_and_says_how_to_go_on(dropout_config, undisturbed, tmp_pa
     one, two = (state_of(dropout_config, w, dropout_config.train.steps) for w in (workdir, undisturbed))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def cut_off(workdir, other, step):
+    """A copy of a run as if it had been killed when the checkpoint of `step` was its last."""
+    shutil.copytree(workdir, other, dirs_exist_ok=True)
+    for checkpoint in (other / "checkpoints").iterdir():
+        if int(checkpoint.name) > step:
+            shutil.rmtree(checkpoint)
 
 
 def stop_in_the_third_step(config, workdir):
