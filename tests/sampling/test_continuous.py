@@ -45,6 +45,11 @@ def make_memory(model, keep, songs=B):
     return model.encode(sources, jnp.repeat(keep, songs, axis=0))
 
 
+@functools.cache
+def sampler_of(graph, per_column, residual):
+    return Sampler(graph, N, per_column, residual)
+
+
 def run(model, residual=False, scale=2.0, prompt_frames=(0, 1, 2), seeds=(0, 1, 2), temperature=0.0, stride=None):
     """Columns [B, N, R C] and ends, piece by piece."""
     keep, weights = branches(["lyrics"], {"lyrics": scale})
@@ -53,11 +58,23 @@ def run(model, residual=False, scale=2.0, prompt_frames=(0, 1, 2), seeds=(0, 1, 
     prompt = np.random.default_rng(2).normal(size=(B, N, R * C)).astype(np.float32)[:songs]
     request = Request(weights, jax.vmap(jax.random.key)(jnp.array(seeds)), prompt, np.array(prompt_frames)[:songs],
                       np.array([6, 6, 5])[:songs], jnp.float32(temperature))
-    sampler = Sampler(graph, N, model.frames.per_column, residual)
+    sampler = sampler_of(graph, model.frames.per_column, residual)
     pieces = list(sampler.pieces(params, make_memory(model, keep, songs), request, stride))
     first = pieces[0].start
     columns = np.concatenate([prompt[:, :first], *(piece.frames for piece in pieces)], axis=1)
     return columns, pieces[-1].ends, prompt
+
+
+@functools.partial(nnx.jit, static_argnames="residual")
+def forward(model, steps, memory, weights, residual):
+    """What is predicted of steps [B, S, F], greedily, and where songs are over [B, S]."""
+    frames, before = model.frames, jnp.pad(steps, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    inputs = jnp.tile(frames.inputs(steps), (len(weights), 1, 1))
+    states = frames.predict(model.hidden(inputs, memory))
+    states = jnp.einsum("gbsd,g->bsd", states.reshape(len(weights), *steps.shape[:2], -1), weights)
+    condition = frames.condition(states, before)
+    value = frames.head.sample(condition.reshape(-1, condition.shape[-1]), None, 0.0).reshape(steps.shape)
+    return value + before if residual else value, frames.end(states)[..., 0] > 0
 
 
 def naive(model, prompt, prompt_frames, residual, scale):
@@ -68,17 +85,8 @@ def naive(model, prompt, prompt_frames, residual, scale):
     known = np.asarray(frames.steps(jnp.asarray(prompt)))
     steps, end = np.zeros((B, count, frames.size), np.float32), np.array([6, 6, 5])
 
-    @nnx.jit
-    def forward(model, steps):
-        before = jnp.pad(steps, ((0, 0), (1, 0), (0, 0)))[:, :-1]
-        states = model.frames.predict(model.hidden(jnp.tile(model.frames.inputs(steps), (len(keep), 1, 1)), memory))
-        states = jnp.einsum("gbsd,g->bsd", states.reshape(len(keep), B, count, -1), weights)
-        condition = model.frames.condition(states, before)
-        value = model.frames.head.sample(condition.reshape(B * count, -1), None, 0.0).reshape(steps.shape)
-        return value + before if residual else value, model.frames.end(states)[..., 0] > 0
-
     for s in range(count):
-        values, over = (np.asarray(x) for x in forward(model, jnp.asarray(steps)))
+        values, over = (np.asarray(x) for x in forward(model, jnp.asarray(steps), memory, weights, residual))
         for b in range(B):
             given = s // per < prompt_frames[b]
             if s % per == 0 and over[b, s] and not given:

@@ -140,13 +140,14 @@ def test_a_judge_says_what_it_would_have_said_while_singing(singers, sources, co
     pattern = get_pattern("delay", WINDOW, K)
     both = np.stack([codes[:WINDOW], codes[12:24]]).astype(np.int32)
     memory = model.encode(sources, np.ones((2, 2), bool))
+    read_one = nnx.jit(lambda model, ids, step, cache: model.step(ids, step, cache))
     for stage in range(K):
         known = np.where(np.arange(K) <= stage, both, V)
         steps = np.asarray(pattern.interleave(known, V))
         cache = model.start(memory, steps[:, :0], pattern.num_steps)
         expected = np.zeros((2, WINDOW))
         for step in range(pattern.num_steps - 1):
-            logits, cache = model.step(steps[:, step], step, cache)
+            logits, cache = read_one(model, steps[:, step], step, cache)
             frame = pattern.frames[step + 1, stage]
             if frame >= 0:
                 expected[:, frame] = jax.nn.log_softmax(logits[:, stage])[np.arange(2), both[:, frame, stage]]
