@@ -40,6 +40,12 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("embedder", ["spectral"], "What makes vectors of songs for distances between "
                               "distributions: spectral (which needs no weights), codec, or clap:ID of a released CLAP; "
                               "may be given several times.")
+    flags.DEFINE_bool("memorisation", False, "Look for the songs' codes in those of the split `train`: how much is as "
+                      "there, of these songs and of the true ones.")
+    flags.DEFINE_string("transcriber", None, "whisper:ID of a Whisper, hub id or directory, that hears how much of the "
+                        "lyrics is sung. Needs PyTorch, and a GPU for many songs.")
+    flags.DEFINE_string("language", None, "Code of the language of all lyrics, such as en, for --transcriber. By "
+                        "default it is found for each song.")
     flags.DEFINE_string("codes", None, "Folder of songs as .npy files of codes, judged in place of a model's.")
     flags.DEFINE_string("audio", None, "Folder of songs as audio files, likewise. Files that are named as songs of the "
                         "dataset are compared with those.")
@@ -54,6 +60,8 @@ def main() -> None:
                         "--workdir, --codes and --audio")
     if FLAGS.settings and not FLAGS.workdir:
         raise UserError(f"--settings={FLAGS.settings[0]} with --{given[0]}: it is for songs that a --workdir sings")
+    if FLAGS.language and not FLAGS.transcriber:
+        raise UserError(f"--language={FLAGS.language} without --transcriber: it says what that is to hear")
     settings = {text: parse_settings(text) for text in FLAGS.settings or [""]}
     compiled.keep()
 
@@ -61,7 +69,8 @@ def main() -> None:
     from autosong_jax.evaluation.embedders import get_embedder
     from autosong_jax.evaluation.suite import Suite
 
-    suite = Suite(SongDataset(FLAGS.dataset, FLAGS.split), FLAGS.split, pathlib.Path(FLAGS.output), FLAGS.songs)
+    suite = Suite(SongDataset(FLAGS.dataset, FLAGS.split), FLAGS.split, pathlib.Path(FLAGS.output), FLAGS.songs,
+                  table())
     embedders = [get_embedder(name, lambda: suite.codec) for name in dict.fromkeys(FLAGS.embedder)]
     found: dict[str, Any] = {"dataset": FLAGS.dataset, "split": FLAGS.split, "songs": len(suite.dataset)}
     if FLAGS.workdir:
@@ -70,6 +79,21 @@ def main() -> None:
         folder = FLAGS.codes or FLAGS.audio
         judged = [suite.given(pathlib.Path(folder), codes=bool(FLAGS.codes))]
     suite.report(found, judged, embedders, FLAGS.samples)
+
+
+def table():
+    """The metrics: those that need nothing, and those that are asked for."""
+    from autosong_jax.data.dataset import SongDataset
+    from autosong_jax.evaluation.memorisation import memorisation_metric
+    from autosong_jax.evaluation.metrics import METRICS
+    from autosong_jax.evaluation.recognition import lyrics_metric
+    from autosong_jax.evaluation.suite import RESULTS
+
+    asked = [memorisation_metric(SongDataset(FLAGS.dataset, "train"))] if FLAGS.memorisation else []
+    if FLAGS.transcriber:
+        folder = pathlib.Path(FLAGS.output) / RESULTS / "transcripts"
+        asked.append(lyrics_metric(FLAGS.transcriber, FLAGS.language, folder))
+    return (*METRICS, *asked)
 
 
 def judge_model(suite, found: dict[str, Any], settings: dict[str, dict[str, Any]]):

@@ -201,6 +201,8 @@ def test_wrong_input_is_named(command, toy_workdir, toy_dataset, tmp_path, codes
             ((f"--dataset={other}", rest[1], f"--workdir={toy_workdir}"), "another codec"),
             ((*rest, f"--codes={empty}"), "holds no .npy files"),
             ((*rest, f"--audio={tmp_path / 'none'}"), "is no directory"),
+            ((*rest, f"--codes={codes}", "--transcriber=ears"), "--transcriber=ears: expected whisper:ID"),
+            ((*rest, f"--codes={codes}", "--language=en"), "--language=en without --transcriber"),
             ((*rest, f"--codes={codes}", "--embedder=ears"), "--embedder=ears: expected spectral, codec or clap:ID"),
             ((*rest, f"--workdir={toy_workdir}", "--settings=steps=3"), "expected one that was trained to fill in"),
     ]:
@@ -211,9 +213,11 @@ def test_wrong_input_is_named(command, toy_workdir, toy_dataset, tmp_path, codes
 def test_songs_made_elsewhere_are_judged_and_damaged_ones_are_left_out(command, toy_dataset, codes, tmp_path):
     (codes / "validation 0.npy").rename(codes / "anything.npy")
     (codes / "broken.npy").write_bytes(b"nothing")
-    code, _, errors = command(f"--codes={codes}", f"--dataset={toy_dataset}", f"--output={tmp_path / 'out'}")
+    code, _, errors = command(f"--codes={codes}", f"--dataset={toy_dataset}", f"--output={tmp_path / 'out'}",
+                              "--memorisation")
     assert code == 0 and "broken.npy is not a .npy file" in errors and "left out" in errors
     of_all, ours = json.loads((tmp_path / "out" / "metrics.json").read_text())["judged"]
     assert list(ours["left_out"]) == ["broken.npy"] and ours["songs"] == 2
     assert ours["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0, "songs": 1}
     assert ours["metrics"]["entropy"] == of_all["metrics"]["entropy"]
+    assert ours["metrics"]["memorised.all: 1 s, 100 %"]["value"] is None  # all songs are shorter

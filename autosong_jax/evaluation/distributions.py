@@ -77,7 +77,7 @@ def gaussian_distance(mean_1: np.ndarray, covariance_1: np.ndarray, mean_2: np.n
     Raises:
       ValueError: something is not finite.
     """
-    return _squared(_Gaussian.of(mean_1, covariance_1), _Gaussian.of(mean_2, covariance_2))
+    return squared_distance(Gaussian.of(mean_1, covariance_1), Gaussian.of(mean_2, covariance_2))
 
 
 def frechet_distance(reference: np.ndarray, songs: np.ndarray, rng: np.random.Generator | None = None) -> Distance:
@@ -98,8 +98,8 @@ def frechet_distance(reference: np.ndarray, songs: np.ndarray, rng: np.random.Ge
     """
     sets = _checked(reference, songs, least=3)
     orders = [[np.arange(len(vectors))] for vectors in sets]
-    error, groups = _jackknife(lambda kept: _between(sets, [order[0] for order in kept]), orders, rng)
-    return Distance(*_interval(_squared(*map(_Gaussian.fitted, sets)), error, groups - 1), *map(len, sets))
+    error, groups = jackknife(lambda kept: _between(sets, [order[0] for order in kept]), orders, rng)
+    return Distance(*interval(squared_distance(*map(Gaussian.fitted, sets)), error, groups - 1), *map(len, sets))
 
 
 def frechet_extrapolation(reference: np.ndarray, songs: np.ndarray, orders: int = 4,
@@ -136,13 +136,13 @@ def frechet_extrapolation(reference: np.ndarray, songs: np.ndarray, orders: int 
     shuffled = [[rng.permutation(len(vectors)) for _ in range(orders)] for vectors in sets]
     sizes, distances = _curve(sets, shuffled)
     intercepts, fitted = _line(sizes, distances)
-    error, groups = _jackknife(lambda kept: _line(*_curve(sets, kept))[0].mean(), shuffled, rng)
+    error, groups = jackknife(lambda kept: _line(*_curve(sets, kept))[0].mean(), shuffled, rng)
     of_draws = intercepts.std(ddof=1) / orders ** 0.5 if orders > 1 else 0.0
     mean = distances.mean(axis=0)
     spread = float(((mean - mean.mean()) ** 2).sum())
     r_squared = 1 - float(((mean - fitted) ** 2).sum()) / spread if spread else 1.0
     return Extrapolation(
-        *_interval(float(intercepts.mean()), float(np.hypot(error, of_draws)), groups - 1), *map(len, sets),
+        *interval(float(intercepts.mean()), float(np.hypot(error, of_draws)), groups - 1), *map(len, sets),
         tuple(sizes), tuple(mean.tolist()), r_squared)
 
 
@@ -179,18 +179,18 @@ def kernel_distance(reference: np.ndarray, songs: np.ndarray, block: int = 1024)
     variance = sum((len(without) - 1) * without.var() for without in (
         discrepancy(n - 1, xx - 2 * within_x, m, yy, xy - across_x),
         discrepancy(n, xx, m - 1, yy - 2 * within_y, xy - across_y)))
-    return Distance(*_interval(SCALE * float(discrepancy(n, xx, m, yy, xy)), SCALE * float(variance) ** 0.5, n + m - 2),
+    return Distance(*interval(SCALE * float(discrepancy(n, xx, m, yy, xy)), SCALE * float(variance) ** 0.5, n + m - 2),
                     n, m)
 
 
-class _Gaussian(NamedTuple):
+class Gaussian(NamedTuple):
     """A Gaussian of `mean` [D] whose covariance is `root.T @ root`, `root` float64 [at most D, D]."""
 
     mean: np.ndarray
     root: np.ndarray
 
     @classmethod
-    def of(cls, mean: np.ndarray, covariance: np.ndarray) -> "_Gaussian":
+    def of(cls, mean: np.ndarray, covariance: np.ndarray) -> "Gaussian":
         mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise ValueError("moments hold NaN or infinite values: expected finite ones")
@@ -198,14 +198,14 @@ class _Gaussian(NamedTuple):
         return cls(mean, np.sqrt(np.maximum(variances, 0))[:, None] * axes.T)
 
     @classmethod
-    def fitted(cls, vectors: np.ndarray) -> "_Gaussian":
+    def fitted(cls, vectors: np.ndarray) -> "Gaussian":
         """To float64 [N, D], with N - 1 in the covariance, which is never squared up: QR of what is centred is as exact
         for those without full rank."""
         mean = vectors.mean(axis=0)
         return cls(mean, np.linalg.qr(vectors - mean, mode="r") / (len(vectors) - 1) ** 0.5)
 
 
-def _squared(a: _Gaussian, b: _Gaussian) -> float:
+def squared_distance(a: Gaussian, b: Gaussian) -> float:
     """See `gaussian_distance`. With C = R' R, the eigenvalues of C1 C2 are the squared singular values of R1 R2', whose
     sum is the trace of the root; no matrix need have an inverse, nor a root of its own."""
     overlap = np.linalg.svd(a.root @ b.root.T, compute_uv=False).sum()
@@ -215,7 +215,7 @@ def _squared(a: _Gaussian, b: _Gaussian) -> float:
 
 def _between(sets: Sequence[np.ndarray], chosen: Sequence[np.ndarray]) -> float:
     """The distance of the Gaussians fitted to the chosen rows of two sets."""
-    return _squared(*(_Gaussian.fitted(vectors[rows]) for vectors, rows in zip(sets, chosen, strict=True)))
+    return squared_distance(*(Gaussian.fitted(vectors[rows]) for vectors, rows in zip(sets, chosen, strict=True)))
 
 
 def _curve(sets: Sequence[np.ndarray], orders: Sequence[Sequence[np.ndarray]]
@@ -243,7 +243,7 @@ def _line(sizes: Sequence[tuple[int, int]], distances: np.ndarray) -> tuple[np.n
     return coefficients[0], design @ coefficients.mean(axis=1)
 
 
-def _jackknife(estimate: Callable[[list[list[np.ndarray]]], float], orders: Sequence[Sequence[np.ndarray]],
+def jackknife(estimate: Callable[[list[list[np.ndarray]]], float], orders: Sequence[Sequence[np.ndarray]],
                rng: np.random.Generator | None) -> tuple[float, int]:
     """The standard error of an estimate by leaving out a group of both sets at a time, and how many groups there are.
 
@@ -261,7 +261,7 @@ def _jackknife(estimate: Callable[[list[list[np.ndarray]]], float], orders: Sequ
     return float(((groups - 1) * values.var()) ** 0.5), groups
 
 
-def _interval(value: float, error: float, freedom: int) -> tuple[float, float, float, float]:
+def interval(value: float, error: float, freedom: int) -> tuple[float, float, float, float]:
     """value, error, low, high."""
     half = float(stdtrit(freedom, (1 + _LEVEL) / 2)) * error
     return value, error, value - half, value + half

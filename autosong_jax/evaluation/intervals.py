@@ -50,8 +50,8 @@ def estimates(songs: Sequence[Sums], summarize: Callable[[Mapping[str, np.ndarra
 
     Args:
       songs: the sums of each.
-      summarize: of added sums, float64, what numbers they make; NaN for what cannot be said. Of draws in which a number
-        is NaN it is left out.
+      summarize: of added sums, float64, what numbers they make; what cannot be said is NaN or left out. Draws in which
+        it is so do not count for that number.
       seed: of the draws, which are the same for all numbers of as many songs.
       draws: how many.
     """
@@ -62,7 +62,7 @@ def estimates(songs: Sequence[Sums], summarize: Callable[[Mapping[str, np.ndarra
     times = np.random.default_rng(seed).multinomial(len(songs), np.full(len(songs), 1 / len(songs)), size=draws)
     drawn = [summarize({name: np.tensordot(row, x, 1) for name, x in stacked.items()}) for row in times]
     value = summarize({name: x.sum(axis=0) for name, x in stacked.items()})
-    return {name: Estimate(float(of_all), *_percentiles([float(one[name]) for one in drawn]), len(songs))
+    return {name: Estimate(float(of_all), *_percentiles([float(one.get(name, math.nan)) for one in drawn]), len(songs))
             for name, of_all in value.items()}
 
 

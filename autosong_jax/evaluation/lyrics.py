@@ -14,16 +14,12 @@ import dataclasses
 import math
 import pathlib
 import re
-import subprocess
-import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from autosong_jax import inputs
-from autosong_jax.cli import log
-from autosong_jax.errors import UserError
 from autosong_jax.evaluation.edits import edit_distance
 
 LANGUAGES = (
@@ -160,36 +156,3 @@ def read_transcripts(path: str | pathlib.Path, what: str) -> dict[str, Transcrip
     lines = inputs.read_bytes(path, what, _LIMIT).split(b"\n")
     return {found.song: found for number, line in enumerate(lines[:-1], start=1)
             for found in [inputs.parse_json(line, Transcript, f"{what} {path}, line {number}")]}
-
-
-def transcribe(folder: pathlib.Path, output: pathlib.Path, transcriber: str, language: str | None = None
-               ) -> dict[str, Transcript]:
-    """Has the songs of a folder transcribed, in a process of its own, which may import PyTorch.
-
-    What `output` holds of the same recordings is not done again.
-
-    Args:
-      folder: of audio files.
-      output: where transcripts go, JSON lines.
-      transcriber: "whisper:ID", of which ID is a hub id or a directory.
-      language: the code of that of all songs; found for each if None.
-
-    Returns:
-      Transcripts by song.
-
-    Raises:
-      UserError: no such transcriber, or it says that it cannot.
-    """
-    kind, _, model = transcriber.partition(":")
-    if kind != "whisper" or not model:
-        raise UserError(f"--transcriber={transcriber}: expected whisper:ID, such as whisper:openai/whisper-small")
-    if pathlib.Path(model).is_dir():
-        model = str(pathlib.Path(model).absolute())
-    command = [sys.executable, "-m", "data_prep.transcribe", f"--input={folder.absolute()}",
-               f"--output={output.absolute()}", f"--model={model}", *([f"--language={language}"] if language else [])]
-    log.info("%s hears songs; those that it has heard are in %s", transcriber, output)
-    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("error: ")
-        raise UserError(f"--transcriber={transcriber}: {reason.removeprefix(f'--model={model} ')}")
-    return read_transcripts(output, "transcripts")

@@ -14,11 +14,16 @@ Letters: T frames of a song, K codebooks, N frames of a window, W = N * K codes 
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import binom
 
 from autosong_jax.errors import UserError
+from autosong_jax.evaluation.metrics import Metric, Song
+
+if TYPE_CHECKING:
+    from autosong_jax.data.dataset import SongDataset
 
 SHARES = (1.0, 0.9, 0.8)
 """Of a window's codes, how many must be equal for a match: all, or most."""
@@ -168,6 +173,28 @@ def read_curve(sums: Mapping[str, np.ndarray], name: str) -> dict[str, float]:
     shares = {f"{seconds:g} s, {100 * share:g} %": float(hits[i, j] / windows[i]) if windows[i] else math.nan
               for i, seconds in enumerate(SECONDS) for j, share in enumerate(SHARES)}
     return {"": shares["5 s, 80 %"]} | shares
+
+
+def memorisation_metric(dataset: "SongDataset") -> Metric:
+    """How much of songs stands in a dataset of training songs, see `curves`: the metric itself is that of windows of 5
+    s of the first codebook, of which at least 80 % are equal.
+
+    Args:
+      dataset: of the training songs, of the codec of the songs to be judged.
+    """
+    def of_songs(songs: Sequence[Song]) -> list[dict[str, np.ndarray]]:
+        frames = [np.asarray(song.anew().frames) for song in songs]
+        return curves(frames, lambda: (dataset[i]["frames"] for i in range(len(dataset))), dataset.frame_rate,
+                      dataset.codec.frames.size)
+
+    def summarize(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        found = {name: read_curve(sums, name) for name in CODEBOOKS}
+        return {"": found[CODEBOOKS[0]][""]} | {
+            f"{name}: {detail}": share for name in CODEBOOKS for detail, share in found[name].items() if detail}
+
+    about = ("share of windows of so many seconds of which so many codes, of the first codebook or of all, are those "
+             f"of a window of one of {len(dataset)} training songs; that of true songs comes of music that is alike")
+    return Metric("memorised", about, ("codes",), None, summarize, "", f"{len(dataset)} {SECONDS} {SHARES}", of_songs)
 
 
 def chance(share: float, length: int, training: Training, windows: int) -> float:

@@ -2,7 +2,8 @@
 
 To add one: a function from a `Song` to sums, one that makes numbers of added sums, and a line in `METRICS`; everything
 else (songs, intervals over songs, resuming, the report) follows. One that listens with something that has to be given,
-such as a trained model, is made by a function of that in a file of its own, and `evaluate.py` adds it to the table.
+such as a trained model, is made by a function of that in a file of its own, and `evaluate.py` adds it to the table; if
+all songs are asked together, its function is one of songs.
 
 Letters: T frames, K codebooks, V codebook size.
 """
@@ -10,12 +11,12 @@ Letters: T frames, K codebooks, V codebook size.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from autosong_jax.audio.loudness import Meter
-from autosong_jax.evaluation import sound
+from autosong_jax.evaluation import accompaniment, sound
 from autosong_jax.evaluation.intervals import Sums
 
 NGRAM = 8
@@ -42,6 +43,7 @@ class Song:
       forced: int [T, K], what the model would take at each frame of `truth` after all that is before it there.
       limit: frames that it could have had at most; None where nothing ended it but itself.
       description: of it; "" for none.
+      get_backing: gives what it goes with, float32 [channels, samples]; None where it goes with nothing.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Song:
     forced: np.ndarray | None = None
     limit: int | None = None
     description: str = ""
+    get_backing: Callable[[], np.ndarray] | None = None
 
     @functools.cached_property
     def frames(self) -> np.ndarray:
@@ -85,7 +88,7 @@ class Song:
         """What a metric may need and this song has."""
         found = {"frames": self.get_frames, "codes": self.get_frames and self.size, "audio": self.get_audio,
                  "truth": self.truth, "lyrics": self.lyrics, "description": self.description,
-                 "forced": self.forced is not None, "limit": self.limit is not None}
+                 "forced": self.forced is not None, "limit": self.limit is not None, "backing": self.get_backing}
         return {name for name, there in found.items() if there}
 
 
@@ -104,21 +107,23 @@ class Metric:
       name: of it; those of its numbers are "NAME" and "NAME.DETAIL".
       about: what it is, with its unit, in a line.
       needs: of a song: "frames", "codes" (frames that are codes), "audio", "truth" (the song of the dataset), "lyrics",
-        "description", "forced" (what teacher forcing takes) or "limit".
+        "description", "backing", "forced" (what teacher forcing takes) or "limit".
       of_song: a song that has these -> sums: numbers or arrays, as of every other song.
       summarize: of added sums, the numbers by their details, "" for that of the metric itself. By default the mean over
         songs of what `of_song` gives, which then has "count" or, for each name, "NAME count".
       better: "more", "less", or "" where neither is: compare with the true songs.
       made_from: what decides its sums beside the song, such as the digest of a trained model.
+      of_songs: the sums of several songs, in place of `of_song`, where they are found together.
     """
 
     name: str
     about: str
     needs: tuple[str, ...]
-    of_song: Callable[[Song], Sums]
+    of_song: Callable[[Song], Sums] | None
     summarize: Callable[[Mapping[str, np.ndarray]], dict[str, float]] = means
     better: str = ""
     made_from: str = ""
+    of_songs: Callable[[Sequence[Song]], Sequence[Sums]] | None = None
 
     @property
     def kept_as(self) -> str:
@@ -224,6 +229,19 @@ def _spectral(song: Song) -> Sums:
     return {"": distance, "count": int(samples > 0)}
 
 
+def _onsets(song: Song) -> Sums:
+    lead, backing = (accompaniment.onsets(audio.mean(axis=0), song.sample_rate)
+                     for audio in (song.audio, song.get_backing()))
+    found = accompaniment.onset_agreement(lead, backing, song.seconds)
+    return {"near": found.near, "pairs": found.pairs, "stem": len(lead), "context": len(backing),
+            "covered": found.covered, "seconds": song.seconds}
+
+
+def _agreement(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {"": sums["near"] / sums["stem"], "by chance": sums["covered"] / sums["seconds"],
+            "F": 2 * sums["pairs"] / (sums["stem"] + sums["context"]), "a second": sums["stem"] / sums["seconds"]}
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("accuracy", "share of the true song's codes that stand at the same place", ("codes", "truth"),
            lambda song: _hits(song.frames, song.truth.frames), _shares, "more"),
@@ -250,4 +268,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("loudness", "LUFS (ITU-R BS.1770-4), mean of the songs that are not silent", ("audio",), _loudness),
     Metric("spectral distance", "of short-time magnitudes from those of the true song, at the same time "
            "(`sound.stft_distance`)", ("audio", "truth"), _spectral, better="less"),
+    Metric("onsets", f"share of the song's onsets within {accompaniment.TOLERANCE * 1000:g} ms of one of its backing; "
+           "what it would be at any time; F-measure of one for one; onsets a second", ("audio", "backing"), _onsets,
+           _agreement, "more"),
 )

@@ -158,9 +158,10 @@ class Suite:
 
     def _song(self, record: Mapping[str, Any], frames: np.ndarray, **known: Any) -> Song:
         info = self.dataset.codec
+        backing = record.get(f"backing_{info.frames.feature}")
         return Song(record["id"], info.sample_rate, info.frame_rate, info.frames.size, lambda: frames,
                     lambda: self.codec.decode(frames), lyrics=record["lyrics"], description=record["description"],
-                    **known)
+                    get_backing=None if backing is None else lambda: self.codec.decode(backing), **known)
 
     def given(self, folder: pathlib.Path, *, codes: bool) -> Judged:
         """Songs that were made elsewhere, those that are named as songs of the split beside these.
@@ -205,7 +206,8 @@ class Suite:
         known = {}
         if place is not None:
             truth = self.true_song(place)
-            known = {"truth": truth, "lyrics": truth.lyrics, "description": truth.description}
+            known = {"truth": truth, "lyrics": truth.lyrics, "description": truth.description,
+                     "get_backing": truth.get_backing}
         if codes:
             frames = np.array(read_frames(path, info.frames))
             return Song(name, info.sample_rate, info.frame_rate, info.frames.size, lambda: frames,
@@ -221,6 +223,7 @@ class Suite:
         """What the metrics say of some songs: numbers by their names, as JSON has them; and their embeddings [N, D]."""
         sums: dict[str, list[Mapping[str, Any]]] = {metric.name: [] for metric in self.metrics}
         vectors: dict[str, list[np.ndarray]] = {embedder.name: [] for embedder in embedders}
+        self._ask_together(judged)
         for song in progress(judged.songs, unit="song", desc=f"judging {judged.name}"):
             song = song.anew()
             known = judged.results.numbers(song.id) or {}
@@ -242,6 +245,15 @@ class Suite:
             found = estimates(sums[metric.name], lambda total, metric=metric: _quietly(metric.summarize, total))
             numbers |= {metric.label(detail): estimate.as_json() for detail, estimate in found.items()}
         return numbers, {name: np.stack(rows) for name, rows in vectors.items() if rows}
+
+    def _ask_together(self, judged: Judged) -> None:
+        """Keeps what is found of all songs together, of those of which it is not kept already."""
+        for metric in [metric for metric in self.metrics if metric.of_songs]:
+            kept = {song.id: judged.results.numbers(song.id) or {} for song in judged.songs if metric.applies(song)}
+            missing = [song for song in judged.songs if metric.kept_as not in kept.get(song.id, {metric.kept_as: None})]
+            if missing:
+                for song, sums in zip(missing, metric.of_songs(missing), strict=True):
+                    judged.results.keep_numbers(song.id, kept[song.id] | {metric.kept_as: dict(sums)})
 
     def report(self, found: dict[str, Any], judged: Sequence[Judged], embedders: Sequence[Embedder], samples: int
                ) -> None:

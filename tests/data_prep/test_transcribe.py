@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 from autosong_jax.audio import io
 from autosong_jax.errors import UserError
-from autosong_jax.evaluation import lyrics
+from autosong_jax.evaluation import lyrics, recognition
 from data_prep import transcribe
 from data_prep.whisper import Whisper
 
@@ -143,9 +143,9 @@ def test_the_command_is_what_the_evaluation_calls(songs, checkpoint, model, tmp_
     heard = lyrics.read_transcripts(output, "")
     assert heard["b"].text == model.hear([io.read(songs / "b" / "audio.flac", RATE, 1)[0][0]], ["de"])[0]
     # In a process of its own, which has nothing left to hear, and so needs no PyTorch.
-    assert lyrics.transcribe(songs, output, f"whisper:{checkpoint}", "de") == heard
+    assert recognition.transcribe(songs, output, f"whisper:{checkpoint}", "de") == heard
     with pytest.raises(UserError, match=r"--transcriber=whisper:x: --input=.*: expected a folder of recordings"):
-        lyrics.transcribe(songs / "none", output, "whisper:x")
+        recognition.transcribe(songs / "none", output, "whisper:x")
     with pytest.raises(UserError, match="--language=tlh is none that the model knows: expected one of de, en, zh"):
         model.check_language("tlh")
 

@@ -103,8 +103,8 @@ def test_a_result_says_what_it_is_of(extrapolated):
 
 def test_subsets_are_drawn_without_replacement(monkeypatch):
     seen = []
-    fitted = distributions._Gaussian.fitted
-    monkeypatch.setattr(distributions._Gaussian, "fitted", lambda vectors: seen.append(vectors) or fitted(vectors))
+    fitted = distributions.Gaussian.fitted
+    monkeypatch.setattr(distributions.Gaussian, "fitted", lambda vectors: seen.append(vectors) or fitted(vectors))
     distributions.frechet_extrapolation(normal(0, 40, 2), normal(1, 30, 2), orders=2)
     assert {len(vectors) for vectors in seen[::2]} == {40, 30, 24, 20, 36, 27, 22, 18}  # all, and without a tenth
     assert {len(vectors) for vectors in seen[1::2]} == {30, 22, 18, 15, 27, 20, 16, 14}

@@ -8,9 +8,12 @@ import jiwer
 import numpy as np
 import pytest
 
+from autosong_jax.audio import io
 from autosong_jax.errors import UserError
-from autosong_jax.evaluation import lyrics
+from autosong_jax.evaluation import lyrics, recognition
 from autosong_jax.evaluation.edits import edit_distance
+from autosong_jax.evaluation.intervals import estimates
+from autosong_jax.evaluation.metrics import Song
 
 
 def naive(a, b):
@@ -87,7 +90,33 @@ def test_transcripts_are_read(tmp_path):
         lyrics.read_transcripts(path, "--transcripts")
 
 
+def test_the_metric_of_what_is_heard(tmp_path, monkeypatch):
+    """Each song goes to the recogniser once, by what it holds; the recogniser here hears its level."""
+    heard = {0.1: ("la la tose", "en"), 0.2: ("月亮", "zh"), 0.3: ("mila", "en")}
+    asked = []
+
+    def transcribe(folder, output, transcriber, language):
+        asked.append((sorted(folder.iterdir()), transcriber, language))
+        levels = {path.stem: round(float(io.read(path)[0].max()), 1) for path in folder.iterdir()}
+        return {name: lyrics.Transcript(name, *heard[level], False, "m", "d") for name, level in levels.items()}
+
+    monkeypatch.setattr(recognition, "transcribe", transcribe)
+    songs = [Song(str(i), 8000, 25.0, get_audio=lambda level=level: np.full((1, 800), level, np.float32), lyrics=text)
+             for i, (level, text) in enumerate([(0.1, "la tose"), (0.2, "月亮"), (0.3, "[verse]\nmila tose"),
+                                                (0.1, "la la tose")])]
+    metric = recognition.lyrics_metric("whisper:some/model", None, tmp_path / "kept")
+    assert all(metric.applies(song) for song in songs)
+    found = estimates(metric.of_songs(songs), metric.summarize, draws=50)
+    assert {name: estimate.value for name, estimate in found.items()} == {
+        "": (2 + 0 + 4 + 0) / (6 + 2 + 8 + 8), "words": (1 + 1 + 0) / (2 + 2 + 3), "phonemes": 0,
+        "words, en": 2 / 7, "characters, zh": 0, "characters, en": 6 / 22, "phonemes, zh": 0}
+    assert found["words, en"].low < 2 / 7 < found["words, en"].high
+    (files, *how), = asked
+    assert len(files) == 3 and how == ["whisper:some/model", None]
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
 def test_transcribers_that_are_none(tmp_path):
     for name in ("whisper", "whisper:", "wav2vec:a/b"):
         with pytest.raises(UserError, match=f"--transcriber={name}: expected whisper:ID"):
-            lyrics.transcribe(tmp_path, tmp_path / "out.jsonl", name)
+            recognition.lyrics_metric(name, None, tmp_path)

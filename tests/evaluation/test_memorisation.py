@@ -1,10 +1,14 @@
 """Memorisation against a comparison of all windows with all, planted copies, and chance."""
 
+import types
+
 import numpy as np
 import pytest
 
 from autosong_jax.errors import UserError
 from autosong_jax.evaluation import memorisation
+from autosong_jax.evaluation.intervals import estimates
+from autosong_jax.evaluation.metrics import Song
 
 
 def naive(songs, training, length):
@@ -91,6 +95,22 @@ def test_curves_of_songs_add_up():
     assert list(first) == ["", *(f"{seconds} s, {share} %" for seconds in (1, 2, 5, 10) for share in (100, 90, 80))]
     short = memorisation.read_curve(found[2], "all")
     assert np.isnan(short["5 s, 80 %"]) and short["2 s, 80 %"] == 0
+
+
+def test_the_metric_is_that_of_all_songs_together():
+    rng = np.random.default_rng(5)
+
+    class Training(list):
+        frame_rate, codec = 10.0, types.SimpleNamespace(frames=types.SimpleNamespace(size=50))
+
+    training = Training({"frames": rng.integers(50, size=(120, 2))} for _ in range(4))
+    frames = [rng.integers(50, size=(100, 2)), training[3]["frames"][20:]]
+    songs = [Song(str(i), 8000, 10.0, 50, lambda i=i: frames[i]) for i in range(2)]
+    metric = memorisation.memorisation_metric(training)
+    assert all(metric.applies(song) for song in songs)
+    found = estimates(metric.of_songs(songs), metric.summarize, draws=20)
+    assert found[""].value == found["all: 10 s, 100 %"].value == 0.5 and len(found) == 25
+    assert (found[""].low, found[""].high) == (0, 1)
 
 
 def test_hashes_are_not_trusted(monkeypatch):

@@ -31,6 +31,21 @@ def said(name, songs):
             estimates([TABLE[name].of_song(one) for one in songs], TABLE[name].summarize, draws=2).items()}
 
 
+def test_onsets_are_those_of_the_backing():
+    def clicks(times):
+        audio = np.random.default_rng(0).normal(0, 1e-4, 4 * RATE)
+        for at in times:
+            audio[round(at * RATE):round(at * RATE) + 400] += np.random.default_rng(1).normal(0, 0.3, 400)
+        return audio.astype(np.float32)[None]
+
+    def lead(times):
+        return Song("song", RATE, FRAMES, get_audio=lambda: clicks(times), get_backing=lambda: clicks([1, 2, 3]))
+
+    found = said("onsets", [lead([1.02, 2.02]), lead([1.5, 2.5])])
+    assert found == {"": 0.5, "by chance": pytest.approx(3 * 0.1 / 4, rel=1e-6), "F": 0.4, "a second": 0.5}
+    assert not TABLE["onsets"].applies(sounding(clicks([1])))
+
+
 @pytest.fixture
 def songs():
     """Pairs of codes (sung, true), of unlike lengths."""
