@@ -287,10 +287,14 @@ def trained_to(sampler: type) -> str:
     return f"trained to {sampler.ability} (objective {' or '.join(sampled_by(name))})"
 
 
+def options_of(samplers: Sequence[Autoregressive | Masked | Continuous]) -> set[str]:
+    """The options that some sampler of a model takes, and the length of songs."""
+    return names(LengthOptions).union(*(names(kind) for sampler in samplers for kind in sampler.option_kinds))
+
+
 def check_options(given: Mapping[str, Any], samplers: Sequence[Autoregressive | Masked | Continuous]) -> None:
     """Raises UserError for an option that no sampler of a model takes, and TypeError for one that none at all does."""
-    of_model = {name for sampler in samplers for kind in sampler.option_kinds for name in names(kind)}
-    for option in sorted(given.keys() - of_model - names(LengthOptions)):
+    for option in sorted(given.keys() - options_of(samplers)):
         taker = next((sampler for sampler in SAMPLERS.values()
                       if any(option in names(kind) for kind in sampler.option_kinds)), None)
         if taker is None:

@@ -41,6 +41,7 @@ STRIDE = 32  # frames, after which progress is reported
 
 Sources = Mapping[str, Mapping[str, np.ndarray]]
 Conditions = Mapping[str, Any]  # by what they are given as: a text, or audio or frames; lists are of songs
+Watch = Callable[[float], None]  # is told now and then which share of a song is made; what it raises ends the song
 
 
 class Singer:
@@ -61,6 +62,7 @@ class Singer:
     def __init__(self, context: ModelContext, model: SongModel):
         self.config, self._context = context.config, context
         encoders = Encoders(functools.cache(context.load_text_encoder), lambda: self.codec)
+        self._encoders = encoders
         self._conditions = UserConditions(context.config, context.text, context.codec, encoders)
         self.encode_conditions, self.conditions_of = self._conditions.encode, self._conditions.given
         self.replace_weights(model)
@@ -95,6 +97,26 @@ class Singer:
     def frames(self) -> Frames:
         """What songs are made of."""
         return self._context.codec.frames
+
+    @property
+    def text_encoder(self) -> Any:
+        """What texts go through: of ids, or a frozen one. Raises UserError if it cannot be used here."""
+        return self._encoders.text()
+
+    @property
+    def arguments(self) -> list[str]:
+        """What can be given of a song, such as `lyrics`."""
+        return self._conditions.arguments
+
+    @property
+    def options(self) -> set[str]:
+        """The options that mean something to this model, fields of the dataclasses in `sampling.options`."""
+        return samplers.options_of(self._samplers)
+
+    @property
+    def fills_in(self) -> bool:
+        """Whether it can `edit`."""
+        return self._masked is not None
 
     def read(self, path: str, channels: int | None = None) -> np.ndarray:
         """A clip as a caller gives it: the audio in a file, by default of the codec's channels; or the frames in a .npy
@@ -147,7 +169,8 @@ class Singer:
 
     def stream(self, *, chunk_seconds: float = 1.0, seed: int = 0, candidates: int = 1, rank_by: Ranker | None = None,
                prompt_audio: np.ndarray | None = None, leader: "Singer | None" = None,
-               rescorer: "Singer | None" = None, **conditions_and_options) -> Iterator[AudioChunk]:
+               rescorer: "Singer | None" = None, watch: Watch | None = None, **conditions_and_options
+               ) -> Iterator[AudioChunk]:
         """Sings one song and gives its sound as it is made: the song of `generate`, chunk by chunk.
 
         All that changes is in the iterator: streams of one singer may be gone through in turns, and each gives the song
@@ -157,6 +180,7 @@ class Singer:
           chunk_seconds: how much is sung between two chunks, and decoded at a time.
           seed, prompt_audio, leader, rescorer, **conditions_and_options: as of `generate`, for one song.
           candidates, rank_by: there is nothing to choose from.
+          watch: see `Watch`; also while nothing stands yet.
 
         Yields:
           Chunks whose frames together are those of `generate`, and so is their audio where the codec decodes blocks as
@@ -179,18 +203,20 @@ class Singer:
         draft, legs = self._plan(sources, 1, prompt, leader and self.helper(leader, songs),
                                  rescorer and self.helper(rescorer, songs), options)
         stride = max(round(chunk_seconds * self.medium.rate), 1)
-        frames = self.medium.frames(_standing(windows.sing(draft, legs, [seed], stride)))
+        made = _watched(windows.sing(draft, legs, [seed], stride), _missing(draft, legs), watch)
+        frames = self.medium.frames(_standing(made))
         return sound.decoded(self.codec, frames, max(round(chunk_seconds * self.frame_rate), 1), samples)
 
     def edit(self, edit: Edit, *, seed: int = 0, candidates: int = 1, rank_by: Ranker | None = None,
-             rescorer: "Singer | None" = None, show_progress: bool = False, **conditions_and_options
-             ) -> GeneratedSong | list[GeneratedSong]:
+             rescorer: "Singer | None" = None, show_progress: bool = False, watch: Watch | None = None,
+             **conditions_and_options) -> GeneratedSong | list[GeneratedSong]:
         """Makes parts of a song anew and keeps the frames of the rest, or adds to it before, between and after clips.
 
         Args:
           edit: what stays and what is made.
           seed, candidates, rank_by, rescorer, show_progress, **conditions_and_options: as of `generate`; the conditions
             are those of the song as it is to be, and its likelihood is that of what is made anew.
+          watch: see `Watch`; of several candidates it is told of those that are made together.
 
         Returns:
           As of `generate`.
@@ -206,7 +232,7 @@ class Singer:
             return self._plan_edit(self.encode_conditions(songs), len(songs), frames, given,
                                    rescorer and self.helper(rescorer, songs), options)
 
-        made = self._made(songs, plan, seed, candidates, rank_by, rescorer or self, None, show_progress)
+        made = self._made(songs, plan, seed, candidates, rank_by, rescorer or self, None, show_progress, watch)
         return made if several else made[0]
 
     def align(self, song: np.ndarray, *, heads: Sequence[Head] | None = None, **conditions) -> Alignment:
@@ -440,7 +466,7 @@ class Singer:
 
     def _made(self, songs: Sequence[Conditions], plan: Callable[[Sequence[Conditions]], tuple[Draft, list[Leg]]],
               seed: int, candidates: int, rank_by: Ranker | None, reader: "Singer", samples: int | None,
-              show_progress: bool) -> list[GeneratedSong]:
+              show_progress: bool, watch: Watch | None = None) -> list[GeneratedSong]:
         """Songs, or of each the best of some candidates.
 
         Args:
@@ -449,25 +475,26 @@ class Singer:
           seed, candidates, rank_by, show_progress: as of `generate`.
           reader: by whom songs are likely or not.
           samples: see `_generated`.
+          watch: as of `edit`.
         """
         ranking.check(candidates, rank_by)
         if rank_by is None:
-            made = self._collect(*plan(songs), range(seed, seed + len(songs)), show_progress)
+            made = self._collect(*plan(songs), range(seed, seed + len(songs)), show_progress, watch)
             return [self._generated(self._frames_of(units), samples) for units in made]
         for song in songs:
             rank_by.check(self, song)
 
         def sung(songs: Sequence[Conditions], seed: int) -> Iterator[Candidate]:
-            return self._candidates(songs, plan, seed, reader, samples, show_progress)
+            return self._candidates(songs, plan, seed, reader, samples, show_progress, watch)
 
         return ranking.best(sung, songs, candidates, rank_by, seed, show_progress)
 
     def _candidates(self, songs: Sequence[Conditions], plan: Callable, seed: int, reader: "Singer",
-                    samples: int | None, show_progress: bool) -> Iterator[Candidate]:
+                    samples: int | None, show_progress: bool, watch: Watch | None) -> Iterator[Candidate]:
         """Songs that are made together, to choose from; arguments as of `_made`."""
         draft, legs = plan(songs)
         given = draft.lengthened(legs[-1].stop).given.copy()
-        made = self._collect(draft, legs, range(seed, seed + len(songs)), show_progress)
+        made = self._collect(draft, legs, range(seed, seed + len(songs)), show_progress, watch)
         sources = functools.cache(lambda: reader._known_of(songs))
 
         def log_likelihood(i: int) -> float | None:
@@ -488,18 +515,32 @@ class Singer:
         """A song of these frames, whose audio has so many samples if that is given."""
         return GeneratedSong(frames, self._context.codec.sample_rate, lambda frames: self.codec.decode(frames), samples)
 
-    def _collect(self, draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool
-                 ) -> list[np.ndarray]:
+    def _collect(self, draft: Draft, legs: Sequence[Leg], seeds: Sequence[int], show_progress: bool,
+                 watch: Watch | None = None) -> list[np.ndarray]:
         """The units of songs once they are all made."""
-        with progress(total=legs[-1].stop - int(draft.given.sum()), unit="frame", desc="singing", leave=False,
-                      show=show_progress) as bar:
-            for now in windows.sing(draft, legs, seeds, None if bar.disable else STRIDE):
+        total = _missing(draft, legs)
+        with progress(total=total, unit="frame", desc="singing", leave=False, show=show_progress) as bar:
+            stride = None if bar.disable and watch is None else STRIDE
+            for now in _watched(windows.sing(draft, legs, seeds, stride), total, watch):
                 bar.update(now.made - bar.n)
         return list(now.draft.songs())
 
     def _frames_of(self, units: np.ndarray) -> np.ndarray:
         """The frames of a song."""
         return np.concatenate([self.frames.none, *self.medium.frames([units])])
+
+
+def _missing(draft: Draft, legs: Sequence[Leg]) -> int:
+    """How many units are to be made."""
+    return legs[-1].stop - int(draft.given.sum())
+
+
+def _watched(made: Iterator[Made], total: int, watch: Watch | None) -> Iterator[Made]:
+    """The same, while `watch` is told how much of `total` there is."""
+    for now in made:
+        if watch:
+            watch(now.made / total)
+        yield now
 
 
 def _standing(made: Iterator[Made]) -> Iterator[np.ndarray]:

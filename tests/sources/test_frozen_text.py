@@ -64,6 +64,13 @@ def test_spans_are_the_characters_of_tokens(encoders, kind):
     assert encoders[kind].spans("").shape == (0, 2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_no_token_is_named(encoders, kind):
+    lyrics = "love xyz\n" + 4 * "night blue " + "\n雨 love"
+    unknown = encoders[kind].tokenizer.unknown(lyrics)
+    assert "".join(lyrics[start:stop] for start, stop in unknown).replace(" ", "").replace("\n", "") == "xyz雨"
+
+
 def test_ids_of_bert_are_those_of_its_pieces(checkpoints, encoders):
     reference = transformers.AutoTokenizer.from_pretrained(checkpoints["bert"][0])
     pieces = ["love rain  night\n\nblue sun love,", "[CLS] rain"]  # not cut within the limit of 12

@@ -91,6 +91,7 @@ def test_genre_is_one_line_in_which_brackets_mean_nothing():
 ])
 def test_section_tags(kind, tags, recwarn):
     assert {sections.KINDS[sections.section_id(tag)] for tag in tags} == {kind}
+    assert all(map(sections.is_known, tags))
     assert not recwarn
 
 
@@ -98,7 +99,7 @@ def test_section_tags(kind, tags, recwarn):
 def test_unknown_tags_are_other_and_named(tag):
     with pytest.warns(UserWarning, match="not known and counts as 'other'; known tags: .*pre-chorus") as caught:
         encoded = BYTES.encode_lyrics(f"[{tag}]\nla")
-    assert f"[{tag}]" in str(caught[0].message)
+    assert f"[{tag}]" in str(caught[0].message) and not sections.is_known(tag)
     assert {sections.KINDS[i] for i in encoded.sections} == {"other"}
 
 

@@ -48,14 +48,22 @@ def section_id(tag: str) -> int:
     do not count. A name that is not known as a whole goes by its last word: `Guitar Solo` is a solo. Any other tag is
     "other", with a warning that names it.
     """
-    words = _words(tag)
-    for name in ("".join(words), words[-1] if words else ""):
-        if name in _IDS:
-            return _IDS[name]
+    if (known := _known_id(tag)) is not None:
+        return known
     shown = tag if len(tag) <= 60 else f"{tag[:57]}..."
     warnings.warn(f"section tag [{shown}] is not known and counts as 'other'; known tags: {', '.join(KINDS[1:])}",
                   stacklevel=2)
     return KINDS.index("other")
+
+
+def is_known(tag: str) -> bool:
+    """Whether a tag's kind is one of `KINDS`, as `section_id` reads it."""
+    return _known_id(tag) is not None
+
+
+def _known_id(tag: str) -> int | None:
+    words = _words(tag)
+    return next((_IDS[name] for name in ("".join(words), words[-1] if words else "") if name in _IDS), None)
 
 
 def _words(tag: str) -> list[str]:

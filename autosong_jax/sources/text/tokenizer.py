@@ -83,6 +83,11 @@ class Tokenizer:
             at += len(piece) + len("\n")
         return np.array(spans, np.int32).reshape(-1, 2)
 
+    def unknown(self, text: str) -> list[tuple[int, int]]:
+        """The characters of the text, from start to before stop, that the tokenizer has no token for."""
+        unknown = [i for token in ("[UNK]", "<unk>") if (i := self._tokenizer.token_to_id(token)) is not None]
+        return [(int(start), int(stop)) for start, stop in self.spans(text)[np.isin(self.ids(text), unknown)]]
+
     def pieces(self, text: str) -> list[list[int]]:
         """The ids of each piece that the model takes in one go; none for an empty text."""
         return [encoding.ids for piece in self._pieces(text) for encoding in self._encode(piece)]
