@@ -50,7 +50,7 @@ LEVELS = [
     {"training", "sampling", "evaluation"},
     {"planning", "rankers"},  # of training; of sampling, by evaluation
     # The commands, and the package itself.
-    {"train", "generate", "align", "convert", "codec", "monitor", "evaluate", ""},
+    {"train", "generate", "align", "convert", "codec", "monitor", "evaluate", "studio", ""},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
@@ -198,7 +198,7 @@ def test_the_package_leaves_the_log_of_its_caller_alone():
 @pytest.mark.parametrize(
     ("modules", "extras"),
     [
-        pytest.param(AUTOSONG_JAX, ["trackio", "wandb"], id="autosong_jax"),
+        pytest.param(AUTOSONG_JAX, ["studio", "trackio", "wandb"], id="autosong_jax"),
         pytest.param(DATA_PREP, ["beam", "encodec", "prep", "stems"], id="data_prep"),
     ],
 )
