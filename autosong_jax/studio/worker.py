@@ -70,12 +70,12 @@ class Sounding:
     def __init__(self, sample_rate: int, channels: int):
         self.sample_rate, self.channels = sample_rate, channels
         self.chunks: list[bytes] = []
-        self.over = False
+        self.samples, self.over = 0, False
 
-    def add(self, audio: np.ndarray) -> float:
-        """More of it, float32 [channels, samples]; gives how many seconds that is."""
+    def add(self, audio: np.ndarray) -> None:
+        """More of it, float32 [channels, samples]."""
         self.chunks.append(np.rint(np.clip(audio, -1, 1).T * 32767).astype("<i2").tobytes())
-        return audio.shape[1] / self.sample_rate
+        self.samples += audio.shape[1]
 
 
 class Worker:
@@ -235,7 +235,8 @@ class Worker:
 
         def hear(audio: np.ndarray) -> None:
             self._check(song)
-            song.heard += sound.add(audio)
+            sound.add(audio)
+            song.heard = sound.samples / song.sample_rate
             self.changes.tell()
 
         if request.edit:
@@ -248,8 +249,7 @@ class Worker:
             for chunk in singer.stream(chunk_seconds=CHUNK_SECONDS, seed=song.seed, watch=watch, **given, **options):
                 made.append(chunk.frames)
                 hear(chunk.audio)
-            made = GeneratedSong(np.concatenate(made), song.sample_rate, singer.codec.decode,
-                                 round(song.heard * song.sample_rate))
+            made = GeneratedSong(np.concatenate(made), song.sample_rate, singer.codec.decode, sound.samples)
         self._keep(song, made, began)
         given.pop("prompt_audio", None)
         self._align(song, made, given)

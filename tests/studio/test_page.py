@@ -119,7 +119,8 @@ def test_somebody_sings(server, toy_models, browser):
     page.wait("document.querySelectorAll('#lines button').length > 0")
     seconds, loudest = browser.execute_async_script(LOUDEST)
     assert seconds == pytest.approx(4, abs=0.2) and loudest > 0.001
-    page.press("play")
+    if page["play"].get_attribute("aria-label") == "Play":  # else it goes on from where it was heard
+        page.press("play")
     page.wait("Number(document.getElementById('wave').getAttribute('aria-valuenow')) > 0.1")
 
     # Cancelled.

@@ -7,6 +7,8 @@ import {Live, wake} from "./live.js";
 import * as player from "./player.js";
 import * as takes from "./takes.js";
 
+const SOON = 0.3; // seconds of a song that are not worth going on for
+
 const songs = new Map();
 let models = [];
 let opened = null; // the id of the song in the deck
@@ -36,7 +38,7 @@ async function refresh() {
     const ids = new Set(found.map((song) => song.id));
     const oldest = found.at(-1)?.id || "";
     for (const id of [...songs.keys()]) if (id > oldest && !ids.has(id)) gone(id);
-    found.forEach((song) => songs.set(song.id, song));
+    found.forEach((song) => (song.id === opened ? changed(song) : songs.set(song.id, song)));
     $("older").hidden = !more;
     const first = newestFirst().find(isActive) || newestFirst().find((song) => song.status === "done");
     if (!opened && first) await open(first);
@@ -147,19 +149,12 @@ function progress(song) {
   $("listen").hidden = !live || !live.muted;
 }
 
-// The open song is not being sung any more: what has come of it is heard to its end, then the deck has it.
-function finished(song) {
+// The open song is not being sung any more: the deck has it, and goes on from where it is heard.
+async function finished(song) {
   const left = live && live.song.id === song.id && song.status === "done" ? live.left : 0;
   tell(song.status === "done" ? `${takes.title(song)} is sung.` : takes.state(song));
-  $("live-progress").value = 1;
-  $("live-about").textContent = "Sung";
-  $("listen").hidden = true;
-  setTimeout(() => {
-    if (opened === song.id && songs.has(song.id)) {
-      stopLive();
-      deck(songs.get(song.id));
-    }
-  }, 1000 * left);
+  stopLive();
+  await deck(song, left > SOON ? Math.max(0, song.seconds - left) : undefined);
 }
 
 function stopLive() {
