@@ -57,8 +57,8 @@ def main() -> None:
     from autosong_jax.studio.library import Library
     from autosong_jax.studio.worker import Worker
 
-    library = Library(output)
     loaded = models.load(workdirs, FLAGS.max_seconds)
+    library = Library(output)
     studio = Studio(Worker(loaded, library, FLAGS.queue), library, FLAGS.max_upload_mb * 2**20)
     token = None if guard.is_loopback(FLAGS.host) else secrets.token_urlsafe(24)
     names = [*FLAGS.allowed_host, *([] if token is None else [FLAGS.host, socket.gethostname()])]
@@ -88,7 +88,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host and ipaddress.ip_address(host) else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=128)
     except (OSError, ValueError) as error:
-        why = os.strerror(error.errno).lower() if getattr(error, "errno", None) else error
+        number = getattr(error, "errno", None) or 0  # below 0 of a name that leads nowhere
+        why = os.strerror(number).lower() if number > 0 else "there is no such address"
         raise UserError(f"--host={host} --port={port} cannot be listened at ({why}): choose another port, or an "
                         "address of this machine") from error
 
