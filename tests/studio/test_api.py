@@ -18,7 +18,7 @@ from autosong_jax.audio import io as audio_io
 from tests.studio.conftest import done, wait
 
 ROOT = Path(__file__).resolve().parents[2]
-ASKED = {"model": "workdir", "lyrics": "[verse]\nla la\n\nlu lu", "genre": "pop", "seed": 5,
+ASKED = {"model": "stepwise", "lyrics": "[verse]\nla la\n\nlu lu", "genre": "pop", "seed": 5,
          "options": {"duration": 1.0, "temperature": 0.9, "cfg_scales": {"lyrics": 2.0}}}
 SINGING = {"lyrics": "[verse]\nla la\n\nlu lu", "genre": "pop", "seed": 5, "duration": 1.0, "temperature": 0.9,
            "cfg_scales": {"lyrics": 2.0}}
@@ -29,10 +29,10 @@ def samples(data):
     return soundfile.read(io.BytesIO(data), dtype="int16", always_2d=True)[0]
 
 
-def kept(audio, rate, folder):
+def kept(audio, rate, path):
     """float32 [channels, samples] as a file keeps it, int16 [samples, channels]."""
-    audio_io.write(folder / "expected.wav", audio, rate)
-    return samples((folder / "expected.wav").read_bytes())
+    audio_io.write(path, audio, rate)
+    return samples(path.read_bytes())
 
 
 def recording(seconds=0.4, rate=16000, **how):
@@ -48,11 +48,11 @@ def test_a_song_is_that_of_the_model_and_of_its_command_line(client, toy_models,
     assert answer.status_code == 202, answer.text
     song = done(api, answer.json()["id"])
     assert song["status"] == "done", song["error"]
-    expected = toy_models["workdir"].singer.generate(**SINGING)
+    expected = toy_models["stepwise"].singer.generate(**SINGING)
     path = f"/api/songs/{song['id']}"
     np.testing.assert_array_equal(np.load(io.BytesIO(api.get(f"{path}/codes").content)), expected.codes)
-    whole = kept(expected.audio, expected.sample_rate, tmp_path)
-    for form in ("wav", "flac"):
+    for form in ("flac", "wav"):
+        whole = kept(expected.audio, expected.sample_rate, tmp_path / f"expected.{form}")
         np.testing.assert_array_equal(samples(api.get(f"{path}/audio?format={form}").content), whole)
     assert song["seconds"] == len(whole) / expected.sample_rate and song["frames"] == len(expected.codes)
     peaks = api.get(f"{path}/peaks?count=7").json()["peaks"]
@@ -84,7 +84,7 @@ def test_a_part_is_sung_anew_and_a_song_goes_on(client, toy_models):
     assert sent.status_code == 201 and sent.json()["name"] == "my song.wav"
     asked = {**ASKED, "prompt_audio": {"upload": sent.json()["id"]}}
     longer = done(api, api.post("/api/songs", json=asked).json()["id"])
-    codec = toy_models["workdir"].singer.codec
+    codec = toy_models["stepwise"].singer.codec
     prompt = codec.encode(audio_io.read(api.studio.library.upload(sent.json()["id"]), codec.sample_rate, 1)[0])
     codes = np.load(io.BytesIO(api.get(f"/api/songs/{longer['id']}/codes").content))
     np.testing.assert_array_equal(codes[:len(prompt)], prompt)
@@ -93,7 +93,7 @@ def test_a_part_is_sung_anew_and_a_song_goes_on(client, toy_models):
 
 
 def test_a_song_is_heard_while_it_is_sung_and_nobody_waits_for_a_slow_reader(server, toy_models):
-    singer, port = toy_models["workdir"].singer, server()
+    singer, port = toy_models["stepwise"].singer, server()
     ask = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def call(method, path, body=None):
@@ -127,7 +127,7 @@ def test_a_song_is_heard_while_it_is_sung_and_nobody_waits_for_a_slow_reader(ser
 
 
 def test_songs_are_cancelled_and_only_so_many_wait(client, toy_models):
-    api, singer = client(queue=2), toy_models["workdir"].singer
+    api, singer = client(queue=2), toy_models["stepwise"].singer
     singer.hold()
     ids = [api.post("/api/songs", json=ASKED).json()["id"]]
     wait(lambda: api.get(f"/api/songs/{ids[0]}").json()["status"] == "singing")
@@ -161,7 +161,7 @@ def test_songs_are_there_after_a_restart(open_studio, toy_models, tmp_path):
             Library(tmp_path / "songs")
         sung = done(api, api.post("/api/songs", json=ASKED).json()["id"])
         audio = api.get(f"/api/songs/{sung['id']}/audio").content
-        toy_models["workdir"].singer.hold()
+        toy_models["stepwise"].singer.hold()
         cut_off = api.post("/api/songs", json=ASKED).json()["id"]
         wait(lambda: api.get(f"/api/songs/{cut_off}").json()["status"] == "singing")
     for name, text in [("20260101-000000-00000000", "{"), ("20260101-000000-00000001", json.dumps(sung))]:
@@ -196,23 +196,24 @@ JSON = {"Content-Type": "application/json"}
 SONG = "/api/songs/20260101-000000-0123abcd"
 WRONG = {
     "no JSON": ("POST", "/api/songs", {"content": b"{", "headers": JSON}, 400, "not JSON"),
-    "NaN": ("POST", "/api/songs", {"content": b'{"model": "workdir", "options": {"duration": NaN}}', "headers": JSON},
+    "NaN": ("POST", "/api/songs", {"content": b'{"model": "stepwise", "options": {"duration": NaN}}', "headers": JSON},
             400, "not JSON"),
-    "a form": ("POST", "/api/songs", {"data": {"model": "workdir"}}, 415, "expected application/json"),
-    "unknown field": ("POST", "/api/songs", {"json": {"model": "workdir", "lyric": "la"}}, 400, "lyric"),
+    "a form": ("POST", "/api/songs", {"data": {"model": "stepwise"}}, 415, "expected application/json"),
+    "unknown field": ("POST", "/api/songs", {"json": {"model": "stepwise", "lyric": "la"}}, 400, "lyric"),
     "unknown option": ("POST", "/api/songs", {"json": {**ASKED, "options": {"speed": 2}}}, 400, "options.speed"),
     "another's option": ("POST", "/api/songs", {"json": {**ASKED, "options": {"arrangement": "stride1"}}}, 400,
-                         "option arrangement means nothing to model 'workdir'"),
+                         "option arrangement means nothing to model 'stepwise'"),
     "another's condition": ("POST", "/api/songs", {"json": {**ASKED, "melody": {"song": SONG[-24:]}}}, 400,
-                            "melody was given, but model 'workdir' does not take it"),
+                            "melody was given, but model 'stepwise' does not take it"),
     "another's source": ("POST", "/api/songs", {"json": {**ASKED, "options": {"cfg_scales": {"drums": 2}}}}, 400,
                          "'drums'"),
-    "no edits": ("POST", "/api/songs", {"json": {"model": "workdir", "edit": {"clip": {"song": SONG[-24:]}}}}, 400,
+    "no edits": ("POST", "/api/songs", {"json": {"model": "stepwise", "edit": {"clip": {"song": SONG[-24:]}}}}, 400,
                  "cannot fill in"),
     "seed": ("POST", "/api/songs", {"json": {**ASKED, "seed": -1}}, 400, "seed -1"),
     "text for a number": ("POST", "/api/songs", {"json": {**ASKED, "seed": "5"}}, 400, "seed '5'"),
     "too long a song": ("POST", "/api/songs", {"json": {**ASKED, "options": {"duration": 31}}}, 400, "at most 30 s"),
-    "no such model": ("POST", "/api/songs", {"json": {"model": "../workdir"}}, 400, "expected one of workdir, masked"),
+    "no such model": ("POST", "/api/songs", {"json": {"model": "../stepwise"}}, 400,
+                      "expected one of stepwise, masked"),
     "two lines of genre": ("POST", "/api/songs", {"json": {**ASKED, "genre": "pop\nrock"}}, 400, "one line"),
     "controls": ("POST", "/api/songs", {"json": {**ASKED, "lyrics": "la\x1b[2J"}}, 400, "control characters"),
     "huge lyrics": ("POST", "/api/songs", {"json": {**ASKED, "lyrics": "l" * 30_000}}, 400, "at most 20000"),
@@ -285,12 +286,12 @@ def test_a_token_is_asked_for_beyond_this_machine(client):
 
 def test_models_and_lyrics(api):
     models = {model["name"]: model for model in api.get("/api/models").json()["models"]}
-    assert models["workdir"]["texts"] == ["lyrics", "genre"] and models["workdir"]["clips"] == ["prompt_audio"]
-    assert not models["workdir"]["edits"] and models["masked"]["edits"] and models["masked"]["aligns"]
+    assert models["stepwise"]["texts"] == ["lyrics", "genre"] and models["stepwise"]["clips"] == ["prompt_audio"]
+    assert not models["stepwise"]["edits"] and models["masked"]["edits"] and models["masked"]["aligns"]
     assert models["masked"]["options"]["steps"]["default"] == [3, 2, 2]
-    assert "arrangement" in models["masked"]["options"] and "arrangement" not in models["workdir"]["options"]
+    assert "arrangement" in models["masked"]["options"] and "arrangement" not in models["stepwise"]["options"]
     lyrics = "[vrse]\nla " + "la " * 20 + "\n[chorus]"
-    report = api.post("/api/lyrics", json={"model": "workdir", "lyrics": lyrics}).json()
+    report = api.post("/api/lyrics", json={"model": "stepwise", "lyrics": lyrics}).json()
     assert (report["lines"], report["length"] > 40, report["max_length"]) == (1, True, 40)
     assert report["read"] < 50 and [part["text"] for part in report["unknown"]] == ["[vrse]"]
 

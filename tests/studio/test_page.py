@@ -90,7 +90,7 @@ class Page:
 
 
 def test_somebody_sings(server, toy_models, browser):
-    port, singer = server(), toy_models["workdir"].singer
+    port, singer = server(), toy_models["stepwise"].singer
     page = Page(browser, port)
     page.wait("document.querySelectorAll('#model option').length === 2")
     page["lyrics"].send_keys("[vrse]\nla la\nlu lu")
