@@ -7,7 +7,6 @@ Only this machine reaches it, unless --host says otherwise; then it asks for a t
 --output and are there again the next time.
 """
 
-import contextlib
 import importlib.util
 import ipaddress
 import os
@@ -64,16 +63,15 @@ def main() -> None:
     names = [*FLAGS.allowed_host, *([] if token is None else [FLAGS.host, socket.gethostname()])]
     app = guard.Guard(studio.app(), names, token)
     class Server(uvicorn.Server):
-        def handle_exit(self, *signal) -> None:
+        def handle_exit(self, *signal) -> None:  # which comes twice from whoever is in a hurry
             studio.worker.changes.end()  # or the streams would go on, and the server wait for them
-            super().handle_exit(*signal)
+            self.should_exit = True
 
     server = Server(uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="on",
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1))
     _say(listening.getsockname()[1], token, list(loaded), output)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listening])
+    server.run(sockets=[listening])
 
 
 def _check_installed() -> None:

@@ -110,7 +110,7 @@ class Worker:
             self._stopping = True
             self._changed.notify()
         if self._thread.is_alive():
-            self._thread.join(10)
+            self._thread.join(3)
 
     def songs(self) -> list[schema.Song]:
         """All songs, the newest first."""
