@@ -49,7 +49,8 @@ async function refresh() {
 }
 
 function draw() {
-  takes.draw(newestFirst(), opened, compared, {open, compare, remove});
+  const on = (act) => (id) => act(songs.get(id));
+  takes.draw(newestFirst(), opened, compared, {open: on(open), compare: on(compare), remove: on(remove)});
 }
 
 // A song has changed.

@@ -29,24 +29,35 @@ function when(song) {
   return time.toLocaleString([], today ? {timeStyle: "short"} : {dateStyle: "medium", timeStyle: "short"});
 }
 
-// Draws the list; `actions` are what its buttons do.
+const rows = new Map(); // by id: the row, what it was made for, and where it says how far the song is
+
+// Draws the list; `actions` are what its buttons do with the song of an id. A row stays the same element while nothing
+// but its progress changes, so that it can be clicked and keeps the focus.
 export function draw(songs, open, compared, actions) {
-  const focused = document.activeElement?.dataset?.key;
   $("no-takes").hidden = songs.length > 0;
-  $("takes").replaceChildren(...songs.map((song) => {
-    const done = song.status === "done", bad = song.status === "failed";
-    const name = title(song);
-    const key = (what) => `${what} ${song.id}`;
-    return make("li", {class: song.id === open ? "open" : undefined},
-      make("button", {type: "button", class: "take", "data-key": key("open"), "aria-current": song.id === open ? "true" : undefined,
-        onclick: () => actions.open(song)}, make("span", {}, name),
-        make("small", {class: bad ? "bad" : undefined}, `${state(song)} · ${about(song)}`)),
-      done && song.id !== open ? make("button", {type: "button", "data-key": key("compare"),
-        "aria-label": `A/B: compare with ${name}, seed ${song.seed}`, "aria-pressed": song.id === compared ? "true" : "false",
-        onclick: () => actions.compare(song)}, "A/B") : null,
-      make("button", {type: "button", "data-key": key("remove"),
-        "aria-label": `${done || bad || song.status === "interrupted" ? "Remove" : "Cancel"} ${name}, seed ${song.seed}`,
-        onclick: () => actions.remove(song)}, "✕"));
-  }));
+  for (const id of [...rows.keys()]) if (!songs.some((song) => song.id === id)) rows.delete(id);
+  for (const song of songs) {
+    const made = JSON.stringify([song.status, song.id === open, song.id === compared]);
+    if (rows.get(song.id)?.made !== made) rows.set(song.id, row(song, made, open, compared, actions));
+    rows.get(song.id).said.textContent = `${state(song)} · ${about(song)}`;
+  }
+  const list = songs.map((song) => rows.get(song.id).element);
+  if (list.length === $("takes").children.length && list.every((one, i) => one === $("takes").children[i])) return;
+  const focused = document.activeElement?.dataset?.key;
+  $("takes").replaceChildren(...list);
   if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function row(song, made, open, compared, actions) {
+  const done = song.status === "done", over = done || song.status === "failed" || song.status === "interrupted";
+  const name = `${title(song)}, seed ${song.seed}`;
+  const said = make("small", {class: song.status === "failed" && "bad"});
+  const button = (what, properties, ...children) => make("button", {
+    type: "button", "data-key": `${what} ${song.id}`, onclick: () => actions[what](song.id), ...properties}, ...children);
+  const element = make("li", {class: song.id === open && "open"},
+    button("open", {class: "take", "aria-current": song.id === open && "true"}, make("span", {}, title(song)), said),
+    done && song.id !== open ? button("compare", {"aria-label": `A/B: compare with ${name}`,
+      "aria-pressed": String(song.id === compared)}, "A/B") : null,
+    button("remove", {"aria-label": `${over ? "Remove" : "Cancel"} ${name}`}, "✕"));
+  return {element, made, said};
 }
