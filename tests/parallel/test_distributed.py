@@ -4,7 +4,6 @@ With two devices in all they are the same to the last bit. With more, sums betwe
 than within one.
 """
 
-import itertools
 import json
 import os
 import shutil
@@ -189,9 +188,15 @@ def test_two_processes_of_two_devices_equal_one_of_four_and_read_each_its_rows(t
     assert rows == [{0, 1, 2, 3}, {4, 5, 6, 7}]
 
 
-def test_stopped_and_gone_on_with_other_numbers_of_processes(config, tmp_path, on_devices):
-    """What a kill leaves, tests of one process show."""
+def test_stopped_in_every_way_and_gone_on_with_other_numbers_of_processes(config, tmp_path, on_devices):
     workdir, undisturbed = tmp_path / "workdir", tmp_path / "undisturbed"
+    processes = start([config, config], workdir, tmp_path)
+    wait_for_step(workdir, 5, processes[0])
+    while not any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir()):
+        time.sleep(0.02)  # they are written in the background
+    for process in processes:
+        process.kill()
+    finish(processes)
     on_devices(2)
     stop_at(8, config, workdir)  # by one process
     processes = start([config, config], workdir, tmp_path)
@@ -215,10 +220,11 @@ def wait_for_step(workdir, step, process):
 
 
 def stop_at(step, config, workdir):
-    """Trains in this process from the beginning until the end of `step`."""
+    """Trains in this process until the end of `step`."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(loop.Stopped, match=f"step {step}"):
-        vote, calls = distributed.Vote.__call__, itertools.count(1)
-        patch.setattr(distributed.Vote, "__call__", lambda self, _: vote(self, next(calls) == step))
+        vote, calls = distributed.Vote.__call__, iter(range(1000))
+        first = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()) + 1
+        patch.setattr(distributed.Vote, "__call__", lambda self, _: vote(self, first + next(calls) == step))
         loop.train(config, workdir)
 
 

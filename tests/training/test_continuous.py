@@ -249,6 +249,9 @@ def test_songs_of_latents_are_sung_streamed_and_go_on_from_recordings(song_model
     made = model.sing_units(model.encode_conditions([{}]), [3], duration=9 * columns / RATE)
     assert made[0].shape == (9, BANDS // 16 * 4)
     np.testing.assert_array_equal(np.concatenate(list(model.medium.frames(made))), song.frames)
+    two = model.sing_units(model.encode_conditions([{}] * 2), [3, 4], duration=9 * columns / RATE)
+    np.testing.assert_allclose(two[0], made[0], atol=1e-4)
+    assert np.abs(two[1] - made[0]).max() > 0.1
     chunks = list(model.stream(duration=9 * columns / RATE, seed=3, chunk_seconds=2 * columns / RATE))
     streamed = np.concatenate([chunk.frames for chunk in chunks])
     assert len(chunks) > 2 and np.abs(streamed.astype(int) - song.frames).max() <= 1
