@@ -127,7 +127,7 @@ def test_what_is_cut_off_goes_on_and_finds_the_same(command, toy_workdir, toy_da
                            *SETTINGS)
         if code != 130:
             break
-    assert code == 0 and len(kept) == len(set(kept)) == 2 * (1 + 1 + 2 + 3)  # losses, choices, songs, what is heard
+    assert code == 0 and len(kept) == len(set(kept)) == 2 * (1 + 1 + 2 + 3 + 1)  # losses, choices, songs, heard, pairs
     assert (output / "metrics.json").read_bytes() == undisturbed["metrics"]
 
 

@@ -70,7 +70,9 @@ def render(found: Mapping[str, Any], samples: Sequence[Sample]) -> str:
               _songs_table(found), _picture(_songs_figure(found), "metrics by codebook")]
     if rows := [(some["name"], distance) for some in found["judged"] for distance in some.get("distances", ())]:
         parts += ["<h2>Distances from the true songs</h2>", "<p class='about'>As distributions of embeddings; numbers "
-                  "of other embedders or other numbers of songs cannot be compared.</p>", _distances_table(rows)]
+                  "of other embedders or other numbers of songs cannot be compared. APA is no distance: 1 where songs "
+                  "go with their backings as training songs do, 0 where they go as with those of others.</p>",
+                  _distances_table(rows)]
     parts += _samples(samples)
     for some in found["judged"]:
         if some.get("left_out"):

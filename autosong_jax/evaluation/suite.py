@@ -6,6 +6,7 @@ knows no sampler: whoever calls it hands it what sings.
 Letters: N songs.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -25,6 +26,7 @@ from autosong_jax.codecs.codec import load_codec, read_frames
 from autosong_jax.data.dataset import SongDataset
 from autosong_jax.errors import UserError
 from autosong_jax.evaluation import distributions
+from autosong_jax.evaluation.accompaniment import mismatched, mix, prompt_adherence
 from autosong_jax.evaluation.embedders import Embedder
 from autosong_jax.evaluation.intervals import estimates
 from autosong_jax.evaluation.metrics import METRICS, Metric, Song
@@ -219,10 +221,12 @@ class Suite:
         return Song(name, info.sample_rate, info.frame_rate, info.frames.size, lambda: self.codec.encode(read()), read,
                     **known)
 
-    def judge(self, judged: Judged, embedders: Sequence[Embedder]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """What the metrics say of some songs: numbers by their names, as JSON has them; and their embeddings [N, D]."""
+    def judge(self, judged: Judged, embedders: Sequence[Embedder]
+              ) -> tuple[dict[str, Any], dict[tuple[str, str], np.ndarray]]:
+        """What the metrics say of some songs: numbers by their names, as JSON has them; and embeddings [N, D] by
+        ("embedding", embedder) of songs and by ("mix", embedder) of songs together with their backings."""
         sums: dict[str, list[Mapping[str, Any]]] = {metric.name: [] for metric in self.metrics}
-        vectors: dict[str, list[np.ndarray]] = {embedder.name: [] for embedder in embedders}
+        vectors: dict[tuple[str, str], list[np.ndarray]] = collections.defaultdict(list)
         self._ask_together(judged)
         for song in progress(judged.songs, unit="song", desc=f"judging {judged.name}"):
             song = song.anew()
@@ -232,19 +236,19 @@ class Suite:
                 if metric.kept_as not in known:
                     known[metric.kept_as] = dict(metric.of_song(song))
                 sums[metric.name].append(known[metric.kept_as])
-            for embedder in embedders:
-                name = f"embedding {embedder.name}"
-                if song.has >= set(embedder.needs):
-                    if name not in known:
-                        known[name] = embedder.embed(song)
-                    vectors[embedder.name].append(np.asarray(known[name], np.float64))
+            for what, heard in {"embedding": song, **({"mix": _mixed(song, song)} if song.get_backing else {})}.items():
+                for embedder in embedders:
+                    if heard.has >= set(embedder.needs):
+                        if f"{what} {embedder.name}" not in known:
+                            known[f"{what} {embedder.name}"] = embedder.embed(heard)
+                        vectors[what, embedder.name].append(np.asarray(known[f"{what} {embedder.name}"], np.float64))
             if len(known) > before:
                 judged.results.keep_numbers(song.id, known)
         numbers = {}
         for metric in self.metrics:
             found = estimates(sums[metric.name], lambda total, metric=metric: _quietly(metric.summarize, total))
             numbers |= {metric.label(detail): estimate.as_json() for detail, estimate in found.items()}
-        return numbers, {name: np.stack(rows) for name, rows in vectors.items() if rows}
+        return numbers, {name: np.stack(rows) for name, rows in vectors.items()}
 
     def _ask_together(self, judged: Judged) -> None:
         """Keeps what is found of all songs together, of those of which it is not kept already."""
@@ -260,17 +264,43 @@ class Suite:
         """Judges songs, beside them the true ones, and writes all that was found."""
         true = Judged(TRUE, [self.true_song(i) for i in range(self.count)], self.results("true"))
         numbers, reference = self.judge(true, embedders)
-        found["judged"] = [{"name": TRUE, "songs": self.count, "metrics": numbers}]
+        pairs = self._pairs(embedders) if any(song.get_backing for song in true.songs) else {}
+        found["judged"] = [{"name": TRUE, "songs": self.count, "metrics": numbers,
+                            "distances": _adherence(pairs, reference)}]
         for some in judged:
             numbers, vectors = self.judge(some, embedders)
             found["judged"].append({"name": some.name, "songs": len(some.songs), "metrics": numbers,
-                                    "distances": _distances(reference, vectors), "left_out": dict(some.left_out)})
+                                    "distances": _distances(reference, vectors) + _adherence(pairs, vectors),
+                                    "left_out": dict(some.left_out)})
         found["about"] = {metric.name: {"about": metric.about, "better": metric.better} for metric in self.metrics}
         for line in summary(found):
             say(line)
         self._write("metrics.json", json.dumps(found, indent=1) + "\n")
         heard = [sample for some in (true, *judged) for sample in self._samples(some, samples)]
         self._write("report.html", render(found, heard))
+
+    def _pairs(self, embedders: Sequence[Embedder]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Embeddings of training songs mixed with their own backings and with those of others, as many songs as are
+        judged: by embedder, [N, D] each; nothing where there are no training songs to be had."""
+        try:
+            training = Suite(SongDataset(self.dataset.path, "train"), "train", self.output, self.count)
+        except UserError:
+            return {}
+        stems = mismatched(training.count) if training.count > 1 else []
+        results = training.results("pairs", songs=training.count)
+        found: dict[str, tuple[list, list]] = {embedder.name: ([], []) for embedder in embedders}
+        for i, stem in enumerate(progress(stems, unit="pair", desc="listening to pairs")):
+            song, known = training.true_song(i), results.numbers(training.ids[i]) or {}
+            before = len(known)
+            for place, heard in enumerate((_mixed(song, song), _mixed(song, training.true_song(int(stem))))):
+                for embedder in embedders:
+                    if heard.has >= set(embedder.needs):
+                        if f"{place} {embedder.name}" not in known:
+                            known[f"{place} {embedder.name}"] = embedder.embed(heard)
+                        found[embedder.name][place].append(np.asarray(known[f"{place} {embedder.name}"], np.float64))
+            if len(known) > before:
+                results.keep_numbers(training.ids[i], known)
+        return {name: (np.stack(right), np.stack(wrong)) for name, (right, wrong) in found.items() if right}
 
     def _samples(self, judged: Judged, count: int) -> Iterator[Sample]:
         """The first songs, whose files are written on the way."""
@@ -288,15 +318,40 @@ class Suite:
         say(str(self.output / name))
 
 
-def _distances(reference: Mapping[str, np.ndarray], songs: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def _mixed(context: Song, stem: Song) -> Song:
+    """A song together with a backing, that of the song `context`."""
+    return Song(stem.id, stem.sample_rate, stem.frame_rate,
+                get_audio=lambda: mix(context.get_backing().mean(axis=0), stem.mono, stem.sample_rate)[None])
+
+
+def _adherence(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], songs: Mapping[tuple[str, str], np.ndarray]
+               ) -> list[dict[str, Any]]:
+    """How well songs go with their backings, by every embedder that pairs have been heard with."""
+    found = []
+    for embedder, (right, wrong) in pairs.items():
+        if (judged := songs.get(("mix", embedder))) is not None:
+            entry = {"distance": "APA", "embedder": embedder, "songs": len(judged), "references": len(right)}
+            try:
+                value = prompt_adherence(right, wrong, judged)
+                entry |= {"value": value.value, "low": value.low, "high": value.high}
+            except UserError as error:  # too few songs
+                entry |= {"value": None, "low": None, "high": None, "why": str(error)}
+            found.append(entry)
+    return found
+
+
+def _distances(reference: Mapping[tuple[str, str], np.ndarray], songs: Mapping[tuple[str, str], np.ndarray]
+               ) -> list[dict[str, Any]]:
     """How far the embeddings of some songs are from those of others, by every embedder that both have."""
     found = []
-    for embedder in songs.keys() & reference.keys():
+    for what, embedder in songs.keys() & reference.keys():
+        if what != "embedding":
+            continue
         for name, distance in DISTANCES.items():
-            entry = {"distance": name, "embedder": embedder, "songs": len(songs[embedder]),
-                     "references": len(reference[embedder])}
+            entry = {"distance": name, "embedder": embedder, "songs": len(songs[what, embedder]),
+                     "references": len(reference[what, embedder])}
             try:
-                value = distance(reference[embedder], songs[embedder])
+                value = distance(reference[what, embedder], songs[what, embedder])
                 entry |= {"value": value.value, "low": value.low, "high": value.high}
             except UserError as error:  # too few songs
                 entry |= {"value": None, "low": None, "high": None, "why": str(error)}
