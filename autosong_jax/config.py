@@ -65,7 +65,8 @@ def run_local(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.latents.update(layers=2, hidden=64, mlp_width=64)
     config.optimizer.update(warmup_steps=5)
     config.train.update(
-        steps=20, accumulation=1, log_every=5, eval_every=10, checkpoint_every=10, sample_every=0, remat="none")
+        steps=20, accumulation=1, log_every=5, eval_every=10, sing_every=10, checkpoint_every=10,
+        sample_every=0, remat="none")
     config.mesh.update(data=1, fsdp=-1, tensor=1)
     return config
 
@@ -363,6 +364,9 @@ _RULES = {
     "train.writers": _tuple_of(_one_of("tensorboard", "wandb", "trackio")),
     "train.project": _name,
     "train.eval_every": _EVERY,
+    "train.evaluations": _tuple_of(_text),
+    "train.sing_every": _EVERY,
+    "train.sing_songs": _integer(1, 10_000),
     "train.checkpoint_every": _integer(1, _MOST),
     "train.keep_last": _integer(1, _MOST),
     "train.keep_best": _EVERY,

@@ -151,10 +151,15 @@ def base() -> ml_collections.ConfigDict:
     train.writers = ("tensorboard",)
     train.project = "autosong_jax"  # at wandb and trackio; the run is called as its workdir
     train.eval_every = 1000  # steps between passes over the validation split; 0 for none
+    # Metrics of whole songs, sung with the lyrics of the validation split: note_error_rate, silence, clipping, ...;
+    # `python -m autosong_jax.evaluate` has the same. () for none: nothing is sung for them.
+    train.evaluations = ()
+    train.sing_every = 1000  # steps between them
+    train.sing_songs = 8  # the first of the split
     train.checkpoint_every = 1000  # a multiple of log_every
     train.keep_last = 2  # checkpoints kept: the newest, and the best
     train.keep_best = 3
-    train.best_by = "validation/loss"  # by which number of which kind of line: "validation/accuracy"
+    train.best_by = "validation/loss"  # by which number of which kind of line: "validation/accuracy", "sung/silence"
     train.sample_every = 5000  # steps between samples of `prompts`, written as audio to workdir/samples; 0 for none
     train.prompts = ("validation:0", "validation:1", "train:0")  # songs of the dataset to sing, SPLIT:NUMBER
 

@@ -20,7 +20,6 @@ from autosong_jax import cli, compiled
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
-ROOM = 1.25  # times as long as the longest true song may songs become that do not end
 
 
 def define_flags() -> None:
@@ -143,23 +142,19 @@ def open_workdir(dataset):
 def sing(suite, singer, weights: str, text: str, options: dict[str, Any], choices):
     """The songs that a model sings with some options."""
     from autosong_jax.evaluation.suite import Judged
+    from autosong_jax.sampling.whole_songs import limit, longest, sing_to
 
-    dataset, ends = suite.dataset, singer.config.data.end_of_song
-    longest = max(len(dataset[i]["frames"]) for i in range(suite.count)) / dataset.frame_rate
-    options = {"duration": max(ROOM * longest, singer.config.data.seconds) if ends else longest} | options
-    limit = round(options["duration"] * dataset.frame_rate)
+    dataset = suite.dataset
+    options = {"duration": longest(singer.config, dataset, suite.count)} | options
     name = text or "the config's settings"
     results = suite.results("sung", weights=weights, options=options, seed=FLAGS.seed)
 
     def sing(songs):
-        sources = singer.encode_conditions([singer.conditions_of(dataset[i]) for i in songs])
-        made = singer.sing(sources, [FLAGS.seed + i for i in songs], show_progress=True, **options)
-        # What says nothing of its end is as long as the true song.
-        return made if ends else [frames[:len(dataset[i]["frames"])] for i, frames in zip(songs, made, strict=True)]
+        return sing_to(singer, dataset, songs, seed=FLAGS.seed, show_progress=True, **options)
 
     made = suite.sung(name, results, sing, FLAGS.batch_size)
-    songs = [suite.song(i, frames, limit=limit if ends else None, forced=choices and choices[i])
-             for i, frames in enumerate(made)]
+    most = limit(singer.config, dataset, options["duration"])
+    songs = [suite.song(i, frames, limit=most, forced=choices and choices[i]) for i, frames in enumerate(made)]
     return Judged(name, songs, results)
 
 

@@ -149,6 +149,9 @@ def _table(runs: dict, unicode: bool):
             row(f"{label} loss", [_loss(run.get(kind, "loss")) for run in every])
             row("", [sparkline(run.get(kind, "loss"), unicode) for run in every], ["cyan"] * len(every))
             row(f"{label} accuracy", [_percent(run.get(kind, "accuracy").newest) for run in every])
+    for name in dict.fromkeys(name for run in every for name in run.series.get("sung", ())):
+        row(f"sung {name.replace('_', ' ')}", [_number(run.get("sung", name).newest) for run in every])
+        row("", [sparkline(run.get("sung", name), unicode) for run in every], ["cyan"] * len(every))
     table.add_section()
     row("learning rate", [_number(run.of_training("learning_rate").newest) for run in every])
     row("gradient norm", [_number(run.of_training("gradient_norm").newest) for run in every])

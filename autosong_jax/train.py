@@ -70,13 +70,32 @@ def main() -> int:
 
     with distributed.joined():
         try:
-            step = loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED, SampleWriter)
+            step = loop.train(config, pathlib.Path(FLAGS.workdir), cli.STARTED, SampleWriter, make_listener)
             cli.log.info("Trained to step %d; %s", step, _next(config))
         except loop.Stopped as stopped:
             command = shlex.join(["python", "-m", "autosong_jax.train", *sys.argv[1:]])
             cli.log.info("%s; go on with\n  %s", stopped, command)
             return 130
     return 0
+
+
+def make_listener(config, workdir: pathlib.Path, graph):
+    """What judges the songs that a model sings while it trains; see `loop.train`."""
+    from autosong_jax.data.dataset import SongDataset
+    from autosong_jax.evaluation.sung import Listener
+    from autosong_jax.sampling.samplers import check_config
+    from autosong_jax.sampling.samples import TrainingSinger
+    from autosong_jax.sampling.whole_songs import limit, longest, sing_to
+
+    songs = SongDataset(config.data.path, "validation")
+    check_config(config, songs.codec, "evaluations")
+    duration = longest(config, songs, min(config.train.sing_songs, len(songs)))
+    singing = TrainingSinger(config, workdir, graph)
+
+    def sing(params, numbers):
+        return singing(params, lambda singer: sing_to(singer, songs, numbers, seed=config.seed, duration=duration))
+
+    return Listener(config, workdir, songs, sing, limit(config, songs, duration))
 
 
 def _next(config) -> str:

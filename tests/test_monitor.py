@@ -181,6 +181,20 @@ def test_runs_are_shown_beside_each_other_and_drawn(workdir, command, tmp_path, 
     assert not list(tmp_path.glob(".unfinished*"))
 
 
+def test_what_was_sung_is_shown_and_drawn(workdir, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    sung = "".join(json.dumps({"step": step, "kind": "sung", "note_error_rate": 1 / step, "silence": 0.25, "time": 9})
+                   + "\n" for step in (10, 20, 40))
+    path = workdir("run", line(1, 1.0) + sung, best_by="sung/note_error_rate", checkpoints={
+        20: {"sung/note_error_rate": 0.05}, 40: {"sung/note_error_rate": 0.025}, 41: {"validation/loss": 0.001}})
+    status, out, err = command(f"--workdir={path}", f"--plot={tmp_path / 'curves.png'}")
+    assert status == 0, err
+    for shown in ("sung note error rate", "0.025", "sung silence", "best 40 (sung/note error rate 0.025)"):
+        assert shown in out, out
+    assert "time" not in [word for row in out.splitlines() if "sung" in row for word in row.split()]
+    assert struct.unpack(">II", (tmp_path / "curves.png").read_bytes()[16:24]) == (1400, 1600)
+
+
 def test_nothing_in_a_workdir_steers_the_terminal(workdir, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     path = workdir("\x1b]0;x\x07[red]\u202e", line(1, 1.0) + line(1, 1.0, "train_\x1b[2J") +

@@ -16,6 +16,9 @@ import numpy as np
 import scipy.fft
 import scipy.sparse
 
+# Transform and hop of the three spectra that signals are compared by. Yamamoto et al. (2020) have windows of 10, 25 and
+# 50 ms at 24 kHz; here a window is as long as its transform.
+RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 _BLOCK = 512  # frames transformed at once: small enough to stay in the cache
 
 

@@ -1,12 +1,14 @@
 """One picture of what runs have logged: losses, codebooks, rates and speed over steps."""
 
+import functools
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 
 from autosong_jax.evaluation.progress import Run, Series
 
-SIZE, DPI = (14, 12), 100
+WIDTH, HEIGHT, DPI = 14, 4, 100  # inches, the latter of a row
+MOST_SUNG = 6  # numbers of songs that were sung
 # Okabe and Ito's, told apart by the colour-blind, too; then others.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c564b", "#7f7f7f", "#bcbd22")
 STYLES = ("-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))  # of objectives
@@ -14,6 +16,8 @@ STYLES = ("-", "-.", (0, (1, 1)), (0, (5, 1, 1, 1)))  # of objectives
 
 def plot_runs(path: str | pathlib.Path, runs: Mapping[str, Run]) -> None:
     """Writes a PNG of 1400 x 1200 pixels, in one move: who looks at it while it is written anew sees the old one.
+
+    Where songs were sung and judged, it is higher, with a curve for each of the first numbers of them.
 
     Args:
       path: of the PNG; its folder exists.
@@ -23,15 +27,22 @@ def plot_runs(path: str | pathlib.Path, runs: Mapping[str, Run]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    panels = figure.subplots(3, 2)
     coloured = list(zip(runs.values(), COLOURS, strict=False))
-    for axes, title, draw in zip(panels.flat, (
-            "Loss", "Training loss by codebook", "Accuracy (%)", "Gradient norm", "Learning rate", "Steps per second"),
-            (lambda axes: _draw_both(axes, coloured, "loss"), lambda axes: _draw_codebooks(axes, coloured),
-             lambda axes: _draw_both(axes, coloured, "accuracy", 100),
-             lambda axes: _draw(axes, coloured, "gradient_norm"), lambda axes: _draw(axes, coloured, "learning_rate"),
-             lambda axes: _draw(axes, coloured, "steps_per_second")), strict=True):
+    drawings = {
+        "Loss": lambda axes: _draw_both(axes, coloured, "loss"),
+        "Training loss by codebook": lambda axes: _draw_codebooks(axes, coloured),
+        "Accuracy (%)": lambda axes: _draw_both(axes, coloured, "accuracy", 100),
+        "Gradient norm": lambda axes: _draw(axes, coloured, "gradient_norm"),
+        "Learning rate": lambda axes: _draw(axes, coloured, "learning_rate"),
+        "Steps per second": lambda axes: _draw(axes, coloured, "steps_per_second")}
+    for name in list(dict.fromkeys(name for run in runs.values() for name in run.series.get("sung", ())))[:MOST_SUNG]:
+        drawings[f"Sung: {_shown(name.replace('_', ' '))}"] = functools.partial(_draw_sung, coloured, name)
+    rows = -(-len(drawings) // 2)
+    figure = Figure(figsize=(WIDTH, HEIGHT * rows), dpi=DPI, layout="constrained")
+    panels = figure.subplots(rows, 2)
+    for axes in panels.flat[len(drawings):]:
+        axes.set_axis_off()
+    for axes, (title, draw) in zip(panels.flat, drawings.items(), strict=False):
         drawn = draw(axes)
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
         axes.grid(color="#e6e6e6")
@@ -90,6 +101,11 @@ def _draw(axes, coloured: Sequence[tuple[Run, str]], name: str) -> list[float]:
         for run, colour in coloured:
             drawn += _line(axes, run.get(kind, name), color=colour, linestyle=STYLES[i % len(STYLES)], linewidth=1.2)
     return drawn
+
+
+def _draw_sung(coloured: Sequence[tuple[Run, str]], name: str, axes) -> list[float]:
+    return [value for run, colour in coloured
+            for value in _line(axes, run.get("sung", name), color=colour, linestyle="--", marker="o", markersize=4)]
 
 
 def _draw_codebooks(axes, coloured: Sequence[tuple[Run, str]]) -> list[float]:

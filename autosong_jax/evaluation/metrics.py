@@ -11,12 +11,13 @@ Letters: T frames, K codebooks, V codebook size.
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from autosong_jax.audio.loudness import Meter
-from autosong_jax.evaluation import accompaniment, sound
+from autosong_jax.evaluation import accompaniment, notes, sound
 from autosong_jax.evaluation.intervals import Sums
 
 NGRAM = 8
@@ -88,7 +89,9 @@ class Song:
         """What a metric may need and this song has."""
         found = {"frames": self.get_frames, "codes": self.get_frames and self.size, "audio": self.get_audio,
                  "truth": self.truth, "lyrics": self.lyrics, "description": self.description,
-                 "forced": self.forced is not None, "limit": self.limit is not None, "backing": self.get_backing}
+                 "forced": self.forced is not None, "limit": self.limit is not None, "backing": self.get_backing,
+                 "syllables": notes.lyric_notes(self.lyrics) and not notes.other_words(self.lyrics) and (
+                     self.sample_rate >= notes.LEAST_RATE)}
         return {name for name, there in found.items() if there}
 
 
@@ -107,7 +110,8 @@ class Metric:
       name: of it; those of its numbers are "NAME" and "NAME.DETAIL".
       about: what it is, with its unit, in a line.
       needs: of a song: "frames", "codes" (frames that are codes), "audio", "truth" (the song of the dataset), "lyrics",
-        "description", "backing", "forced" (what teacher forcing takes) or "limit".
+        "syllables" (lyrics that are sung by the rule of `notes`), "description", "backing", "forced" (what teacher
+        forcing takes) or "limit".
       of_song: a song that has these -> sums: numbers or arrays, as of every other song.
       summarize: of added sums, the numbers by their details, "" for that of the metric itself. By default the mean over
         songs of what `of_song` gives, which then has "count" or, for each name, "NAME count".
@@ -242,6 +246,12 @@ def _agreement(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
             "F": 2 * sums["pairs"] / (sums["stem"] + sums["context"]), "a second": sums["stem"] / sums["seconds"]}
 
 
+def _notes(song: Song) -> Sums:
+    wanted = notes.lyric_notes(song.lyrics)
+    wrong = notes.note_error_rate(wanted, notes.sung_notes(song.mono, song.sample_rate)) * len(wanted)
+    return {"": wrong, "count": len(wanted)}
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("accuracy", "share of the true song's codes that stand at the same place", ("codes", "truth"),
            lambda song: _hits(song.frames, song.truth.frames), _shares, "more"),
@@ -271,4 +281,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("onsets", f"share of the song's onsets within {accompaniment.TOLERANCE * 1000:g} ms of one of its backing; "
            "what it would be at any time; F-measure of one for one; onsets a second", ("audio", "backing"), _onsets,
            _agreement, "more"),
+    Metric("note error rate", "wrong, missing and additional notes, of those that lyrics of a songbook stand for",
+           ("audio", "syllables"), _notes, better="less"),
 )
+
+
+def number_name(label: str) -> str:
+    """ "note error rate" -> "note_error_rate": a number's label as it stands in a line of metrics."""
+    return re.sub(r"\W+", "_", label)
+
+
+def better_of(name: str) -> str:
+    """Which is better of a number in a line of metrics: "more", "less", or "" where neither is or nobody knows it."""
+    found = [metric for metric in METRICS if f"{name}_".startswith(f"{number_name(metric.name)}_")]
+    return max(found, key=lambda metric: len(metric.name)).better if found else ""

@@ -22,9 +22,11 @@ from autosong_jax.workdir import numbers
 POINTS = 1024  # of a series: more than a picture has columns
 CHUNK = 2**20  # bytes that are read at once, and the longest line that can be one
 KINDS = 16  # of lines: two for each objective; nothing trains more at once than the planner has names for
-KIND = re.compile(r"(train|validation)(?:_(\w{1,40}))?")
+KIND = re.compile(r"(train|validation)(?:_(\w{1,40}))?|(sung)")
 # What is shown of a line. After "_" stands the codebook.
 NAME = re.compile(r"(?:loss|accuracy)(?:_\d{1,2})?|gradient_norm|learning_rate|steps_per_second|data_wait|mfu")
+SUNG = re.compile(r"(?!step$|time$)\w{1,60}")  # what is shown of a line on songs that were sung, and
+MOST_SUNG = 32  # of how many names at most
 PATIENCE = 5  # so many times as long as its lines take may a run be silent: it also evaluates, saves and sings
 RECENT = 64  # lines that the time left is reckoned from
 LEAST_PATIENCE = 120.0  # seconds, for what lines of a fast run say nothing of, such as compiling
@@ -201,7 +203,7 @@ class Run:
         self.step = step
         of_kind = self.series.setdefault(kind, {})
         for name, value in values.items():
-            if isinstance(name, str) and NAME.fullmatch(name) and type(value) in (int, float):
+            if self._is_shown(kind, name) and type(value) in (int, float):
                 value = _finite(value)
                 if value is not None:
                     series = of_kind.setdefault(name, Series())
@@ -211,6 +213,11 @@ class Run:
             written = values.get("time")
             written = _finite(written) if type(written) in (int, float) else None
             self._reported = [*self._reported[1 - RECENT:], (step, math.nan if written is None else written)]
+
+    def _is_shown(self, kind: str, name: str) -> bool:
+        if kind != "sung":
+            return bool(NAME.fullmatch(name))
+        return bool(SUNG.fullmatch(name)) and (name in self.series[kind] or len(self.series[kind]) < MOST_SUNG)
 
     def kinds(self, of: str) -> list[str]:
         """The kinds of lines of "train" or of "validation"."""
@@ -266,9 +273,19 @@ class Run:
     @property
     def best_checkpoint(self) -> int | None:
         """The one that is kept with the best number."""
-        best = max if numbers.better(self.best_by) == "more" else min
+        best = max if better(self.best_by) == "more" else min
         known = {step: found[self.best_by] for step, found in self.checkpoints.items() if self.best_by in found}
         return best(known, key=known.get, default=None)
+
+
+def better(number: str) -> str:
+    """Whether "more" or "less" is better of a number, "KIND/NAME"; "" where neither is."""
+    kind, _, name = number.partition("/")
+    if kind != "sung":
+        return numbers.better(number)
+    from autosong_jax.evaluation.metrics import better_of  # which needs more than what most runs are seen with
+
+    return better_of(name)
 
 
 def _finite(value: int | float) -> float | None:

@@ -5,7 +5,7 @@ how much of it is silent. Signals are float [samples], full scale 1.0.
 import numpy as np
 
 from autosong_jax.audio import spectrum
-from autosong_jax.layers.spectra import RESOLUTIONS
+from autosong_jax.audio.spectrum import RESOLUTIONS
 
 _FLOOR = 1e-4  # -80 dB, which a magnitude below counts as in logarithms
 _FAINT = 1e-6  # -120 dB: what is quieter is as loud

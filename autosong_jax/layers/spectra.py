@@ -12,10 +12,8 @@ import numpy as np
 from jax import Array
 
 from autosong_jax.audio import spectrum
+from autosong_jax.audio.spectrum import RESOLUTIONS
 
-# Transform and hop of the three spectra that signals are compared by. Yamamoto et al. (2020) have windows of 10, 25 and
-# 50 ms at 24 kHz; here a window is as long as its transform.
-RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 _FLOOR = 1e-4  # -80 dB of a full-scale sine: logarithms of what is quieter would say more of rounding than of sound
 
 

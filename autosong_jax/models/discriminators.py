@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from autosong_jax.audio.spectrum import RESOLUTIONS
 from autosong_jax.layers.convolution import Conv
-from autosong_jax.layers.spectra import RESOLUTIONS, stft
+from autosong_jax.layers.spectra import stft
 
 
 @jax.tree_util.register_dataclass

@@ -232,8 +232,10 @@ def compile_together(function: Any, *arguments: Any) -> None:
         barrier()
 
 
-def _from_first(value: str) -> str:
+def from_first(value: str) -> str:
     """The `value` of process 0, on all."""
+    if jax.process_count() == 1:
+        return value
     client, key = jax_distributed.global_state.client, f"{_KEY}value/{next(_barriers)}"
     if is_first():
         client.key_value_set(key, value)
@@ -250,7 +252,7 @@ def check_same(values: Mapping[str, Any]) -> None:
     if jax.process_count() == 1:
         return
     mine = json.loads(json.dumps(values))
-    first = json.loads(_from_first(json.dumps(values)))
+    first = json.loads(from_first(json.dumps(values)))
     for name in sorted(mine.keys() | first.keys()):
         if mine.get(name) != first.get(name):
             raise UserError(f"process {jax.process_index()} has {name} {mine.get(name)!r}, process 0 has "
@@ -265,7 +267,7 @@ def check_shared(directory: pathlib.Path) -> None:
     """
     if jax.process_count() == 1:
         return
-    path = directory / f".shared-{_from_first(uuid.uuid4().hex)}"
+    path = directory / f".shared-{from_first(uuid.uuid4().hex)}"
     if is_first():
         path.touch()
     barrier()

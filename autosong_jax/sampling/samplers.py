@@ -274,9 +274,10 @@ def check_sings(config: ml_collections.ConfigDict, what: str) -> None:
                         f"{', '.join(name for name in OBJECTIVES if samplers_of(name))}")
 
 
-def check_config(config: ml_collections.ConfigDict, codec: CodecInfo) -> None:
-    """Raises UserError where a model of `config` could not sing songs of that codec with its own defaults."""
-    check_sings(config, f"train.sample_every {config.train.sample_every}: the model")
+def check_config(config: ml_collections.ConfigDict, codec: CodecInfo, field: str) -> None:
+    """Raises UserError where a model of `config` could not sing songs of that codec with its own defaults, as a field
+    of its training asks for."""
+    check_sings(config, f"train.{field} {config.train[field]}: the model")
     for name in samplers_of(config.objective.name):
         SAMPLERS[name].check(config, codec)
 

@@ -1,8 +1,8 @@
-"""Songs sampled during training, written as audio to the workdir."""
+"""Songs sampled during training: written as audio to the workdir, or sung for whoever judges them."""
 
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
@@ -23,7 +23,37 @@ from autosong_jax.sampling.singer import Singer
 from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.workdir.workdir import ModelContext, window_pattern
 
+T = TypeVar("T")
 WriteAudio = Callable[[int, str, np.ndarray, int], None]  # step, name, float32 [channels, samples], Hz
+
+
+class TrainingSinger:
+    """Lets something be sung with the weights that a run has just then; of several processes, by the first alone.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      graph: the model without its parameters.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, graph: Any):
+        self._config, self._workdir, self._graph = config, workdir, graph
+        self._singer = None
+
+    def __call__(self, params: Any, sing: Callable[[Singer], T]) -> T | None:
+        """What `sing` gives with a model of these parameters, on the first process; None on others."""
+        params, made = on_first_process(params, declarations(self._graph, params)), None
+        if distributed.is_first():
+            model = nnx.merge(self._graph, params).unstacked()
+            if self._singer is None:
+                self._singer = Singer(ModelContext.read(self._config, self._workdir), model)
+            self._singer.replace_weights(model)
+            try:
+                made = sing(self._singer)
+            finally:
+                self._singer.release_weights()
+        distributed.barrier()
+        return made
 
 
 class SampleWriter:
@@ -42,11 +72,11 @@ class SampleWriter:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, graph: Any):
-        self._config, self._workdir, self._graph = config, workdir, graph
-        self._singer = None
+        self._config, self._workdir = config, workdir
+        self._sing = TrainingSinger(config, workdir, graph)
         self._prompts = {}
         if config.train.sample_every:
-            check_config(config, SongDataset(config.data.path, "train").codec)
+            check_config(config, SongDataset(config.data.path, "train").codec, "sample_every")
             states = text_states(config.data.path) if distributed.is_first() else None
             self._prompts = {prompt: self._sources(prompt, states) for prompt in config.train.prompts}
             for prompt in [prompt for prompt, sources in self._prompts.items() if sources is None]:
@@ -61,36 +91,22 @@ class SampleWriter:
           step: of training.
           write_audio: is given all audio, too.
         """
-        if not self._prompts:
-            return
-        params = on_first_process(params, declarations(self._graph, params))
-        if distributed.is_first():
-            self._sing(params, step, write_audio)
-        distributed.barrier()
+        if self._prompts:
+            self._sing(params, lambda singer: self._write_songs(singer, step, write_audio))
 
-    def _sing(self, params: Any, step: int, write_audio: WriteAudio) -> None:
-        model = nnx.merge(self._graph, params).unstacked()
-        if self._singer is None:
-            self._singer = Singer(ModelContext.read(self._config, self._workdir), model)
-        self._singer.replace_weights(model)
-        try:
-            self._write_songs(step, write_audio)
-        finally:
-            self._singer.release_weights()
-
-    def _write_songs(self, step: int, write_audio: WriteAudio) -> None:
+    def _write_songs(self, singer: Singer, step: int, write_audio: WriteAudio) -> None:
         rows = list(self._prompts.values())
         sources = {name: {key: np.concatenate([row[name][key] for row in rows]) for key in rows[0][name]}
                    for name in rows[0]}
         try:
-            codec = self._singer.codec
+            codec = singer.codec
         except UserError as error:
             log.warning("No samples: %s", error)
             return
         directory = self._workdir / "samples" / str(step)
         with writing(self._workdir):
             directory.mkdir(parents=True, exist_ok=True)
-        songs = self._singer.sing(sources, range(len(rows)))
+        songs = singer.sing(sources, range(len(rows)))
         for prompt, codes in zip(self._prompts, songs, strict=True):
             audio = codec.decode(codes)
             name = prompt.replace(":", "-")

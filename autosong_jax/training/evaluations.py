@@ -1,11 +1,11 @@
-"""What a run is judged by while it trains: the losses of the validation split.
+"""What a run is judged by while it trains: the losses of the validation split, and the songs that it sings.
 
 Every number has a name of its kind of line and its own, such as "validation/loss". By one of them the best checkpoints
 are kept.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import ml_collections
@@ -18,8 +18,23 @@ from autosong_jax.objectives.objective import Objective
 from autosong_jax.parallel import distributed
 from autosong_jax.training.metrics import MetricsWriter
 from autosong_jax.training.step import Trainer, TrainState
-from autosong_jax.weights.trainable import Parameters
+from autosong_jax.weights.trainable import Parameters, combine
 from autosong_jax.workdir import numbers
+
+SUNG = "sung"  # the kind of lines on songs that were sung
+
+
+class Listener(Protocol):
+    """Has a model sing, and says how good that is.
+
+    Attributes:
+      better: of each number that it gives, "more" or "less"; "" where neither is.
+    """
+
+    better: Mapping[str, str]
+
+    def __call__(self, params: Parameters) -> Mapping[str, float]:
+        """The numbers of a model of these parameters, the same on all processes; NaN for what cannot be said."""
 
 
 class Evaluations:
@@ -30,15 +45,23 @@ class Evaluations:
       trainer: of the run.
       validation: batches of the validation split, or None.
       put: a batch -> the same on the devices, as the model reads it.
+      listener: judges what the model sings; None where nothing does.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, trainer: Trainer, validation: Any,
-                 put: Callable[[Batch], Batch]):
+                 put: Callable[[Batch], Batch], listener: Listener | None):
         self._train, self._trainer, self._validation, self._put = config.train, trainer, validation, put
+        self._listener = listener
 
     def due(self, step: int) -> bool:
         """Whether there is one after `step`."""
+        return self._validates(step) or self._listens(step)
+
+    def _validates(self, step: int) -> bool:
         return self._validation is not None and (due(step, self._train.eval_every) or step == self._train.steps)
+
+    def _listens(self, step: int) -> bool:
+        return self._listener is not None and (due(step, self._train.sing_every) or step == self._train.steps)
 
     def run(self, state: TrainState, frozen: Parameters, step: int, writer: MetricsWriter) -> dict[str, float]:
         """Those that are due after `step`, of the averaged weights: written, and returned by "KIND/NAME".
@@ -46,7 +69,7 @@ class Evaluations:
         "validation/loss" is the mean of the losses of all objectives.
         """
         found = {}
-        if self.due(step):
+        if self._validates(step):
             losses = []
             for name, values in self._validate(state.average, frozen).items():
                 kind, objective = line_kind("validation", name, self._trainer), self._trainer.objectives[name]
@@ -55,6 +78,12 @@ class Evaluations:
                 found |= {f"{kind}/{key}": value for key, value in values.items()}
                 losses.append(values["loss"])
             found[numbers.LOSS] = float(np.mean(losses))
+        if self._listens(step):
+            values = {key: value for key, value in self._listener(combine(state.average, frozen)).items()
+                      if np.isfinite(value)}
+            writer.write(step, SUNG, values)
+            log.info("Step %d: %s %s", step, SUNG, ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
+            found |= {f"{SUNG}/{key}": value for key, value in values.items()}
         return found
 
     def _validate(self, average: Parameters, frozen: Parameters) -> dict[str, dict[str, float]]:
@@ -96,6 +125,8 @@ class Evaluations:
                 values = self._trainer.objectives[name].summarize(
                     jax.tree.map(lambda x: np.ones(x.shape, x.dtype), sums))
                 known |= {f"{kind}/{key}": numbers.better(key) for key in values if key != "targets"}
+        if self._listener is not None:
+            known |= {f"{SUNG}/{key}": better for key, better in self._listener.better.items()}
         return {name: better for name, better in known.items() if name != numbers.LOSS}
 
 

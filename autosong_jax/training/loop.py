@@ -30,7 +30,7 @@ from autosong_jax.parallel.sharding import batch_rows, check_batch, make_mesh, p
 from autosong_jax.sources.text.frozen import text_states
 from autosong_jax.training.ahead import Laps, compile_ahead
 from autosong_jax.training.components import known_parameters, with_component
-from autosong_jax.training.evaluations import Evaluations, due, headline, line_kind
+from autosong_jax.training.evaluations import Evaluations, Listener, due, headline, line_kind
 from autosong_jax.training.metrics import MetricsWriter, model_flops_utilization
 from autosong_jax.training.operations import step_operations
 from autosong_jax.training.optimizer import after_evaluation, last_rate
@@ -68,7 +68,8 @@ class Run:
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: float | None = None,
-          make_samples: Callable[[ml_collections.ConfigDict, pathlib.Path, Any], WriteSamples] | None = None) -> int:
+          make_samples: Callable[[ml_collections.ConfigDict, pathlib.Path, Any], WriteSamples] | None = None,
+          make_listener: Callable[[ml_collections.ConfigDict, pathlib.Path, Any], Listener] | None = None) -> int:
     """Trains until `config.train.steps`, from the newest checkpoint in `workdir`, or from `config.init` or nothing.
 
     Args:
@@ -77,6 +78,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
       started: when the command began, by `time.perf_counter`; by default now.
       make_samples: (config, workdir, the model without its parameters) -> what writes samples during training; None
         writes none.
+      make_listener: likewise, what has songs sung and judges them, if `config.train.evaluations` are to.
 
     Returns:
       The step that the run is at: more than `config.train.steps` if it had gone further before.
@@ -117,7 +119,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, started: flo
         return _put(batch, mesh, texts)
 
     validation = eval_batches(SongDataset(config.data.path, "validation"), **reading) if _is_validated(config) else None
-    evaluations = Evaluations(config, trainer, validation, put)
+    sings = make_listener and config.train.evaluations and config.train.sing_every
+    listener = make_listener(config, workdir, trainer.graph) if sings else None
+    evaluations = Evaluations(config, trainer, validation, put, listener)
     better = evaluations.better()
     distributed.barrier()  # all have looked before anything is written
     prepare_workdir(config, dataset, workdir)

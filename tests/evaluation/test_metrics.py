@@ -10,7 +10,7 @@ from autosong_jax.evaluation import metrics
 from autosong_jax.evaluation.embedders import get_embedder
 from autosong_jax.evaluation.intervals import estimates
 from autosong_jax.evaluation.metrics import METRICS, SMOOTHING, Song
-from autosong_jax.evaluation.notes import frequency
+from autosong_jax.evaluation.notes import frequency, lyric_notes
 
 RATE, FRAMES, K, V = 8000, 10, 2, 6
 TABLE = {metric.name: metric for metric in METRICS}
@@ -122,6 +122,22 @@ def test_sound_is_judged_sample_by_sample():
     expected = pyloudnorm.Meter(RATE).integrated_loudness(0.1 * loud)  # by filters that are off a little at 8 kHz
     assert said("loudness", [sounding(0.1 * loud), sounding(0 * loud)])[""] == pytest.approx(expected, abs=0.3)
     assert math.isnan(said("loudness", [sounding(0 * loud)])[""])
+
+
+def test_notes_are_those_that_the_lyrics_stand_for():
+    lyrics = "[verse]\nMila tose, suta"
+    wanted = lyric_notes(lyrics)
+    time = np.arange(round(0.25 * RATE)) / RATE
+
+    def sung(notes, lyrics=lyrics):
+        tones = [sum(np.sin(2 * np.pi * n * frequency(note) * time) / n for n in range(1, 5)) for note in notes]
+        audio = np.concatenate([np.pad(0.2 * tone, RATE // 10) for tone in tones])
+        return Song("song", RATE, FRAMES, V, get_audio=lambda: audio[None].astype(np.float32), lyrics=lyrics)
+
+    assert said("note error rate", [sung(wanted)]) == {"": 0.0}
+    assert said("note error rate", [sung(wanted), sung(wanted[:2] + wanted[3:])])[""] == pytest.approx(1 / 12)
+    assert not TABLE["note error rate"].applies(sung(wanted, "Love me do")), "nobody knows how these are sung"
+    assert not TABLE["note error rate"].applies(sung(wanted, "")), "nor what"
 
 
 def test_nothing_is_asked_of_a_song_that_lacks_what_it_needs():
