@@ -113,6 +113,10 @@ def judge_model(suite, found: dict[str, Any], settings: dict[str, dict[str, Any]
     if not samplers_of(workdir.config.objective.name):
         return found, []
     singer = Singer(workdir.context, model.unstacked(consume=True))
+    given = (singer.conditions_of(suite.dataset[i]) for i in range(suite.count))
+    if missing := set(singer.arguments).difference(*given):
+        cli.log.warning("no song that is judged says which %s it should have: they are sung without",
+                        " and ".join(sorted(missing)))
     return found, [sing(suite, singer, weights, text, options, choices) for text, options in settings.items()]
 
 

@@ -115,19 +115,18 @@ def test_what_is_cut_off_goes_on_and_finds_the_same(command, toy_workdir, toy_da
         def keep_and_stop(self, song, what):
             keep(self, song, what)
             kept.append((self.folder.name, song, keep.__name__))
-            if len(kept) in (3, 9):
+            if len(kept) == 11:  # when some songs have been judged; the other test stops before
                 raise KeyboardInterrupt
 
         return keep_and_stop
 
     for name in ("keep_numbers", "keep_array"):
         monkeypatch.setattr(Results, name, cut_off(getattr(Results, name)))
-    for _ in range(3):
+    for stopped in (130, 0):
         code, *_ = command(f"--workdir={toy_workdir}", f"--dataset={toy_dataset}", f"--output={output}", "--samples=1",
                            *SETTINGS)
-        if code != 130:
-            break
-    assert code == 0 and len(kept) == len(set(kept)) == 2 * (1 + 1 + 2 + 3 + 1)  # losses, choices, songs, heard, pairs
+        assert code == stopped
+    assert len(kept) == len(set(kept)) == 2 * (1 + 1 + 2 + 3 + 1)  # losses, choices, songs, what is heard, pairs
     assert (output / "metrics.json").read_bytes() == undisturbed["metrics"]
 
 

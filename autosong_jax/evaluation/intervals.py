@@ -4,6 +4,9 @@ What is known of a song are sums, such as the errors in it and how many there co
 are added, and a number is made of what they add up to: so a perplexity is the exponential of a mean, not a mean of
 exponentials, and a long song counts for more than a short one where that is meant.
 
+Where a number grows with how many different songs there are, as the share of a vocabulary does, the interval lies too
+low: of N songs that are drawn with replacement, fewer are different.
+
 Letters: N songs.
 """
 

@@ -98,10 +98,14 @@ def _keys(numbers: Array) -> Array:
 
 def _sums(graph: Any, objective: Objective, num_sources: int, params: Any, batch: Batch, keys: Array
           ) -> dict[str, Array]:
-    """The sums [B, ...] of each row, over all stages."""
+    """The sums [B, ...] of each row, over all stages.
+
+    Row after row, since JAX cannot map cuDNN's attention to keys of several lengths over one more axis.
+    """
     model = nnx.merge(graph, params)
 
-    def of_row(row: Mapping[str, Any], key: Array) -> dict[str, Array]:
+    def of_row(row_and_key: tuple[Mapping[str, Any], Array]) -> dict[str, Array]:
+        row, key = row_and_key
         one = jax.tree.map(lambda x: x[None], row)
         memory = model.encode(one["sources"], jnp.ones((1, num_sources), bool))
 
@@ -111,7 +115,7 @@ def _sums(graph: Any, objective: Objective, num_sources: int, params: Any, batch
 
         return jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(of_stage, jnp.arange(objective.stages)))
 
-    return jax.vmap(of_row)(batch, keys)
+    return jax.lax.map(of_row, (batch, keys))
 
 
 def _choices(graph: Any, objective: Objective, num_sources: int, params: Any, batch: Batch, keys: Array) -> Array:

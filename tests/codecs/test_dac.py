@@ -116,6 +116,9 @@ def test_codes_and_audio_are_those_of_transformers(toys, kind, same_codes):
             np.testing.assert_allclose(np.concatenate(pieces, axis=1), ours, atol=1e-5)
         seen |= set(codes[:, 0])
     assert len(seen) > 8 and np.abs(decoded).max() > 0.1, "the comparison is of something"
+    with torch.inference_mode():
+        latents = toy.model.quantizer.from_codes(torch.from_numpy(codes.astype(np.int64)).T[None])[0][0].T
+    np.testing.assert_allclose(codec.latents(codes), latents, atol=1e-5)
     assert codec.encode(audio[:, :0]).shape == (0, 3) and codec.decode(codes[:0]).shape == (1, 0)
 
 

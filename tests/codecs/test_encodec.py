@@ -187,6 +187,10 @@ def test_stereo_of_a_mono_model(toys, tmp_path, same_codes):
         for others in exported[:, side::2], loaded[:, side::2], alone.encode(audio[side:side + 1]):
             same_codes(codes[:, side::2], others, vectors, toy.exact.codebooks)
         np.testing.assert_allclose(codec.decode(codes)[side:side + 1], alone.decode(codes[:, side::2]), atol=1e-5)
+        with torch.inference_mode():
+            latents = toy.model.quantizer.decode(torch.from_numpy(codes[:, side::2].astype(np.int64)).T[:, None])[0].T
+        np.testing.assert_allclose(alone.latents(codes[:, side::2]), latents, atol=1e-5)
+        np.testing.assert_allclose(np.split(codec.latents(codes), 2, axis=1)[side], latents, atol=1e-5)
     with pytest.raises(UserError, match="one channel"):
         toys["48khz"].codec(stereo=True)
 

@@ -42,6 +42,15 @@ def test_the_songbook_survives(codec):
     assert wrong / total <= 0.05 and wrong_first / total <= 0.1
 
 
+def test_latents_are_sums_of_entries(codec, songs):
+    codes = codec.encode(songs[0])
+    latents = codec.latents(codes)
+    for t in (0, 7, len(codes) - 1):
+        expected = sum(codec.codebooks[k][code] for k, code in enumerate(codes[t]))
+        np.testing.assert_allclose(latents[t], expected, rtol=1e-5)
+    assert len(latents) == len(codes) and latents.dtype == np.float32
+
+
 def test_pitches_survive_to_the_semitone():
     """The strongest of all semitones from B3 to B5, by a Fourier sum over the whole note, is the one that was sung."""
     scale = range(60, 83, 2)
