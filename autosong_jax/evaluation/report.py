@@ -70,8 +70,10 @@ def render(found: Mapping[str, Any], samples: Sequence[Sample]) -> str:
               _songs_table(found), _picture(_songs_figure(found), "metrics by codebook")]
     if rows := [(some["name"], distance) for some in found["judged"] for distance in some.get("distances", ())]:
         parts += ["<h2>Distances from the true songs</h2>", "<p class='about'>As distributions of embeddings; numbers "
-                  "of other embedders or other numbers of songs cannot be compared. APA is no distance: 1 where songs "
-                  "go with their backings as training songs do, 0 where they go as with those of others.</p>",
+                  "of other embedders or other numbers of songs cannot be compared. They take songs and true songs for "
+                  "independent: where the former nearly repeat the latter, FAD-inf and KAD are below 0. APA is no "
+                  "distance: 1 where songs go with their backings as training songs do, 0 where they go as with those "
+                  "of others.</p>",
                   _distances_table(rows)]
     parts += _samples(samples)
     for some in found["judged"]:
@@ -153,7 +155,7 @@ def _flac(sample: Sample) -> str:
 def _forced_figure(numbers: Mapping[str, Any]):
     """Loss, accuracy and perplexity of each codebook; None where there are no codebooks."""
     series = [(kind, {"": _codebooks(numbers, kind)}) for kind in ("loss", "accuracy", "perplexity")]
-    return _figure([(kind, lines) for kind, lines in series if lines[""]])
+    return _figure([(kind, lines) for kind, lines in series if lines[""]], [""])
 
 
 def _songs_figure(found: Mapping[str, Any]):
@@ -164,7 +166,7 @@ def _songs_figure(found: Mapping[str, Any]):
         lines = {name: points for name, points in lines.items() if len(points) > 1}
         if lines:
             panels.append((metric, lines))
-    return _figure(panels)
+    return _figure(panels, [some["name"] for some in found["judged"]])
 
 
 def _codebooks(numbers: Mapping[str, Any], kind: str) -> dict[int, Mapping[str, Any]]:
@@ -174,8 +176,12 @@ def _codebooks(numbers: Mapping[str, Any], kind: str) -> dict[int, Mapping[str, 
             if match and match[1] == kind and estimate["value"] is not None}
 
 
-def _figure(panels: Sequence[tuple[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]]):
-    """Panels of (title, by name of a line its points with intervals by codebook); None of none."""
+def _figure(panels: Sequence[tuple[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]], names: Sequence[str]):
+    """Panels of (title, by name of a line its points with intervals by codebook); None of none.
+
+    Args:
+      names: of the lines, in the order of their colours.
+    """
     if not panels:
         return None
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
@@ -184,27 +190,27 @@ def _figure(panels: Sequence[tuple[str, Mapping[str, Mapping[int, Mapping[str, A
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.6 * rows + 0.4), dpi=130, layout="constrained")
-    names = list(dict.fromkeys(name for _, lines in panels for name in lines))
-    all_axes = figure.subplots(rows, columns, squeeze=False).flat
+    all_axes, handles = list(figure.subplots(rows, columns, squeeze=False).flat), {}
     for axes, (title, lines) in zip(all_axes, panels, strict=False):
         for name, points in lines.items():
             place = names.index(name)
             values = np.array([[point[part] for part in ("value", "low", "high")] for point in points.values()], float)
             shift = 0.12 * (place - (len(names) - 1) / 2)
-            axes.errorbar(np.array(list(points)) + shift, values[:, 0], np.abs(values[:, 1:].T - values[:, 0]), fmt="o",
-                          markersize=4, capsize=3, color=COLOURS[place % len(COLOURS)],
-                          label=cli.printable(name).replace("$", r"\$"))
+            handles[place] = axes.errorbar(
+                np.array(list(points)) + shift, values[:, 0], np.abs(values[:, 1:].T - values[:, 0]), fmt="o",
+                markersize=4, capsize=3, color=COLOURS[place % len(COLOURS)],
+                label=cli.printable(name).replace("$", r"\$"))
         axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("codebook", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6")
-    for axes in list(all_axes):
+    for axes in all_axes[len(panels):]:
         axes.axis("off")
     if len(names) > 1:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(len(names), 3),
-                      fontsize=8, frameon=False)
+        figure.legend(handles=[handles[place] for place in sorted(handles)], loc="outside upper left",
+                      ncols=min(len(names), 3), fontsize=8, frameon=False)
     return figure
 
 

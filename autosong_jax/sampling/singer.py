@@ -55,7 +55,6 @@ class Singer:
     Attributes:
       calibration: by which heads `align` tells times; None for those that are the most monotone in a song.
       medium: what the model makes songs of: frames, or columns of latents.
-      arguments: what can be given of a song, by name.
     """
 
     calibration: Calibration | None = None
@@ -66,7 +65,6 @@ class Singer:
         self._encoders = encoders
         self._conditions = UserConditions(context.config, context.text, context.codec, encoders)
         self.encode_conditions, self.conditions_of = self._conditions.encode, self._conditions.given
-        self.arguments = self._conditions.arguments
         self.replace_weights(model)
         self.pattern = context.pattern
         self.medium = medium_of(context.codec, lambda: nnx.merge(self._graph, self._params))
