@@ -14,12 +14,14 @@ import pathlib
 import re
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from autosong_jax import cli, compiled
 from autosong_jax.errors import UserError
 
 FLAGS = flags.FLAGS
+WORDS = ("arrangement", "confidence")  # options that are no numbers
 
 
 def define_flags() -> None:
@@ -68,6 +70,7 @@ def main() -> None:
     from autosong_jax.evaluation.embedders import get_embedder
     from autosong_jax.evaluation.suite import Suite
 
+    check_settings(settings)
     suite = Suite(SongDataset(FLAGS.dataset, FLAGS.split), FLAGS.split, pathlib.Path(FLAGS.output), FLAGS.songs,
                   table())
     embedders = [get_embedder(name, lambda: suite.codec) for name in dict.fromkeys(FLAGS.embedder)]
@@ -171,7 +174,18 @@ def parse_settings(text: str) -> dict[str, Any]:
             raise UserError(f"--settings={text}: expected NAME=VALUE,... with each name once, such as "
                             "temperature=1,top_k=250")
         options[name] = _value(value)
+        if name not in WORDS and any(isinstance(one, str) for one in np.ravel(options[name]).tolist()):
+            raise UserError(f"--settings={text}: {name} is {value!r}, expected a number")
     return options
+
+
+def check_settings(settings: dict[str, dict[str, Any]]) -> None:
+    """Raises UserError for an option that no sampler takes."""
+    from autosong_jax.sampling.samplers import ALL_OPTIONS
+
+    for text, options in settings.items():
+        for name in options.keys() - ALL_OPTIONS:
+            raise UserError(f"--settings={text}: {name} is no option, expected one of {', '.join(sorted(ALL_OPTIONS))}")
 
 
 def _value(text: str) -> Any:

@@ -203,6 +203,8 @@ def test_wrong_input_is_named(command, toy_workdir, toy_dataset, tmp_path, codes
             ((*rest, f"--codes={codes}", "--transcriber=ears"), "--transcriber=ears: expected whisper:ID"),
             ((*rest, f"--codes={codes}", "--language=en"), "--language=en without --transcriber"),
             ((*rest, f"--codes={codes}", "--embedder=ears"), "--embedder=ears: expected spectral, codec or clap:ID"),
+            ((*rest, f"--workdir={toy_workdir}", "--settings=temperature=hot"), "is 'hot', expected a number"),
+            ((*rest, f"--workdir={toy_workdir}", "--settings=warmth=1"), "warmth is no option, expected one of"),
             ((*rest, f"--workdir={toy_workdir}", "--settings=steps=3"), "expected one that was trained to fill in"),
     ]:
         code, _, errors = command(*arguments)
