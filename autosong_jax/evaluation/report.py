@@ -17,7 +17,8 @@ _OF_CODEBOOK = re.compile(r"(.+?)(?:_|\.codebook )(\d+)")
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #888; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 60rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } h3 { font-size: 1rem; margin-bottom: .3rem; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2rem; } h3 { font-size: 1rem; margin-bottom: .3rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td small, .about { color: var(--faint); white-space: nowrap; } .about { white-space: normal; font-size: .8rem; }
