@@ -15,7 +15,7 @@ PIP = $(@D)/bin/python -m pip --quiet --disable-pip-version-check
 PYTEST_ARGS ?= --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-tensorflow test-encodec clean
+.PHONY: help demo test lint notebooks test-tensorflow test-encodec clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ test: $(VENV)/.installed-test ## run all tests
 
 lint: $(VENV)/.installed-test ## check the code with ruff
 	$(VENV_PYTHON) -m ruff check .
+
+notebooks: $(VENV)/.installed-test ## write colab/*.ipynb from their twins, colab/*.py
+	$(VENV_PYTHON) -m colab.notebooks
 
 test-tensorflow: $(VENV)/.installed-tensorflow ## install TensorFlow and check that it reads the datasets
 	$(VENV_PYTHON) -m pytest -m tensorflow

@@ -92,8 +92,8 @@ def codec_names(name):
     return re.sub(r"^quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook.", name)
 
 
-def save_as_audiocraft(toy, folder, masked=False, t5="t5-base", **changes):
-    """Writes what audiocraft would have released of a toy, as a MusicGen or as a MAGNeT that names this T5."""
+def save_as_audiocraft(toy, folder, masked=False, t5="t5-base", seconds=21, **changes):
+    """Writes what audiocraft would have released of a toy, as a MusicGen or as a MAGNeT, that names this T5."""
     import torch
     import yaml
 
@@ -125,7 +125,7 @@ def save_as_audiocraft(toy, folder, masked=False, t5="t5-base", **changes):
             "delays": [k // decoder.audio_channels for k in range(decoder.num_codebooks)]}},
         "fuser": {"prepend": ["self_wav", "description"] if melody else [], "cross": [] if melody else ["description"]},
         "interleave_stereo_codebooks": {"use": decoder.audio_channels == 2}, "conditioners": conditioners,
-        "sample_rate": 800, "dataset": {"segment_duration": 21}}
+        "sample_rate": 800, "dataset": {"segment_duration": seconds}}
     if masked:
         config |= {"lm_model": "transformer_lm_magnet", "codebooks_pattern": {"modeling": "parallel"},
                    "masking": {"span_len": 3}, "generate": {"lm": {
