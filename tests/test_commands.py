@@ -48,7 +48,7 @@ def trained(command, tmp_path_factory):
 def test_generate_writes_the_same_song_for_the_same_seed(command, trained, tmp_path):
     lyrics = trained / "songs" / "song_00000" / "lyrics.txt"
     for name, seed, *more in [
-            ("one", 3), ("two", 3), ("three", 4, f"--lrc={tmp_path}/three.lrc", f"--alignment={tmp_path}/three.json",
+            ("one", 3), ("three", 4, f"--lrc={tmp_path}/three.lrc", f"--alignment={tmp_path}/three.json",
                                      "--candidates=3", "--rank_by=likelihood", "--temperature=1")]:
         process = command(
             "autosong_jax.generate", f"--workdir={trained / 'workdir'}", f"--lyrics={lyrics}", "--genre=pop",
@@ -64,8 +64,9 @@ def test_generate_writes_the_same_song_for_the_same_seed(command, trained, tmp_p
     lines = [line for line in lyrics.read_text().splitlines() if line and line[0] != "["]
     assert re.findall(r"\[00:0[012]\.\d\d\](.+)", (tmp_path / "three.lrc").read_text()) == lines
     assert [line["text"] for line in json.loads((tmp_path / "three.json").read_text())["lines"]] == lines
-    one, two, three = (np.load(tmp_path / f"{name}.npy") for name in ("one", "two", "three"))
-    np.testing.assert_array_equal(one, two)
+    one, three = (np.load(tmp_path / f"{name}.npy") for name in ("one", "three"))
+    same = autosong_jax.load(trained / "workdir").generate(lyrics=lyrics.read_text(), genre="pop", duration=2, seed=3)
+    np.testing.assert_array_equal(one, same.codes)
     assert one.shape != three.shape or np.any(one != three)
     assert one.shape[1] == 4 and one.shape[0] <= 50 and one.dtype == np.uint16
     audio, rate = soundfile.read(tmp_path / "one.wav")

@@ -265,12 +265,15 @@ def test_the_commands_without_torch(musicgen, tmp_path, environment_without):
         assert not done.returncode, done.stderr
         return done.stdout
 
-    run("convert", f"--source={musicgen.directory}", "--workdir=work")
+    workdir = musicgen.directory
+    if musicgen.kind == "mono":
+        run("convert", f"--source={musicgen.directory}", "--workdir=work")
+        workdir = "work"
     flags = ["--text=love rain", "--duration=0.4", "--output=song.wav", "--codes_output=song.npy"]
     if musicgen.kind == "melody":
         io.write(tmp_path / "melody.wav", np.random.default_rng(0).normal(size=(1, 9000)) / 9, 800)
         flags.append("--melody=melody.wav")
-    assert "song.wav: 0.40 s" in run("generate", "--workdir=work", *flags)
+    assert "song.wav: 0.40 s" in run("generate", f"--workdir={workdir}", *flags)
     codes = np.load(tmp_path / "song.npy")
     assert codes.shape == (20, musicgen.num_codebooks)
     audio, rate = io.read(tmp_path / "song.wav")
@@ -279,8 +282,8 @@ def test_the_commands_without_torch(musicgen, tmp_path, environment_without):
         description="love rain", duration=0.4,
         melody=io.read(tmp_path / "melody.wav", 800, 1)[0] if musicgen.kind == "melody" else None)
     np.testing.assert_array_equal(codes, expected.codes)
-    form = "autosong" if musicgen.kind == "melody" else "musicgen"
-    assert f"written as {form}" in run("convert", "--workdir=work", "--export=out")
+    if musicgen.kind == "mono":
+        assert "written as musicgen" in run("convert", "--workdir=work", "--export=out")
 
 
 def test_melodies_are_heard(musicgen, imported):
