@@ -28,12 +28,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 # Files that take more than half a minute of a processor, about in the order of their times.
 LONGEST = (
-    "test_fuzz.py", "training/test_continuous.py", "parallel/test_distributed.py", "training/test_loop.py",
-    "pretrained/test_musicgen.py", "training/test_finetune.py", "planning/test_plan.py", "data_prep/test_export.py",
-    "training/test_step.py", "pretrained/test_audiocraft.py", "training/test_frozen_text.py", "models/test_song.py",
-    "training/test_kills.py", "data_prep/test_beam.py", "training/test_recordings.py", "sampling/test_continuous.py",
-    "test_commands.py", "test_edit_command.py", "sampling/test_song.py", "sampling/test_masked.py",
-    "codecs/test_encodec.py", "sampling/test_autoregressive.py", "sampling/test_stream.py",
+    "colab/test_notebooks.py", "test_fuzz.py", "training/test_continuous.py", "parallel/test_distributed.py",
+    "training/test_loop.py", "pretrained/test_musicgen.py", "training/test_finetune.py", "planning/test_plan.py",
+    "data_prep/test_export.py", "training/test_step.py", "pretrained/test_audiocraft.py",
+    "training/test_frozen_text.py", "models/test_song.py", "training/test_kills.py", "data_prep/test_beam.py",
+    "training/test_recordings.py", "sampling/test_continuous.py", "test_evaluate.py", "test_commands.py",
+    "test_edit_command.py", "studio/test_page.py", "training/test_sung.py", "sampling/test_song.py",
+    "sampling/test_masked.py", "codecs/test_encodec.py", "sampling/test_autoregressive.py", "sampling/test_stream.py",
     "pretrained/test_finetune_musicgen.py", "training/test_faults.py", "parallel/test_elastic.py",
     "benchmarks/test_accelerator.py", "data_prep/stems/test_stems.py")
 
