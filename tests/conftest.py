@@ -165,6 +165,25 @@ def toy_workdir(toy_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def make_workdir():
+    """`make_workdir(config, workdir)` writes the workdir of a model that has not been trained: enough to sing from."""
+    from flax import nnx
+
+    from autosong_jax.data.dataset import SongDataset
+    from autosong_jax.models.build import build_model
+    from autosong_jax.workdir.checkpoints import save_weights
+    from autosong_jax.workdir.runs import prepare_workdir
+
+    def make(config, workdir):
+        dataset = SongDataset(config.data.path, "train")
+        prepare_workdir(config, dataset, workdir)
+        model = build_model(config, dataset.codec, dataset.text, rngs=nnx.Rngs(config.seed))
+        save_weights(workdir, nnx.to_pure_dict(nnx.state(model)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def save_text_encoder():
     """`save_text_encoder(kind, folder)` writes a toy `bert`, `t5`, `mt5` or `umt5` with random weights, the whole model
     as the hub holds it, which knows the words love, rain, night and blue; it gives the model's encoder.

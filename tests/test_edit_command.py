@@ -25,15 +25,12 @@ def generate(environment_without):
 
 
 @pytest.fixture(scope="module")
-def folder(toy_config, toy_dataset, tmp_path_factory):
+def folder(toy_config, toy_dataset, make_workdir, tmp_path_factory):
     """The workdir of a model of both objectives, a second of a song as audio and as codes, and lyrics."""
-    from autosong_jax.training import loop
-
     folder = tmp_path_factory.mktemp("edits")
-    config = toy_config(**{"train.steps": 2, "train.eval_every": 0, "objective.name": "both", "model.layers": 1,
-                           "sampling.masked.steps": (3, 2, 2)})
+    config = toy_config(**{"objective.name": "both", "model.layers": 1, "sampling.masked.steps": (3, 2, 2)})
     del config.sources.genre
-    loop.train(config, folder / "workdir")
+    make_workdir(config, folder / "workdir")
     codec = load_codec(toy_dataset / "codec")
     audio = 0.1 * np.random.default_rng(0).standard_normal((1, codec.sample_rate)).astype(np.float32)
     soundfile.write(folder / "song.wav", audio[0], codec.sample_rate)

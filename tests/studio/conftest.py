@@ -36,18 +36,17 @@ class Gated:
 
 
 @pytest.fixture(scope="session")
-def toy_models(toy_config, tmp_path_factory):
+def toy_models(toy_config, make_workdir, tmp_path_factory):
     """By name: `stepwise` sings step by step, `masked` fills in. Their songs are as long as they are asked for."""
     import dataclasses
 
     from autosong_jax.studio import models
-    from autosong_jax.training import loop
 
     folder, common = tmp_path_factory.mktemp("studio"), {
-        "train.steps": 2, "train.eval_every": 0, "model.layers": 1, "data.end_of_song": False}
+        "model.layers": 1, "data.end_of_song": False}
     masked = {"objective.name": "masked_spans", "model.pattern": "parallel", "sampling.masked.steps": (3, 2, 2)}
-    loop.train(toy_config(**common), folder / "stepwise")
-    loop.train(toy_config(**common, **masked), folder / "masked")
+    make_workdir(toy_config(**common), folder / "stepwise")
+    make_workdir(toy_config(**common, **masked), folder / "masked")
     loaded = models.load([str(folder / name) for name in ("stepwise", "masked")], 30.0)
     return {name: dataclasses.replace(model, singer=Gated(model.singer)) for name, model in loaded.items()}
 
