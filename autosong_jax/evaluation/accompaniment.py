@@ -12,7 +12,7 @@ import numpy as np
 
 from autosong_jax.audio.loudness import Meter
 from autosong_jax.errors import UserError
-from autosong_jax.evaluation.distributions import Gaussian, interval, jackknife, squared_distance
+from autosong_jax.evaluation.distributions import Distance, Gaussian, interval, jackknife, squared_distance
 
 TOLERANCE = 0.05
 """Seconds that onsets may be apart to be one, as in the evaluation of onset detectors (MIREX)."""
@@ -22,25 +22,15 @@ _HOP = 0.01  # seconds between the frames in which onsets are looked for
 
 
 @dataclasses.dataclass(frozen=True)
-class Adherence:
-    """Accompaniment prompt adherence, see `prompt_adherence`.
+class Adherence(Distance):
+    """Accompaniment prompt adherence, see `prompt_adherence`: `value` and its interval lie within 0 and 1, `references`
+    are the reference's pairs. It is no distance, but is told in the same way.
 
     Attributes:
-      value: 0 to 1.
-      error: its standard error, by a jackknife that leaves out a tenth of the songs and of the references at a time.
-      low, high: the confidence interval of 95 %, by Student's t about `value`, within 0 and 1.
-      references: how many pairs there were of the reference.
-      songs: how many of what is judged.
       matched, mismatched: the Frechet distances of what is judged to the reference's pairs, and to its wrong pairs.
       apart: that of the two.
     """
 
-    value: float
-    error: float
-    low: float
-    high: float
-    references: int
-    songs: int
     matched: float
     mismatched: float
     apart: float
