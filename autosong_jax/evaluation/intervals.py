@@ -29,7 +29,8 @@ class Estimate:
 
     Attributes:
       value: of all songs; NaN where there is none.
-      low, high: between which 95 % of the numbers lie that are found of N songs drawn from these with replacement.
+      low, high: between which 95 % of the numbers lie that are found of N songs drawn from these with replacement;
+        NaN of a single song.
       songs: N.
     """
 
@@ -63,6 +64,8 @@ def estimates(songs: Sequence[Sums], summarize: Callable[[Mapping[str, np.ndarra
     stacked = {name: np.stack([np.asarray(song[name], np.float64) for song in songs]) for name in songs[0]}
     # How often each song is drawn, [draws, N]; one draw after another, since sums may be as large as a vocabulary.
     times = np.random.default_rng(seed).multinomial(len(songs), np.full(len(songs), 1 / len(songs)), size=draws)
+    # One song says nothing of how others differ from it.
+    times = times if len(songs) > 1 else []
     drawn = [summarize({name: np.tensordot(row, x, 1) for name, x in stacked.items()}) for row in times]
     value = summarize({name: x.sum(axis=0) for name, x in stacked.items()})
     return {name: Estimate(float(of_all), *_percentiles([float(one.get(name, math.nan)) for one in drawn]), len(songs))

@@ -41,3 +41,8 @@ def test_what_no_song_says_is_none():
     assert found["a"].as_json() == {"value": None, "low": None, "high": None, "songs": 2}
     assert found["b"].as_json() == {"value": 0.0, "low": 0.0, "high": 0.0, "songs": 2}
     assert estimates([], mean) == {}
+
+
+def test_of_a_single_song_there_is_no_interval():
+    found = estimates([{"x": 3.0, "count": 1}], mean)["mean"]
+    assert found.as_json() == {"value": 3.0, "low": None, "high": None, "songs": 1}
